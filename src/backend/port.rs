@@ -1,0 +1,68 @@
+//! What a backend must do. LMDB and memory both do it, and a property test holds them equal.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::{Bucket, WriteBatch};
+use crate::kernel::{BackendSize, DiskError, EntryId, SnapshotId};
+
+/// Called for each key in order; `Break` ends the walk.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// An ordered, durable store. Clones are handles to the same store: the node keeps one to read, a
+/// disk lane keeps one to write.
+pub trait Backend: Clone + Send + 'static {
+    /// One unchanging state of the store.
+    type Snapshot: ReadSnapshot;
+
+    /// The state of the last completed commit. Never sees half a batch. Called by the node.
+    fn snapshot(&self) -> Result<Self::Snapshot, DiskError>;
+
+    /// Applies a batch atomically and durably. Called on the backend lane only.
+    fn commit(&self, batch: &WriteBatch) -> Result<BackendSize, DiskError>;
+
+    /// Gives free pages back to the file system. Called on the backend lane only.
+    fn defragment(&self) -> Result<BackendSize, DiskError>;
+
+    /// How large the store is.
+    fn size(&self) -> Result<BackendSize, DiskError>;
+
+    /// Begins an empty image beside the live one; an unfinished one of any id is thrown away.
+    fn stage_open(&self, id: SnapshotId) -> Result<(), DiskError>;
+
+    /// Adds writes to the staged image. Need not be durable yet. A non-zero `consistent` of the batch
+    /// becomes the image's.
+    fn stage_write(&self, id: SnapshotId, batch: &WriteBatch) -> Result<(), DiskError>;
+
+    /// Makes the staged image durable under a temporary name.
+    fn stage_seal(&self, id: SnapshotId) -> Result<(), DiskError>;
+
+    /// The sealed image becomes the live one, durably and atomically; snapshots taken before stay valid.
+    fn stage_install(&self, id: SnapshotId) -> Result<BackendSize, DiskError>;
+
+    /// Throws a staged image away.
+    fn stage_drop(&self, id: SnapshotId) -> Result<(), DiskError>;
+}
+
+/// Reads of one unchanging state. Meta data of the last batch is read with `consistent` and
+/// `state_hash`, never through the `Meta` bucket.
+pub trait ReadSnapshot: Send + 'static {
+    /// The value of a key.
+    fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Bytes>, DiskError>;
+
+    /// Visits keys from `from` on, up to but without `to`, in byte order.
+    fn range(
+        &self,
+        bucket: Bucket,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: Visit<'_>,
+    ) -> Result<(), DiskError>;
+
+    /// The last entry whose effects are inside.
+    fn consistent(&self) -> Result<EntryId, DiskError>;
+
+    /// The state machine's running hash after that entry.
+    fn state_hash(&self) -> Result<u64, DiskError>;
+}

@@ -1,0 +1,136 @@
+//! Everything that can go out of the core.
+
+use bytes::Bytes;
+
+use super::{
+    ApiError, CallId, DiskOp, Fault, LinkId, MemberId, SnapshotId, StoreCursor, StreamId, Ticket,
+};
+use crate::pb::etcdserverpb as rpc;
+
+/// One thing the host must do. It never blocks the loop and never fails: failure comes back as an event.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Run a disk operation on its lane; `Event::DiskDone` brings the ticket back.
+    Disk { ticket: Ticket, op: DiskOp },
+    /// Use the network between members. A lossy medium: no promise.
+    Link(LinkOp),
+    /// Answer a call; exactly once per call that was not cancelled.
+    Reply {
+        call: CallId,
+        result: Result<Response, ApiError>,
+    },
+    /// Send to a watch stream, in order, within its credit.
+    Stream { stream: StreamId, item: StreamItem },
+    /// One line for the operator.
+    Log(LogLine),
+    /// The member can serve client requests; said once.
+    Ready,
+    /// Stop the member.
+    Halt(Fault),
+}
+
+/// What can be done with links.
+#[derive(Clone, Debug)]
+pub enum LinkOp {
+    /// Connect to a member at one of its peer URLs; `LinkUp` or `LinkDown` follows.
+    Dial {
+        link: LinkId,
+        peer: MemberId,
+        urls: Vec<String>,
+    },
+    /// Send one frame.
+    Send { link: LinkId, bytes: Bytes },
+    /// Close; no event follows.
+    Close { link: LinkId },
+}
+
+/// The answer to a call.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Response {
+    Range(rpc::RangeResponse),
+    RangeChunk(RangeChunkResponse),
+    Put(rpc::PutResponse),
+    DeleteRange(rpc::DeleteRangeResponse),
+    Txn(rpc::TxnResponse),
+    Compact(rpc::CompactionResponse),
+    LeaseGrant(rpc::LeaseGrantResponse),
+    LeaseRevoke(rpc::LeaseRevokeResponse),
+    LeaseKeepAlive(rpc::LeaseKeepAliveResponse),
+    LeaseTimeToLive(rpc::LeaseTimeToLiveResponse),
+    LeaseLeases(rpc::LeaseLeasesResponse),
+    MemberList(rpc::MemberListResponse),
+    Alarm(rpc::AlarmResponse),
+    Status(rpc::StatusResponse),
+    Defragment(rpc::DefragmentResponse),
+    Hash(rpc::HashResponse),
+    HashKv(rpc::HashKvResponse),
+    MoveLeader(rpc::MoveLeaderResponse),
+    SnapshotOpened {
+        id: SnapshotId,
+        bytes_estimate: u64,
+        header: rpc::ResponseHeader,
+    },
+    SnapshotChunk {
+        data: Bytes,
+        next: Option<StoreCursor>,
+    },
+    SnapshotClosed,
+    Health,
+    Metrics(Vec<Metric>),
+}
+
+/// One chunk of a RangeStream.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RangeChunkResponse {
+    /// The keys of this chunk, and on the last chunk header, `more` and `count`.
+    pub response: rpc::RangeResponse,
+    /// The revision all chunks are read at.
+    pub revision: i64,
+    /// Whether this chunk ends the stream.
+    pub last: bool,
+}
+
+/// One figure of `/metrics`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Metric {
+    /// Full metric name.
+    pub name: &'static str,
+    /// Label pairs, in the order they are printed.
+    pub labels: Vec<(&'static str, String)>,
+    /// The value, as an integer: counters, sizes in bytes, booleans.
+    pub value: u64,
+}
+
+/// What goes out on a watch stream.
+#[derive(Clone, PartialEq, Debug)]
+pub enum StreamItem {
+    /// One response; `bytes` is its size on the wire, which counts against the credit.
+    Watch {
+        response: Box<rpc::WatchResponse>,
+        bytes: u64,
+    },
+    /// The stream ends with this error.
+    End(ApiError),
+}
+
+/// How serious a log line is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// One log line as data: the host adds time and renders it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LogLine {
+    /// How serious it is.
+    pub level: LogLevel,
+    /// Which part of the core speaks, as `module/file.rs`.
+    pub caller: &'static str,
+    /// What happened.
+    pub message: String,
+    /// Further fields, in order.
+    pub fields: Vec<(&'static str, String)>,
+}

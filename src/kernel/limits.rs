@@ -1,0 +1,67 @@
+//! Every bound of the system, with its unit in its name. Reaching one has a defined outcome, said here.
+
+/// Events a host hands over in one step; the rest waits for the next.
+pub const EVENTS_PER_STEP_MAX: usize = 1024;
+/// Mail items one step may deliver before we call it an endless loop: a bug, so it panics.
+pub const MAIL_PER_STEP_MAX: usize = 4_000_000;
+
+/// Default of `--max-request-bytes`; larger proposals are refused with RequestTooLarge.
+pub const REQUEST_BYTES_MAX: usize = 1_572_864;
+/// What a message may exceed the request limit by, for its envelope.
+pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
+/// Default of `--max-txn-ops`; more are refused with TooManyOps.
+pub const TXN_OPS_MAX: usize = 128;
+
+/// Bytes of one append message to a peer, unless a single entry is larger.
+pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
+/// Appends on the way to one peer; further ones wait for an acknowledgement.
+pub const INFLIGHT_APPENDS_MAX: usize = 512;
+/// Bytes on the way to one peer.
+pub const INFLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes proposed and not yet committed on a leader; further proposals are refused.
+pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Committed and not yet applied entries before new proposals are refused with TooManyRequests.
+pub const APPLY_GAP_ENTRIES_MAX: u64 = 5000;
+
+/// Size of one WAL segment; a new one is prepared before the old one is full.
+pub const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes of one WAL write; further batches wait for the next.
+pub const WAL_WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Default of `--backend-batch-limit`: operations in one backend commit.
+pub const BATCH_OPERATIONS_MAX: usize = 10_000;
+/// Bytes in one backend commit.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes waiting for backend commits before proposals are refused with TooManyRequests.
+pub const OVERLAY_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Revisions of history one watcher gets in one catch-up batch.
+pub const CATCHUP_REVISIONS_MAX: usize = 1000;
+/// Bytes on the way to one watch stream; further responses wait for credit.
+pub const STREAM_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+/// Watches one stream may hold; further ones are refused.
+pub const WATCHES_PER_STREAM_MAX: usize = 1_000_000;
+
+/// Calls in flight at one member; further ones are refused with TooManyRequests.
+pub const CALLS_MAX: usize = 200_000;
+
+/// Bytes of one chunk of a snapshot stream between members.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes of one chunk of the Snapshot RPC before the edge splits it.
+pub const SNAPSHOT_READ_BYTES: usize = 256 * 1024;
+/// Chunks of a peer snapshot on the way.
+pub const SNAPSHOT_CHUNKS_INFLIGHT_MAX: u64 = 8;
+/// Pinned images for Snapshot calls at one time; further ones are refused with TooManyRequests.
+pub const SNAPSHOTS_OPEN_MAX: usize = 16;
+
+/// One frame between members; larger ones close the link.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Longest lease, in seconds; longer ones are refused with LeaseTtlTooLarge.
+pub const LEASE_TTL_SECONDS_MAX: i64 = 9_000_000_000;
+/// Leases in one revoke entry.
+pub const LEASE_REVOKE_BATCH_MAX: usize = 1000;
+
+const _: () = assert!(APPEND_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX + REQUEST_OVERHEAD_BYTES < FRAME_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES < FRAME_BYTES_MAX);

@@ -1,0 +1,29 @@
+//! The vocabulary of the core: time, identity, what comes in, what goes out, what can fail.
+//! Depends on nothing but the generated protobuf messages.
+
+pub mod actor;
+pub mod digest;
+pub mod disk;
+pub mod effect;
+pub mod entropy;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod limits;
+pub mod store;
+pub mod time;
+pub mod trace;
+
+pub use actor::{Actor, Context, Outbox};
+pub use digest::Digest;
+pub use disk::{BackendSize, DiskError, DiskErrorKind, DiskOp, DiskOutcome, Lane, StoreCursor};
+pub use effect::{Effect, LinkOp, Response, StreamItem};
+pub use entropy::Entropy;
+pub use error::{ApiError, Fault};
+pub use event::{Credentials, Event, Request, Signal, StreamRequest};
+pub use id::{
+    CallId, ClusterId, EntryId, LeaseId, LinkId, LogIndex, MemberId, ReadId, RequestId, SegmentId,
+    SnapshotId, StreamId, Term, Ticket, WatchId,
+};
+pub use store::{Bucket, WriteBatch};
+pub use time::{Instant, WallTime};
