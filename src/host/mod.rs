@@ -1,1 +1,3 @@
-//! To be written.
+//! The ports of the core, and the adapters that fill them.
+
+pub mod port;

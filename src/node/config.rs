@@ -1,0 +1,91 @@
+//! What a member must know before it starts. Checked once by whoever builds it; the core trusts it.
+
+use std::time::Duration;
+
+use crate::kernel::{ClusterId, MemberId, limits};
+
+/// A member named at bootstrap.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InitialMember {
+    /// Its id, made from its URLs and the cluster token.
+    pub id: MemberId,
+    /// Its name in `--initial-cluster`.
+    pub name: String,
+    /// Where members reach it.
+    pub peer_urls: Vec<String>,
+}
+
+/// Settings of one member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeConfig {
+    /// The cluster; from the log on restart, from the bootstrap flags on the first start.
+    pub cluster: ClusterId,
+    /// This member.
+    pub member: MemberId,
+    /// `--name`.
+    pub name: String,
+    /// `--advertise-client-urls`.
+    pub client_urls: Vec<String>,
+    /// The members of a new cluster; ignored once the log exists.
+    pub initial_members: Vec<InitialMember>,
+    /// `--heartbeat-interval`; also the length of one raft tick.
+    pub heartbeat: Duration,
+    /// `--election-timeout`.
+    pub election: Duration,
+    /// `--pre-vote`.
+    pub pre_vote: bool,
+    /// `--initial-election-tick-advance`.
+    pub advance_ticks: bool,
+    /// `--snapshot-count`: applied entries between two compactions of the log.
+    pub snapshot_count: u64,
+    /// `--snapshot-catchup-entries`: entries kept for slow members when the log is compacted.
+    pub catchup_entries: u64,
+    /// `--max-request-bytes`.
+    pub request_bytes_max: usize,
+    /// `--max-txn-ops`.
+    pub txn_ops_max: usize,
+    /// `--backend-batch-interval`.
+    pub batch_interval: Duration,
+    /// `--backend-batch-limit`.
+    pub batch_operations_max: usize,
+    /// `--compaction-batch-limit`: revisions one slice of a compaction looks at.
+    pub compaction_slice: usize,
+    /// `--compaction-sleep-interval`: pause between two slices.
+    pub compaction_pause: Duration,
+    /// `--watch-progress-notify-interval`.
+    pub progress_interval: Duration,
+    /// `--quota-backend-bytes`, resolved: 0 means no quota.
+    pub quota_bytes: u64,
+    /// The version this server reports, for example `3.7.1`.
+    pub version: String,
+    /// Size of one WAL segment.
+    pub segment_bytes: u64,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            cluster: ClusterId::ZERO,
+            member: MemberId::ZERO,
+            name: "default".to_owned(),
+            client_urls: Vec::new(),
+            initial_members: Vec::new(),
+            heartbeat: Duration::from_millis(100),
+            election: Duration::from_millis(1000),
+            pre_vote: true,
+            advance_ticks: true,
+            snapshot_count: 10_000,
+            catchup_entries: 5_000,
+            request_bytes_max: limits::REQUEST_BYTES_MAX,
+            txn_ops_max: limits::TXN_OPS_MAX,
+            batch_interval: Duration::from_millis(100),
+            batch_operations_max: limits::BATCH_OPERATIONS_MAX,
+            compaction_slice: 1000,
+            compaction_pause: Duration::from_millis(10),
+            progress_interval: Duration::from_secs(600),
+            quota_bytes: 2 * 1024 * 1024 * 1024,
+            version: "3.7.1".to_owned(),
+            segment_bytes: limits::SEGMENT_BYTES,
+        }
+    }
+}
