@@ -1,1 +1,274 @@
-//! To be written.
+//! The replicated state machine: a command in, a result and events out. The only place where the
+//! domains (store, leases, members, alarms) meet.
+//!
+//! Invariants:
+//! - Equal states and equal entries give equal states, results and state hashes, on every member.
+//! - The effects of an entry and its id are in the same write batch.
+//! - A result depends on nothing but the state and the entry: no clock, no local setting.
+
+pub mod alarm;
+pub mod cluster;
+pub mod history;
+pub mod kv;
+pub mod lease;
+pub mod order;
+pub mod result;
+pub mod txn;
+
+use bytes::Bytes;
+use prost::Message;
+
+pub use alarm::Alarms;
+pub use result::{Applied, ApplyError, Notice, Origin, settle};
+
+use crate::{
+    backend::{Backend, View},
+    kernel::{
+        ApiError, Digest, EntryId, Fault, LeaseId, LogIndex, MemberId, RequestId, Response,
+    },
+    lease::Lessor,
+    membership::Cluster,
+    mvcc::Store,
+    pb::{
+        etcdserverpb::{AlarmType, TxnRequest, request_op::Request as Op},
+        fated::command::{Command, command::Body},
+        mvccpb::{Event, KeyValue},
+    },
+    raft::{self, Entry, EntryKind},
+};
+
+/// The whole replicated state of one member, over its view of the backend.
+#[derive(Debug)]
+pub struct StateMachine<B: Backend> {
+    pub(crate) view: View<B>,
+    pub(crate) store: Store,
+    pub(crate) lessor: Lessor,
+    pub(crate) cluster: Cluster,
+    pub(crate) alarms: Alarms,
+    applied: EntryId,
+    hash: Digest,
+    min_ttl_seconds: i64,
+}
+
+impl<B: Backend> StateMachine<B> {
+    /// Loads the state the backend holds.
+    pub fn load(backend: B, min_ttl_seconds: i64) -> Result<Self, Fault> {
+        let view = View::new(backend)?;
+        Self::from_view(view, min_ttl_seconds)
+    }
+
+    fn from_view(view: View<B>, min_ttl_seconds: i64) -> Result<Self, Fault> {
+        let mut lessor = Lessor::load(&view, min_ttl_seconds)?;
+        let store = Store::load_with(&view, |key, lease| {
+            let lease = LeaseId::new(lease);
+            // A lease may have ended in the log behind the last commit of its keys; never before it.
+            if lessor.exists(lease) {
+                lessor.attach(lease, key);
+            }
+        })?;
+        let base = crate::backend::ReadSnapshot::consistent(view.base())?;
+        let hash = crate::backend::ReadSnapshot::state_hash(view.base())?;
+        let hash = if base == EntryId::ZERO { Digest::EMPTY } else { Digest::resume(hash) };
+        Ok(Self {
+            store,
+            lessor,
+            cluster: Cluster::load(&view)?,
+            alarms: Alarms::load(&view)?,
+            applied: base,
+            hash,
+            min_ttl_seconds,
+            view,
+        })
+    }
+
+    /// Starts over from the backend after another image was installed under it.
+    pub fn reload(&mut self) -> Result<(), Fault> {
+        let view = View::new(self.view.backend().clone())?;
+        *self = Self::from_view(view, self.min_ttl_seconds)?;
+        Ok(())
+    }
+
+    /// The last entry applied.
+    pub fn applied(&self) -> EntryId {
+        self.applied
+    }
+
+    /// Running hash of everything applied; equal on all members at equal indexes.
+    pub fn state_hash(&self) -> u64 {
+        self.hash.value()
+    }
+
+    /// The store, for reads.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The view, for reads.
+    pub fn view(&self) -> &View<B> {
+        &self.view
+    }
+
+    /// Applies the next entry.
+    pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Fault> {
+        assert_eq!(entry.id.index, self.applied.index.next(), "entries are applied in order");
+        let mut applied = Applied {
+            id: entry.id,
+            origin: None,
+            result: Err(ApiError::Stopped),
+            revisions: Vec::new(),
+            conf_change: None,
+            notices: Vec::new(),
+        };
+        match entry.kind {
+            EntryKind::Normal if entry.data.is_empty() => {}
+            EntryKind::Normal => self.apply_command(&entry.data, &mut applied)?,
+            EntryKind::ConfChange => self.apply_conf_change(&entry.data, &mut applied)?,
+        }
+        self.applied = entry.id;
+        self.fold(&applied);
+        self.view.advance(entry.id, self.hash.value());
+        Ok(applied)
+    }
+
+    fn apply_command(&mut self, data: &Bytes, applied: &mut Applied) -> Result<(), Fault> {
+        let command = Command::decode(data.clone()).map_err(|error| {
+            Fault::State(format!(
+                "entry {} of the log cannot be decoded ({error}); it was written by a newer \
+                 version: start that version again, or restore a backup",
+                applied.id.index
+            ))
+        })?;
+        applied.origin = Some(Origin {
+            proposer: MemberId::new(command.proposer),
+            request: RequestId::new(command.request_id),
+        });
+        let outcome = match command.body {
+            Some(body) => match self.permitted(&body) {
+                Ok(()) => self.run(body, applied),
+                Err(error) => Err(error.into()),
+            },
+            None => Err(ApiError::NotCapable.into()),
+        };
+        applied.result = settle(outcome)?;
+        Ok(())
+    }
+
+    /// What alarms forbid.
+    fn permitted(&self, body: &Body) -> Result<(), ApiError> {
+        let grows = match body {
+            Body::Put(_) | Body::LeaseGrant(_) => true,
+            Body::Txn(txn) => has_put(txn),
+            Body::DeleteRange(_)
+            | Body::Compact(_)
+            | Body::LeaseRevoke(_)
+            | Body::LeaseCheckpoint(_)
+            | Body::Alarm(_)
+            | Body::MemberPublish(_)
+            | Body::ClusterVersion(_) => false,
+        };
+        let changes_data = match body {
+            Body::Put(_)
+            | Body::LeaseGrant(_)
+            | Body::Txn(_)
+            | Body::DeleteRange(_)
+            | Body::Compact(_)
+            | Body::LeaseRevoke(_) => true,
+            Body::LeaseCheckpoint(_)
+            | Body::Alarm(_)
+            | Body::MemberPublish(_)
+            | Body::ClusterVersion(_) => false,
+        };
+        if changes_data && self.alarms.any(AlarmType::Corrupt) {
+            return Err(ApiError::Corrupt);
+        }
+        if grows && self.alarms.any(AlarmType::Nospace) {
+            return Err(ApiError::NoSpace);
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, body: Body, applied: &mut Applied) -> Result<Response, ApplyError> {
+        let Applied { revisions, notices, .. } = applied;
+        Ok(match body {
+            Body::Put(request) => Response::Put(self.put(request, revisions)?),
+            Body::DeleteRange(request) => {
+                Response::DeleteRange(self.delete_range(&request, revisions)?)
+            }
+            Body::Txn(request) => Response::Txn(self.txn(request, revisions)?),
+            Body::Compact(request) => Response::Compact(self.compact(&request, notices)?),
+            Body::LeaseGrant(request) => {
+                Response::LeaseGrant(self.lease_grant(&request, notices)?)
+            }
+            Body::LeaseRevoke(request) => {
+                Response::LeaseRevoke(self.lease_revoke(&request, revisions, notices)?)
+            }
+            Body::LeaseCheckpoint(request) => {
+                self.lease_checkpoint(&request, notices);
+                Response::Health
+            }
+            Body::Alarm(request) => Response::Alarm(self.alarm(&request, notices)),
+            Body::MemberPublish(request) => {
+                self.member_publish(&request, notices)?;
+                Response::Health
+            }
+            Body::ClusterVersion(request) => {
+                self.set_cluster_version(&request.version, notices)?;
+                Response::Health
+            }
+        })
+    }
+
+    /// Folds what an entry did into the running hash: positions, results, records and revisions.
+    fn fold(&mut self, applied: &Applied) {
+        let hash = &mut self.hash;
+        hash.number(applied.id.term.get());
+        hash.number(applied.id.index.get());
+        hash.number(match &applied.result {
+            Ok(_) => 0,
+            Err(error) => u64::from(error.number()),
+        });
+        for (revision, events) in &applied.revisions {
+            hash.number(revision.cast_unsigned());
+            events.iter().for_each(|event| fold_event(hash, event));
+        }
+        if !applied.notices.is_empty() {
+            hash.number(self.store.compact_revision().cast_unsigned());
+            hash.number(self.lessor.fingerprint());
+            hash.number(self.cluster.fingerprint());
+            hash.number(self.alarms.fingerprint());
+        }
+    }
+}
+
+fn fold_event(hash: &mut Digest, event: &Event) {
+    hash.number(u64::from(event.r#type.cast_unsigned()));
+    if let Some(kv) = &event.kv {
+        let KeyValue { key, create_revision, mod_revision, version, value, lease } = kv;
+        hash.bytes(key);
+        hash.bytes(value);
+        for number in [create_revision, mod_revision, version, lease] {
+            hash.number(number.cast_unsigned());
+        }
+    }
+}
+
+fn has_put(txn: &TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(Op::RequestPut(_)) => true,
+        Some(Op::RequestTxn(nested)) => has_put(nested),
+        Some(Op::RequestRange(_) | Op::RequestDeleteRange(_)) | None => false,
+    })
+}
+
+/// The configuration of the member set, in raft's words.
+impl<B: Backend> StateMachine<B> {
+    /// Who votes and who listens as of the last applied entry.
+    pub fn conf_state(&self) -> raft::ConfState {
+        cluster::to_raft(self.cluster.voters())
+    }
+
+    /// Index of the last applied entry.
+    pub fn applied_index(&self) -> LogIndex {
+        self.applied.index
+    }
+}

@@ -1,29 +1,12 @@
-//! What an actor is: state, inputs, a deadline. It runs to completion, never waits, and reaches the
-//! world only through its `Context`.
+//! What an actor may use of the world.
+//!
+//! An actor is a struct with `on_input`, and where it has timers `deadline` and `on_deadline`; it runs to
+//! completion, never waits, and reaches the world only through its `Context`. There is no trait for it:
+//! the node knows its actors by type, and some of them read the state machine of another while they run.
 
 use std::collections::VecDeque;
 
 use super::{Effect, Entropy, Instant, WallTime};
-
-/// A synchronous state machine. `Mail` is the enum that carries inputs between actors.
-pub trait Actor {
-    /// What it receives.
-    type Input;
-    /// What it may send to other actors.
-    type Mail;
-
-    /// Handles one input.
-    fn on_input(&mut self, input: Self::Input, cx: &mut Context<'_, Self::Mail>);
-
-    /// When it wants `on_deadline`. Timers are state, never callbacks.
-    fn deadline(&self) -> Option<Instant>;
-
-    /// Called once the deadline has passed.
-    fn on_deadline(&mut self, cx: &mut Context<'_, Self::Mail>);
-
-    /// Asserts every invariant that can be checked from the inside; called after each simulated step.
-    fn check(&self);
-}
 
 /// Everything an actor may use of the world during one step.
 #[derive(Debug)]
@@ -74,6 +57,16 @@ impl<'a, M> Context<'a, M> {
     /// Sends mail to an actor of this node; it arrives later in the same step.
     pub fn tell(&mut self, mail: M) {
         self.outbox.mail.push_back(mail);
+    }
+
+    /// The oldest mail nobody has taken yet; for the node's own loop.
+    pub fn take_mail(&mut self) -> Option<M> {
+        self.outbox.mail.pop_front()
+    }
+
+    /// Whether mail waits.
+    pub fn has_mail(&self) -> bool {
+        !self.outbox.mail.is_empty()
     }
 
     /// Asks the host to do something once the step is over.

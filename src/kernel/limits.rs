@@ -20,9 +20,13 @@ pub const INFLIGHT_APPENDS_MAX: usize = 512;
 pub const INFLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes proposed and not yet committed on a leader; further proposals are refused.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of entries applied in one go, unless a single entry is larger.
+pub const APPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Committed and not yet applied entries before new proposals are refused with TooManyRequests.
 pub const APPLY_GAP_ENTRIES_MAX: u64 = 5000;
 
+/// Bytes of entries in the log before it is compacted early, and the most that is kept for slow members.
+pub const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Size of one WAL segment; a new one is prepared before the old one is full.
 pub const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes of one WAL write; further batches wait for the next.

@@ -14,7 +14,7 @@ pub mod store;
 pub mod time;
 pub mod trace;
 
-pub use actor::{Actor, Context, Outbox};
+pub use actor::{Context, Outbox};
 pub use digest::Digest;
 pub use disk::{BackendSize, DiskError, DiskErrorKind, DiskOp, DiskOutcome, Lane, StoreCursor};
 pub use effect::{Effect, LinkOp, Response, StreamItem};

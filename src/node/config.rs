@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::kernel::{ClusterId, MemberId, limits};
+use crate::{
+    kernel::{ClusterId, MemberId, limits},
+    lease,
+};
 
 /// A member named at bootstrap.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,6 +63,19 @@ pub struct NodeConfig {
     pub version: String,
     /// Size of one WAL segment.
     pub segment_bytes: u64,
+}
+
+impl NodeConfig {
+    /// The election timeout in ticks.
+    pub fn election_ticks(&self) -> u32 {
+        let ticks = self.election.as_nanos() / self.heartbeat.as_nanos().max(1);
+        u32::try_from(ticks).unwrap_or(u32::MAX)
+    }
+
+    /// The shortest lease this member proposes, in seconds.
+    pub fn min_lease_ttl_seconds(&self) -> i64 {
+        lease::minimum_ttl_seconds(self.election_ticks(), self.heartbeat)
+    }
 }
 
 impl Default for NodeConfig {

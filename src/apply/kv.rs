@@ -1,0 +1,240 @@
+//! Put, DeleteRange, Range and Compact.
+
+use bytes::Bytes;
+
+use super::{ApplyError, Notice, StateMachine, order};
+use crate::{
+    backend::{Backend, View},
+    kernel::{ApiError, LeaseId, RangeChunk, RangeChunkResponse},
+    lease::Lessor,
+    mvcc::{RangeQuery, Store, WriteTxn},
+    pb::{
+        etcdserverpb::{
+            CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
+            PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader,
+        },
+        mvccpb::{Event, KeyValue},
+    },
+};
+
+/// A header that says only the revision; the member that answers fills in the rest.
+pub fn header(revision: i64) -> Option<ResponseHeader> {
+    Some(ResponseHeader { revision, ..ResponseHeader::default() })
+}
+
+/// The store's question for an API range request.
+pub fn query(request: &RangeRequest, limit: usize) -> RangeQuery<'_> {
+    RangeQuery {
+        key: &request.key,
+        range_end: &request.range_end,
+        revision: request.revision,
+        limit,
+        count_only: request.count_only,
+    }
+}
+
+impl<B: Backend> StateMachine<B> {
+    pub(super) fn put(
+        &mut self,
+        request: PutRequest,
+        revisions: &mut Vec<(i64, Vec<Event>)>,
+    ) -> Result<PutResponse, ApplyError> {
+        check_lease(&self.lessor, &request)?;
+        let mut txn = self.store.write(&mut self.view);
+        check_previous(&txn, &request)?;
+        let response = put_in(&mut txn, &mut self.lessor, request)?;
+        commit(txn, revisions);
+        Ok(response)
+    }
+
+    pub(super) fn delete_range(
+        &mut self,
+        request: &DeleteRangeRequest,
+        revisions: &mut Vec<(i64, Vec<Event>)>,
+    ) -> Result<DeleteRangeResponse, ApplyError> {
+        let mut txn = self.store.write(&mut self.view);
+        let response = delete_in(&mut txn, &mut self.lessor, request)?;
+        commit(txn, revisions);
+        Ok(response)
+    }
+
+    /// Answers a Range from the current state.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ApplyError> {
+        range_of(request, |query| Ok(self.store.range(&self.view, query)?))
+    }
+
+    /// Answers one chunk of a RangeStream. The first chunk pins the revision.
+    pub fn range_chunk(&self, chunk: &RangeChunk) -> Result<RangeChunkResponse, ApplyError> {
+        let mut request = chunk.request.clone();
+        let current = self.store.revision();
+        let revision = if request.revision > 0 { request.revision } else { current };
+        if chunk.after.is_some() {
+            request.revision = revision;
+        }
+        if request.count_only {
+            let mut response = self.range(&request)?;
+            response.kvs.clear();
+            return Ok(RangeChunkResponse { response, revision, last: true });
+        }
+        if let Some(after) = &chunk.after {
+            // The first key behind the last one that was sent.
+            let mut next = Vec::with_capacity(after.len() + 1);
+            next.extend_from_slice(after);
+            next.push(0);
+            request.key = next.into();
+        }
+        let keys_max = i64::try_from(chunk.keys_max.max(1)).unwrap_or(i64::MAX);
+        let wanted = request.limit;
+        request.limit = if wanted > 0 { wanted.min(keys_max) } else { keys_max };
+        let response = self.range(&request)?;
+        let sent = i64::try_from(response.kvs.len()).unwrap_or(i64::MAX);
+        let last = !response.more || (wanted > 0 && sent >= wanted);
+        Ok(RangeChunkResponse { response, revision, last })
+    }
+
+    pub(super) fn compact(
+        &mut self,
+        request: &CompactionRequest,
+        notices: &mut Vec<Notice>,
+    ) -> Result<CompactionResponse, ApplyError> {
+        self.store.compact(&mut self.view, request.revision)?;
+        notices.push(Notice::Compacted {
+            revision: request.revision,
+            physical: request.physical,
+        });
+        Ok(CompactionResponse { header: header(self.store.revision()) })
+    }
+}
+
+/// Ends a transaction and keeps its events when it changed something.
+pub(super) fn commit<B: Backend>(
+    txn: WriteTxn<'_, B>,
+    revisions: &mut Vec<(i64, Vec<Event>)>,
+) {
+    let committed = txn.finish();
+    if !committed.events.is_empty() {
+        revisions.push((committed.revision, committed.events));
+    }
+}
+
+/// Refuses a put under a lease that does not exist.
+pub(super) fn check_lease(lessor: &Lessor, request: &PutRequest) -> Result<(), ApiError> {
+    let lease = LeaseId::new(request.lease);
+    if lease.is_none() || lessor.exists(lease) { Ok(()) } else { Err(ApiError::LeaseNotFound) }
+}
+
+/// Refuses `ignore_value` and `ignore_lease` where there is nothing to keep.
+fn check_previous<B: Backend>(
+    txn: &WriteTxn<'_, B>,
+    request: &PutRequest,
+) -> Result<(), ApiError> {
+    let needed = request.ignore_value || request.ignore_lease;
+    if needed && txn.meta(&request.key).is_none() {
+        return Err(ApiError::KeyNotFound);
+    }
+    Ok(())
+}
+
+/// Refuses what `check_previous` refuses, before a transaction has begun.
+pub(super) fn check_previous_in_store(
+    store: &Store,
+    request: &PutRequest,
+) -> Result<(), ApiError> {
+    let needed = request.ignore_value || request.ignore_lease;
+    if needed && store.meta(&request.key).is_none() {
+        return Err(ApiError::KeyNotFound);
+    }
+    Ok(())
+}
+
+/// Puts within a transaction whose checks have passed.
+pub(super) fn put_in<B: Backend>(
+    txn: &mut WriteTxn<'_, B>,
+    lessor: &mut Lessor,
+    request: PutRequest,
+) -> Result<PutResponse, ApplyError> {
+    let needs_previous = request.prev_kv || request.ignore_value || request.ignore_lease;
+    let previous = if needs_previous { txn.get(&request.key)? } else { None };
+    let mut value = request.value;
+    let mut lease = LeaseId::new(request.lease);
+    if let Some(previous) = &previous {
+        if request.ignore_value {
+            value = previous.value.clone();
+        }
+        if request.ignore_lease {
+            lease = LeaseId::new(previous.lease);
+        }
+    }
+    // A transaction may delete a key that a later put of it wants to keep parts of; then there is
+    // nothing to keep, and the put goes ahead with empty parts, because its checks passed before.
+    lessor.detach(&request.key);
+    if !lease.is_none() {
+        // A copy of its own: the request's bytes are a slice of a whole frame of the log.
+        lessor.attach(lease, Bytes::copy_from_slice(&request.key));
+    }
+    let revision = txn.put(request.key, value, lease.get());
+    Ok(PutResponse {
+        header: header(revision),
+        prev_kv: if request.prev_kv { previous } else { None },
+    })
+}
+
+/// Deletes within a transaction.
+pub(super) fn delete_in<B: Backend>(
+    txn: &mut WriteTxn<'_, B>,
+    lessor: &mut Lessor,
+    request: &DeleteRangeRequest,
+) -> Result<DeleteRangeResponse, ApplyError> {
+    let mut previous = Vec::new();
+    if request.prev_kv {
+        let query = RangeQuery {
+            key: &request.key,
+            range_end: &request.range_end,
+            revision: 0,
+            limit: 0,
+            count_only: false,
+        };
+        previous = txn.range(&query)?.kvs;
+    }
+    let deleted = txn.delete_range(&request.key, &request.range_end);
+    for key in &deleted {
+        lessor.detach(key);
+    }
+    Ok(DeleteRangeResponse {
+        header: header(txn.revision()),
+        deleted: i64::try_from(deleted.len()).unwrap_or(i64::MAX),
+        prev_kvs: previous,
+    })
+}
+
+/// A Range over whatever `read` reads: filters, sorts, cuts and strips as etcd does.
+pub(super) fn range_of(
+    request: &RangeRequest,
+    read: impl Fn(&RangeQuery<'_>) -> Result<crate::mvcc::RangeResult, ApplyError>,
+) -> Result<RangeResponse, ApplyError> {
+    let wanted = usize::try_from(request.limit).unwrap_or(0);
+    // Only the natural order without filters can stop early; one key more tells whether there are more.
+    let early = order::is_natural(request) && !order::has_filters(request);
+    let limit = if early && wanted > 0 { wanted.saturating_add(1) } else { 0 };
+    let result = read(&query(request, limit))?;
+    let mut kvs = result.kvs;
+    order::filter(&mut kvs, request);
+    order::sort(&mut kvs, request);
+    let more = wanted > 0 && kvs.len() > wanted;
+    if more {
+        kvs.truncate(wanted);
+    }
+    if request.keys_only {
+        kvs.iter_mut().for_each(strip_value);
+    }
+    Ok(RangeResponse {
+        header: header(result.revision),
+        kvs,
+        more,
+        count: i64::try_from(result.count).unwrap_or(i64::MAX),
+    })
+}
+
+fn strip_value(kv: &mut KeyValue) {
+    kv.value = Bytes::new();
+}

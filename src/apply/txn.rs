@@ -1,0 +1,232 @@
+//! Transactions: compares on the state before, checks of the chosen branches, then the operations.
+
+use std::cmp::Ordering;
+
+use super::{
+    ApplyError, StateMachine,
+    kv::{self, header},
+};
+use crate::{
+    backend::Backend,
+    kernel::ApiError,
+    lease::Lessor,
+    mvcc::{RangeQuery, WriteTxn},
+    pb::{
+        etcdserverpb::{
+            Compare, RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResponse,
+            compare::{CompareResult, CompareTarget, TargetUnion},
+            request_op::Request,
+            response_op::Response,
+        },
+        mvccpb::{Event, KeyValue},
+    },
+};
+
+/// The branches that the compares chose: one for the transaction itself and, depth first, one for
+/// each nested transaction that will run. All compares see the state before the first write.
+struct Path {
+    taken: Vec<bool>,
+    next: usize,
+}
+
+impl Path {
+    fn take(&mut self) -> bool {
+        let branch = self.taken[self.next];
+        self.next += 1;
+        branch
+    }
+}
+
+/// Whether a transaction consists of ranges alone. Nested transactions always count as writes.
+pub fn is_read_only(txn: &TxnRequest) -> bool {
+    operations(txn).all(|op| matches!(op.request, Some(Request::RequestRange(_))))
+}
+
+/// Whether a read-only transaction may be answered from local state: it has ranges, and all of them
+/// are serializable. One with compares and no operation is linearizable here, unlike in etcd, where
+/// its compares may be stale.
+pub fn is_serializable(txn: &TxnRequest) -> bool {
+    let mut any = false;
+    let all = operations(txn).all(|op| {
+        any = true;
+        matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable)
+    });
+    all && any
+}
+
+fn operations(txn: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
+    txn.success.iter().chain(&txn.failure)
+}
+
+impl<B: Backend> StateMachine<B> {
+    /// Runs a transaction that writes.
+    pub(super) fn txn(
+        &mut self,
+        mut request: TxnRequest,
+        revisions: &mut Vec<(i64, Vec<Event>)>,
+    ) -> Result<TxnResponse, ApplyError> {
+        let mut path = self.checked_path(&request)?;
+        let mut txn = self.store.write(&mut self.view);
+        let response = execute(&mut txn, &mut self.lessor, &mut request, &mut path)?;
+        kv::commit(txn, revisions);
+        Ok(response)
+    }
+
+    /// Runs a transaction of ranges alone.
+    pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ApplyError> {
+        let mut path = self.checked_path(request)?;
+        let succeeded = path.take();
+        let branch = if succeeded { &request.success } else { &request.failure };
+        let mut responses = Vec::with_capacity(branch.len());
+        for op in branch {
+            let Some(Request::RequestRange(range)) = &op.request else {
+                unreachable!("a transaction with another operation is not read-only")
+            };
+            let response = self.range(range)?;
+            responses.push(ResponseOp { response: Some(Response::ResponseRange(response)) });
+        }
+        Ok(TxnResponse { header: header(self.store.revision()), succeeded, responses })
+    }
+
+    /// Chooses the branches, then refuses what would fail in them, before anything is written.
+    fn checked_path(&self, request: &TxnRequest) -> Result<Path, ApplyError> {
+        let mut taken = Vec::new();
+        self.choose(request, &mut taken)?;
+        let mut path = Path { taken, next: 0 };
+        self.check(request, &mut path)?;
+        path.next = 0;
+        Ok(path)
+    }
+
+    fn choose(&self, request: &TxnRequest, taken: &mut Vec<bool>) -> Result<(), ApplyError> {
+        let mut succeeded = true;
+        for compare in &request.compare {
+            if !self.holds(compare)? {
+                succeeded = false;
+                break;
+            }
+        }
+        taken.push(succeeded);
+        let branch = if succeeded { &request.success } else { &request.failure };
+        for op in branch {
+            if let Some(Request::RequestTxn(nested)) = &op.request {
+                self.choose(nested, taken)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, request: &TxnRequest, path: &mut Path) -> Result<(), ApplyError> {
+        let branch = if path.take() { &request.success } else { &request.failure };
+        for op in branch {
+            match &op.request {
+                Some(Request::RequestRange(range)) => self.check_range(range)?,
+                Some(Request::RequestPut(put)) => {
+                    kv::check_lease(&self.lessor, put)?;
+                    kv::check_previous_in_store(&self.store, put)?;
+                }
+                Some(Request::RequestTxn(nested)) => self.check(nested, path)?,
+                Some(Request::RequestDeleteRange(_)) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_range(&self, range: &RangeRequest) -> Result<(), ApiError> {
+        if range.revision == 0 {
+            Ok(())
+        } else if range.revision > self.store.revision() {
+            Err(ApiError::FutureRev)
+        } else if range.revision < self.store.compact_revision() {
+            Err(ApiError::Compacted)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether every key of the compare's range satisfies it. A missing key compares as zeros, except
+    /// that no comparison of a missing value holds.
+    fn holds(&self, compare: &Compare) -> Result<bool, ApplyError> {
+        let query = RangeQuery {
+            key: &compare.key,
+            range_end: &compare.range_end,
+            revision: 0,
+            limit: 0,
+            count_only: false,
+        };
+        let kvs = self.store.range(&self.view, &query)?.kvs;
+        if kvs.is_empty() {
+            let missing = KeyValue::default();
+            return Ok(compare.target() != CompareTarget::Value && satisfies(compare, &missing));
+        }
+        Ok(kvs.iter().all(|kv| satisfies(compare, kv)))
+    }
+}
+
+/// One comparison; an operand of another kind than the target counts as zero.
+fn satisfies(compare: &Compare, kv: &KeyValue) -> bool {
+    let operand = compare.target_union.as_ref();
+    let number = |of: fn(&TargetUnion) -> Option<i64>| operand.and_then(of).unwrap_or(0);
+    let order = match compare.target() {
+        CompareTarget::Version => kv.version.cmp(&number(|operand| match operand {
+            TargetUnion::Version(value) => Some(*value),
+            _ => None,
+        })),
+        CompareTarget::Create => kv.create_revision.cmp(&number(|operand| match operand {
+            TargetUnion::CreateRevision(value) => Some(*value),
+            _ => None,
+        })),
+        CompareTarget::Mod => kv.mod_revision.cmp(&number(|operand| match operand {
+            TargetUnion::ModRevision(value) => Some(*value),
+            _ => None,
+        })),
+        CompareTarget::Lease => kv.lease.cmp(&number(|operand| match operand {
+            TargetUnion::Lease(value) => Some(*value),
+            _ => None,
+        })),
+        CompareTarget::Value => match operand {
+            Some(TargetUnion::Value(value)) => kv.value.cmp(value),
+            _ => kv.value[..].cmp(&[]),
+        },
+    };
+    match compare.result() {
+        CompareResult::Equal => order == Ordering::Equal,
+        CompareResult::NotEqual => order != Ordering::Equal,
+        CompareResult::Greater => order == Ordering::Greater,
+        CompareResult::Less => order == Ordering::Less,
+    }
+}
+
+fn execute<B: Backend>(
+    txn: &mut WriteTxn<'_, B>,
+    lessor: &mut Lessor,
+    request: &mut TxnRequest,
+    path: &mut Path,
+) -> Result<TxnResponse, ApplyError> {
+    let succeeded = path.take();
+    let branch = if succeeded { &mut request.success } else { &mut request.failure };
+    let mut responses = Vec::with_capacity(branch.len());
+    for op in branch.drain(..) {
+        let response = match op.request {
+            Some(Request::RequestRange(range)) => {
+                let read = |query: &RangeQuery<'_>| Ok(txn.range(query)?);
+                Some(Response::ResponseRange(kv::range_of(&range, read)?))
+            }
+            Some(Request::RequestPut(put)) => {
+                Some(Response::ResponsePut(kv::put_in(txn, lessor, put)?))
+            }
+            Some(Request::RequestDeleteRange(delete)) => {
+                Some(Response::ResponseDeleteRange(kv::delete_in(txn, lessor, &delete)?))
+            }
+            Some(Request::RequestTxn(mut nested)) => {
+                let mut response = execute(txn, lessor, &mut nested, path)?;
+                // Only the outermost answer carries a revision.
+                response.header = header(0);
+                Some(Response::ResponseTxn(response))
+            }
+            None => None,
+        };
+        responses.push(ResponseOp { response });
+    }
+    Ok(TxnResponse { header: header(txn.revision()), succeeded, responses })
+}

@@ -1,0 +1,624 @@
+//! The actor that owns the state machine: ordered apply, reads, batches on their way to the backend,
+//! slices of compaction, and the exchange of the whole state for an image.
+//!
+//! Inputs: `ApplierInput`. Timers: the batch interval, the next slice of a compaction.
+//! Invariants:
+//! - Entries are applied in order, each once; an entry and its effects share a batch.
+//! - `batch.consistent <= applied`: the backend is never ahead of the log.
+//! - While an image is being installed nothing is applied and nothing is read.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    NodeConfig,
+    mail::{
+        ApplierInput, ConsensusInput, FrontendInput, IntegrityInput, LeasesInput, Mail,
+        PeersInput, RaftStatus, SnapshotsInput, WatchesInput,
+    },
+    query,
+    ticket::{Owner, Tickets},
+};
+use crate::{
+    apply::{Applied, Notice, StateMachine, settle},
+    backend::Backend,
+    kernel::{
+        ApiError, BackendSize, CallId, Context, DiskError, DiskOp, DiskOutcome, Effect, Fault,
+         Instant, LeaseId, LogIndex, MemberId, Request, Response, SnapshotId, Term, Ticket,
+        effect::{LogLevel, LogLine},
+        limits,
+    },
+    lease::Renewal,
+    mvcc::HashKv,
+    pb::etcdserverpb::{DefragmentResponse, HashKvResponse, LeaseKeepAliveResponse},
+    raft::{Entry, SnapshotMeta},
+};
+
+/// Revisions that one slice of a HashKV looks at before others get their turn.
+const HASH_SLICE: usize = 20_000;
+/// Batches on their way to the backend; further ones wait in the open batch.
+const COMMITS_INFLIGHT_MAX: usize = 2;
+
+/// The actor that owns the state machine.
+#[derive(Debug)]
+pub struct Applier<B: Backend> {
+    machine: StateMachine<B>,
+    member: MemberId,
+    tickets: Tickets,
+    settings: Settings,
+    /// Commits on their way, oldest first.
+    commits: VecDeque<Commit>,
+    /// Batches cut since boot.
+    cuts: u64,
+    /// When the open batch is cut at the latest.
+    cut_at: Option<Instant>,
+    /// Reads that wait for an index.
+    waiting: BTreeMap<LogIndex, Vec<(CallId, Request)>>,
+    /// An image that is becoming the live state, and what was committed behind it meanwhile.
+    installing: Option<Installing>,
+    held: VecDeque<Entry>,
+    defragmenting: Option<(Ticket, CallId)>,
+    compaction_at: Option<Instant>,
+    /// A finished compaction and the batch that holds its last deletions.
+    compaction_done: Option<(i64, u64)>,
+    hashes: VecDeque<(CallId, HashKv)>,
+    size: BackendSize,
+    /// The last point that was offered as a mark for the log.
+    marked: LogIndex,
+    applied_bytes: VecDeque<(LogIndex, u64)>,
+    bytes_since_mark: u64,
+    committed: LogIndex,
+    /// Keep-alives of leases that ran out and are not revoked yet.
+    ending: Vec<(CallId, i64)>,
+    /// Term of the last applied entry.
+    term: Term,
+}
+
+/// A batch on its way to the backend.
+#[derive(Debug)]
+struct Commit {
+    ticket: Ticket,
+    /// What the backend holds after it.
+    meta: SnapshotMeta,
+    /// Its number in the order of cuts.
+    cut: u64,
+}
+
+#[derive(Debug)]
+struct Settings {
+    batch_interval: Duration,
+    batch_operations_max: usize,
+    compaction_slice: usize,
+    compaction_pause: Duration,
+    snapshot_count: u64,
+    catchup_entries: u64,
+    version: String,
+    quota_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Installing {
+    id: SnapshotId,
+    meta: SnapshotMeta,
+    ticket: Option<Ticket>,
+}
+
+impl<B: Backend> Applier<B> {
+    /// Wraps a loaded state machine.
+    pub fn new(machine: StateMachine<B>, size: BackendSize, config: &NodeConfig) -> Self {
+        let applied = machine.applied_index();
+        let compaction_at = machine.store().compaction_running().then_some(Instant::ZERO);
+        Self {
+            machine,
+            member: config.member,
+            tickets: Tickets::new(Owner::Applier),
+            settings: Settings {
+                batch_interval: config.batch_interval,
+                batch_operations_max: config.batch_operations_max,
+                compaction_slice: config.compaction_slice,
+                compaction_pause: config.compaction_pause,
+                snapshot_count: config.snapshot_count,
+                catchup_entries: config.catchup_entries,
+                version: config.version.clone(),
+                quota_bytes: config.quota_bytes,
+            },
+            commits: VecDeque::new(),
+            cuts: 0,
+            cut_at: None,
+            waiting: BTreeMap::new(),
+            installing: None,
+            held: VecDeque::new(),
+            defragmenting: None,
+            compaction_at,
+            compaction_done: None,
+            hashes: VecDeque::new(),
+            size,
+            marked: applied,
+            applied_bytes: VecDeque::new(),
+            bytes_since_mark: 0,
+            committed: applied,
+            ending: Vec::new(),
+            term: Term::ZERO,
+        }
+    }
+
+    /// The state machine, for reading.
+    pub fn machine(&self) -> &StateMachine<B> {
+        &self.machine
+    }
+
+    /// The state machine, for the leader's lease clock only: nothing replicated is touched through it.
+    pub fn machine_mut(&mut self) -> &mut StateMachine<B> {
+        &mut self.machine
+    }
+
+    /// Handles one input.
+    pub fn on_input(&mut self, input: ApplierInput, cx: &mut Context<'_, Mail>) {
+        let outcome = match input {
+            ApplierInput::Apply(entries) => self.on_apply(entries, cx),
+            ApplierInput::Read { index, calls } => self.on_read(index, calls, cx),
+            ApplierInput::Status { call, request, raft } => {
+                self.on_status(call, &request, raft, cx);
+                Ok(())
+            }
+            ApplierInput::Image { id } => self.on_image(id, cx),
+            ApplierInput::Install { id, meta } => {
+                self.installing = Some(Installing { id, meta, ticket: None });
+                self.cut(cx);
+                self.maybe_install(cx);
+                Ok(())
+            }
+            ApplierInput::Defragment { call } => {
+                self.on_defragment(call, cx);
+                Ok(())
+            }
+            ApplierInput::Done { ticket, outcome } => self.on_done(ticket, outcome, cx),
+            ApplierInput::KeepAlive { call, id } => {
+                self.on_keep_alive(call, id, cx);
+                Ok(())
+            }
+            ApplierInput::FinishReset { call, reset } => {
+                let renewal = self.machine.lessor_mut().finish_reset(reset, cx.now);
+                self.on_renewal(call, reset.id().get(), renewal, cx);
+                Ok(())
+            }
+        };
+        if let Err(fault) = outcome {
+            cx.emit(Effect::Halt(fault));
+        }
+    }
+
+    // ---- apply ----
+
+    fn on_apply(
+        &mut self,
+        entries: Vec<Entry>,
+        cx: &mut Context<'_, Mail>,
+    ) -> Result<(), Fault> {
+        if let Some(last) = entries.last() {
+            self.committed = self.committed.max(last.id.index);
+        }
+        if self.installing.is_some() {
+            self.held.extend(entries);
+            return Ok(());
+        }
+        self.apply_all(entries, cx)
+    }
+
+    fn apply_all(
+        &mut self,
+        entries: Vec<Entry>,
+        cx: &mut Context<'_, Mail>,
+    ) -> Result<(), Fault> {
+        let mut revisions = Vec::new();
+        let mut hashes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let bytes = entry.data.len() as u64;
+            let applied = self.machine.apply(&entry)?;
+            hashes.push(self.machine.state_hash());
+            self.bytes_since_mark += bytes;
+            if entry.id.term != self.term {
+                self.term = entry.id.term;
+                cx.tell(Mail::Leases(LeasesInput::Term(self.term)));
+            }
+            self.distribute(applied, &mut revisions, cx);
+        }
+        let index = self.machine.applied_index();
+        self.applied_bytes.push_back((index, self.bytes_since_mark));
+        if !revisions.is_empty() {
+            cx.tell(Mail::Watches(WatchesInput::Revisions(revisions)));
+        }
+        cx.tell(Mail::Integrity(IntegrityInput::Applied { index, hashes }));
+        cx.tell(Mail::Consensus(ConsensusInput::Applied { index }));
+        self.serve_waiting(cx)?;
+        self.maybe_cut(cx);
+        Ok(())
+    }
+
+    fn distribute(
+        &mut self,
+        applied: Applied,
+        revisions: &mut Vec<(i64, Vec<crate::pb::mvccpb::Event>)>,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        revisions.extend(applied.revisions);
+        if let Some(change) = applied.conf_change {
+            cx.tell(Mail::Consensus(ConsensusInput::ConfChange(change)));
+        }
+        for notice in applied.notices {
+            match notice {
+                Notice::Compacted { .. } => {
+                    self.compaction_at = Some(cx.now);
+                    cx.tell(Mail::Watches(WatchesInput::Compacted));
+                }
+                Notice::Leases => self.answer_ended(cx),
+                Notice::Members => {
+                    cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
+                }
+                Notice::Alarms => {}
+            }
+        }
+        if let Some(origin) = applied.origin
+            && origin.proposer == self.member
+        {
+            let (request, result) = (origin.request, applied.result);
+            cx.tell(Mail::Frontend(FrontendInput::Applied { request, result }));
+        }
+    }
+
+    // ---- reads ----
+
+    fn on_read(
+        &mut self,
+        index: LogIndex,
+        calls: Vec<(CallId, Request)>,
+        cx: &mut Context<'_, Mail>,
+    ) -> Result<(), Fault> {
+        if index > self.machine.applied_index() || self.installing.is_some() {
+            self.waiting.entry(index).or_default().extend(calls);
+            return Ok(());
+        }
+        for (call, request) in calls {
+            self.read(call, request, cx)?;
+        }
+        Ok(())
+    }
+
+    fn serve_waiting(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
+        while let Some(first) = self.waiting.first_entry()
+            && *first.key() <= self.machine.applied_index()
+        {
+            for (call, request) in first.remove() {
+                self.read(call, request, cx)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        call: CallId,
+        request: Request,
+        cx: &mut Context<'_, Mail>,
+    ) -> Result<(), Fault> {
+        let result = match request {
+            Request::HashKv(request) => {
+                match settle(self.machine.hash_kv(request.revision))? {
+                    Ok(hash) => {
+                        self.hashes.push_back((call, hash));
+                        return Ok(());
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            request => settle(query::answer(&self.machine, request, cx.now))?,
+        };
+        cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
+        Ok(())
+    }
+
+    /// Goes on with hashing, a slice per step.
+    fn hash_slice(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
+        let Some((call, mut hash)) = self.hashes.pop_front() else { return Ok(()) };
+        match hash.step(self.machine.view(), HASH_SLICE)? {
+            None => self.hashes.push_back((call, hash)),
+            Some(done) => {
+                let response = HashKvResponse {
+                    header: crate::apply::kv::header(self.machine.store().revision()),
+                    hash: done.hash,
+                    compact_revision: done.compact_revision,
+                    hash_revision: done.hash_revision,
+                };
+                let result = Ok(Response::HashKv(response));
+                cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_status(
+        &mut self,
+        call: CallId,
+        request: &Request,
+        raft: RaftStatus,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        let facts = query::Facts {
+            raft,
+            size: self.size,
+            version: &self.settings.version,
+            quota_bytes: self.settings.quota_bytes,
+            member: self.member,
+        };
+        let response = match request {
+            Request::Metrics => Response::Metrics(query::metrics(&self.machine, &facts)),
+            _ => Response::Status(query::status(&self.machine, &facts)),
+        };
+        cx.tell(Mail::Frontend(FrontendInput::Answer { call, result: Ok(response) }));
+    }
+
+    fn on_keep_alive(&mut self, call: CallId, id: i64, cx: &mut Context<'_, Mail>) {
+        let renewal = self.machine.lessor_mut().renew(LeaseId::new(id), cx.now);
+        self.on_renewal(call, id, renewal, cx);
+    }
+
+    fn on_renewal(
+        &mut self,
+        call: CallId,
+        id: i64,
+        renewal: Result<Renewal, ApiError>,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        let header = crate::apply::kv::header(self.machine.store().revision());
+        let answer = |ttl| Response::LeaseKeepAlive(LeaseKeepAliveResponse { header, id, ttl });
+        let result = match renewal {
+            Ok(Renewal::Renewed { ttl }) => Ok(answer(ttl)),
+            Ok(Renewal::ResetFirst(reset)) => {
+                cx.tell(Mail::Frontend(FrontendInput::ResetLease { call, reset }));
+                return;
+            }
+            // The answer waits until the lease is really gone, with its keys.
+            Ok(Renewal::Expired) => {
+                self.ending.push((call, id));
+                return;
+            }
+            // A lease that is not there is answered with no time left.
+            Err(ApiError::LeaseNotFound) => Ok(answer(0)),
+            Err(error) => Err(error),
+        };
+        cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
+    }
+
+    /// Answers keep-alives whose lease has ended since.
+    fn answer_ended(&mut self, cx: &mut Context<'_, Mail>) {
+        for (call, id) in std::mem::take(&mut self.ending) {
+            self.on_keep_alive(call, id, cx);
+        }
+    }
+
+    // ---- batches ----
+
+    fn maybe_cut(&mut self, cx: &mut Context<'_, Mail>) {
+        let (operations, bytes) = self.machine.view().open_size();
+        let full = operations >= self.settings.batch_operations_max
+            || bytes >= limits::BATCH_BYTES_MAX;
+        if full && self.commits.len() < COMMITS_INFLIGHT_MAX {
+            self.cut(cx);
+        } else {
+            let cut_at = cx.now.after(self.settings.batch_interval);
+            self.cut_at.get_or_insert(cut_at);
+        }
+        cx.tell(Mail::Frontend(FrontendInput::Load {
+            applied: self.machine.applied_index(),
+            committed: self.committed,
+            overlay_bytes: self.machine.view().overlay_bytes(),
+        }));
+    }
+
+    fn cut(&mut self, cx: &mut Context<'_, Mail>) {
+        self.cut_at = None;
+        let meta = self.machine.snapshot_meta();
+        if let Some(batch) = self.machine.cut() {
+            let ticket = self.tickets.issue();
+            self.cuts += 1;
+            self.commits.push_back(Commit { ticket, meta, cut: self.cuts });
+            cx.emit(Effect::Disk { ticket, op: DiskOp::Commit { batch } });
+        }
+    }
+
+    fn on_done(
+        &mut self,
+        ticket: Ticket,
+        outcome: Result<DiskOutcome, DiskError>,
+        cx: &mut Context<'_, Mail>,
+    ) -> Result<(), Fault> {
+        if let DiskOutcome::Backend(size) = outcome?
+            && size != BackendSize::default()
+        {
+            self.size = size;
+        }
+        if let Some((_, call)) = self.defragmenting.take_if(|(own, _)| *own == ticket) {
+            self.machine.refresh()?;
+            let response = Response::Defragment(DefragmentResponse::default());
+            cx.tell(Mail::Frontend(FrontendInput::Answer { call, result: Ok(response) }));
+            return Ok(());
+        }
+        if self.installing.as_ref().is_some_and(|installing| installing.ticket == Some(ticket)) {
+            return self.on_installed(cx);
+        }
+        let commit = self.commits.pop_front().expect("a commit completed that nobody submitted");
+        assert_eq!(commit.ticket, ticket, "commits complete in order");
+        self.machine.committed()?;
+        self.after_commit(commit, cx);
+        self.maybe_install(cx);
+        if self.cut_at.is_some_and(|cut_at| cut_at <= cx.now) {
+            self.maybe_cut(cx);
+        }
+        Ok(())
+    }
+
+    /// Lets the log forget what the backend now holds, every `snapshot_count` entries.
+    fn after_commit(&mut self, commit: Commit, cx: &mut Context<'_, Mail>) {
+        let Commit { meta, cut, .. } = commit;
+        if let Some((revision, _)) = self.compaction_done.take_if(|(_, needed)| *needed <= cut) {
+            let current = self.machine.store().revision();
+            cx.tell(Mail::Frontend(FrontendInput::CompactionDone { revision, current }));
+        }
+        let index = meta.id.index;
+        let entries = self.marked.distance_to(index);
+        let bytes_due = self.bytes_since_mark >= limits::LOG_BYTES_MAX;
+        if entries == 0 || (entries < self.settings.snapshot_count && !bytes_due) {
+            return;
+        }
+        self.marked = index;
+        let compact = self.compact_point(index);
+        self.bytes_since_mark = 0;
+        self.applied_bytes.clear();
+        cx.tell(Mail::Consensus(ConsensusInput::Compact { mark: meta, compact }));
+    }
+
+    /// How far the log may go: a number of entries stays for slow members, but not more bytes than
+    /// the bound.
+    fn compact_point(&self, index: LogIndex) -> LogIndex {
+        let by_count = index.back(self.settings.catchup_entries);
+        let allowed = self.bytes_since_mark.saturating_sub(limits::LOG_BYTES_MAX);
+        let by_bytes = self
+            .applied_bytes
+            .iter()
+            .take_while(|(_, bytes)| *bytes <= allowed)
+            .map(|(index, _)| *index)
+            .last()
+            .unwrap_or(LogIndex::ZERO);
+        by_count.max(by_bytes).min(index)
+    }
+
+    // ---- images ----
+
+    fn on_image(&mut self, id: SnapshotId, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
+        self.cut(cx);
+        let meta = self.machine.snapshot_meta();
+        cx.tell(Mail::Snapshots(SnapshotsInput::Cut { id, meta }));
+        Ok(())
+    }
+
+    /// Swaps the image in once no commit to the old state is on its way.
+    fn maybe_install(&mut self, cx: &mut Context<'_, Mail>) {
+        if !self.commits.is_empty() || self.defragmenting.is_some() {
+            return;
+        }
+        if let Some(installing) = &mut self.installing
+            && installing.ticket.is_none()
+        {
+            let ticket = self.tickets.issue();
+            installing.ticket = Some(ticket);
+            let op = DiskOp::StageInstall { id: installing.id };
+            cx.emit(Effect::Disk { ticket, op });
+        }
+    }
+
+    fn on_installed(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
+        let installing = self.installing.take().expect("checked by the caller");
+        self.machine.reload()?;
+        let applied = self.machine.applied();
+        assert_eq!(applied, installing.meta.id, "the image is not what its sender said it was");
+        let index = applied.index;
+        self.marked = index;
+        self.bytes_since_mark = 0;
+        self.applied_bytes.clear();
+        self.compaction_at = self.machine.store().compaction_running().then_some(cx.now);
+        cx.emit(Effect::Log(LogLine {
+            level: LogLevel::Info,
+            caller: "node/applier.rs",
+            message: "applied snapshot".to_owned(),
+            fields: vec![("applied-index", index.to_string())],
+        }));
+        let hash = self.machine.state_hash();
+        cx.tell(Mail::Integrity(IntegrityInput::Installed { index, hash }));
+        cx.tell(Mail::Consensus(ConsensusInput::Applied { index }));
+        cx.tell(Mail::Snapshots(SnapshotsInput::Installed { snapshot: installing.id }));
+        cx.tell(Mail::Watches(WatchesInput::Installed));
+        cx.tell(Mail::Leases(LeasesInput::Installed));
+        cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
+        let held: Vec<Entry> =
+            self.held.drain(..).filter(|entry| entry.id.index > index).collect();
+        self.apply_all(held, cx)
+    }
+
+    fn on_defragment(&mut self, call: CallId, cx: &mut Context<'_, Mail>) {
+        if self.defragmenting.is_some() || self.installing.is_some() {
+            let result = Err(ApiError::TooManyRequests);
+            cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
+            return;
+        }
+        self.cut(cx);
+        let ticket = self.tickets.issue();
+        self.defragmenting = Some((ticket, call));
+        cx.emit(Effect::Disk { ticket, op: DiskOp::Defragment });
+    }
+
+    // ---- timers ----
+
+    /// When it wants `on_deadline`.
+    pub fn deadline(&self) -> Option<Instant> {
+        let hashing = (!self.hashes.is_empty()).then_some(Instant::ZERO);
+        let cut_at = self.cut_at.filter(|_| self.commits.len() < COMMITS_INFLIGHT_MAX);
+        let compaction = self.compaction_at.filter(|_| self.installing.is_none());
+        [hashing, cut_at, compaction].into_iter().flatten().min()
+    }
+
+    /// Cuts the batch, goes on with compaction and hashing.
+    pub fn on_deadline(&mut self, cx: &mut Context<'_, Mail>) {
+        let outcome = self.hash_slice(cx).and_then(|()| self.compaction_slice(cx));
+        if let Err(fault) = outcome {
+            cx.emit(Effect::Halt(fault));
+            return;
+        }
+        if self.cut_at.is_some_and(|cut_at| cut_at <= cx.now)
+            && self.commits.len() < COMMITS_INFLIGHT_MAX
+        {
+            self.cut(cx);
+        }
+    }
+
+    fn compaction_slice(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
+        if self.installing.is_some() || self.compaction_at.is_none_or(|at| at > cx.now) {
+            return Ok(());
+        }
+        let more = self.machine.compact_slice(self.settings.compaction_slice)?;
+        self.compaction_at = more.then(|| cx.now.after(self.settings.compaction_pause));
+        if !more {
+            let revision = self.machine.store().compact_revision();
+            self.compaction_done = Some((revision, self.cuts + 1));
+            cx.emit(Effect::Log(LogLine {
+                level: LogLevel::Info,
+                caller: "node/applier.rs",
+                message: "finished scheduled compaction".to_owned(),
+                fields: vec![("compact-revision", revision.to_string())],
+            }));
+        }
+        let cut_at = cx.now.after(self.settings.batch_interval);
+        self.cut_at.get_or_insert(cut_at);
+        Ok(())
+    }
+
+    /// Cuts what is open; part of a clean stop.
+    pub fn finish(&mut self, cx: &mut Context<'_, Mail>) {
+        self.cut(cx);
+    }
+
+    /// Asserts every invariant.
+    pub fn check(&self) {
+        assert!(
+            self.waiting.keys().next().is_none_or(|index| {
+                *index > self.machine.applied_index() || self.installing.is_some()
+            }),
+            "a read waits for an index that is applied"
+        );
+        assert!(
+            self.held.is_empty() || self.installing.is_some(),
+            "entries are held although nothing is being installed"
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! From what the disks hold to a running member.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Node, NodeConfig, applier::Applier, consensus::Consensus, frontend::Frontend,
+    integrity::Integrity, journal::Journal, leases::Leases, peers::Peers, snapshots::Snapshots,
+    watches::Watches,
+};
+use crate::{
+    apply::StateMachine,
+    backend::Backend,
+    kernel::{Entropy, EntryId, Fault, MemberId, Outbox, RequestId, limits},
+    raft::{self, HardState, Raft},
+    wal::{Encoder, Recovered},
+};
+
+impl<B: Backend> Node<B> {
+    /// A member as its disks left it, or a new one if there is no log. `config` names cluster and
+    /// member as the log does.
+    pub fn boot(
+        config: &NodeConfig,
+        log: Option<Recovered>,
+        backend: B,
+        entropy: Entropy,
+    ) -> Result<Self, Fault> {
+        let size = backend.size()?;
+        let mut machine = StateMachine::load(backend, config.min_lease_ttl_seconds())?;
+        let new = log.is_none();
+        if new && machine.applied() != EntryId::ZERO {
+            return Err(Fault::State(
+                "the data directory holds a store but no log: acknowledged writes may be missing; \
+                 restore the log, or remove the data directory and let the member join again"
+                    .to_owned(),
+            ));
+        }
+        let (recovered, journal) = match log {
+            None => {
+                // The members are durable before there is a log, so a log always finds them.
+                machine.bootstrap(config.cluster, config.member, &config.initial_members)?;
+                machine.commit_now()?;
+                let encoder =
+                    Encoder::create(config.cluster, config.member, config.segment_bytes);
+                let empty = raft::Recovered {
+                    hard_state: HardState::default(),
+                    first: EntryId::ZERO,
+                    entries: Vec::new(),
+                    applied: machine.applied_index(),
+                    conf_state: machine.conf_state(),
+                };
+                (empty, Journal::new(encoder))
+            }
+            Some(log) => restore(config, log, &machine)?,
+        };
+        let raft_config = raft_config(config);
+        let raft = Raft::new(raft_config, recovered, entropy.fork("raft"));
+        let mut entropy = entropy.fork("node");
+        // Far apart for each boot, so that an entry of an earlier life answers nobody of this one.
+        let first_request = RequestId::new((entropy.next_u64() >> 1).max(1));
+        let voters: BTreeSet<MemberId> = raft.conf_state().voters.clone();
+        let integrity = Integrity::new(
+            config.member,
+            voters,
+            machine.applied_index(),
+            machine.state_hash(),
+        );
+        let watches = Watches::new(config, &machine);
+        Ok(Self {
+            member: config.member,
+            entropy,
+            outbox: Outbox::default(),
+            frontend: Frontend::new(config, first_request),
+            consensus: Consensus::new(raft, config),
+            journal,
+            applier: Applier::new(machine, size, config),
+            watches,
+            leases: Leases::new(config),
+            peers: Peers::new(config.member),
+            snapshots: Snapshots::default(),
+            integrity,
+            started: false,
+            advance_ticks: advance_ticks(config, new),
+        })
+    }
+}
+
+/// A member that restarts need not wait a whole election timeout for a leader that is not there.
+fn advance_ticks(config: &NodeConfig, new: bool) -> u32 {
+    let alone = config.initial_members.len() <= 1;
+    if config.advance_ticks && !(new && alone) {
+        config.election_ticks().saturating_sub(2)
+    } else {
+        0
+    }
+}
+
+fn raft_config(config: &NodeConfig) -> raft::Config {
+    raft::Config {
+        id: config.member,
+        election_ticks: config.election_ticks(),
+        heartbeat_ticks: 1,
+        pre_vote: config.pre_vote,
+        check_quorum: true,
+        append_bytes_max: limits::APPEND_BYTES_MAX,
+        inflight_appends_max: limits::INFLIGHT_APPENDS_MAX,
+        inflight_bytes_max: limits::INFLIGHT_BYTES_MAX,
+        uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
+        apply_bytes_max: limits::APPLY_BYTES_MAX,
+        ..raft::Config::default()
+    }
+}
+
+/// Fits the log to the backend: the log may be ahead, never behind, and never with a gap between.
+fn restore<B: Backend>(
+    config: &NodeConfig,
+    log: Recovered,
+    machine: &StateMachine<B>,
+) -> Result<(raft::Recovered, Journal), Fault> {
+    assert_eq!(log.head, (config.cluster, config.member), "the caller read the ids from this log");
+    if machine.members().next().is_none() {
+        return Err(Fault::State(
+            "the data directory holds a log but no store: restore both from one backup, or remove \
+             the data directory and let the member join again"
+                .to_owned(),
+        ));
+    }
+    let encoder = Encoder::resume(&log, config.segment_bytes);
+    let recovered = raft::Recovered {
+        hard_state: log.hard_state,
+        first: log.first,
+        entries: log.entries,
+        applied: machine.applied_index(),
+        conf_state: machine.conf_state(),
+    };
+    Ok((recovered, Journal::new(encoder)))
+}

@@ -1,0 +1,317 @@
+//! The actor around the raft core: it feeds ticks, messages and proposals in, and turns what comes
+//! out into mail.
+//!
+//! Inputs: `ConsensusInput`. Timers: one tick per heartbeat interval.
+//! Invariants: raft's own (`Raft::check`), and `applied <= min(committed, durable)`.
+//!
+//! Outputs are taken once the mailbox is empty, so that everything one step brought in becomes one
+//! append, one message per peer and one write to the log.
+
+use std::time::Duration;
+
+use super::{
+    NodeConfig,
+    mail::{
+        Append, ApplierInput, ConsensusInput, FrontendInput, IntegrityInput, JournalInput,
+        LeasesInput, Mail, PeersInput, RaftStatus, SnapshotsInput, WatchesInput,
+    },
+};
+use crate::{
+    kernel::{
+        ApiError, CallId, Context, Effect, EntryId, Instant, LogIndex, MemberId, Response,
+        SnapshotId, effect::LogLevel, effect::LogLine,
+    },
+    pb::etcdserverpb::MoveLeaderResponse,
+    raft::{ProposeError, Raft, Role, RoleChange},
+};
+
+/// The actor around the raft core.
+#[derive(Debug)]
+pub struct Consensus {
+    raft: Raft,
+    heartbeat: Duration,
+    election: Duration,
+    next_tick: Instant,
+    /// A MoveLeader call that waits for its transfer.
+    moving: Option<Moving>,
+    /// The image that raft has accepted and the log has not recorded yet.
+    restoring: Option<SnapshotId>,
+    shown: Option<RoleChange>,
+}
+
+#[derive(Debug)]
+struct Moving {
+    call: CallId,
+    to: MemberId,
+    deadline: Instant,
+}
+
+impl Consensus {
+    /// Wraps a raft core.
+    pub fn new(raft: Raft, config: &NodeConfig) -> Self {
+        Self {
+            raft,
+            heartbeat: config.heartbeat,
+            election: config.election,
+            next_tick: Instant::ZERO,
+            moving: None,
+            restoring: None,
+            shown: None,
+        }
+    }
+
+    /// The core, for reading.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// Raft's figures at this moment.
+    pub fn status(&self) -> RaftStatus {
+        RaftStatus {
+            term: self.raft.term(),
+            leader: self.raft.leader(),
+            committed: self.raft.committed(),
+            is_learner: self.raft.is_learner(),
+        }
+    }
+
+    /// Starts the clock; a member that is alone need not wait for an election timeout.
+    pub fn start(&mut self, now: Instant, advance_ticks: u32) {
+        self.next_tick = now.after(self.heartbeat);
+        for _ in 0..advance_ticks {
+            self.raft.tick();
+        }
+        let conf = self.raft.conf_state();
+        if conf.voters.len() == 1 && conf.voters_outgoing.is_empty() && !self.raft.is_learner() {
+            self.raft.campaign();
+        }
+    }
+
+    /// Handles one input.
+    pub fn on_input(&mut self, input: ConsensusInput, cx: &mut Context<'_, Mail>) {
+        match input {
+            ConsensusInput::Step(message) => self.raft.step(message),
+            ConsensusInput::Propose { request, data, conf_change } => {
+                let outcome = if conf_change {
+                    self.raft.propose_conf_change(data.clone())
+                } else {
+                    self.raft.propose(data.clone())
+                };
+                if let Err(error) = outcome {
+                    let error = match error {
+                        ProposeError::NoLeader => ApiError::NoLeader,
+                        ProposeError::Transferring => ApiError::LeaderChanged,
+                        ProposeError::Overloaded => ApiError::TooManyRequests,
+                    };
+                    cx.tell(Mail::Frontend(FrontendInput::Refused {
+                        request,
+                        data,
+                        conf_change,
+                        error,
+                    }));
+                }
+            }
+            ConsensusInput::ProposeAsLeader { term, data } => {
+                if self.raft.role() == Role::Leader && self.raft.term() == term {
+                    // Refusal is fine: whoever asks offers the same again later.
+                    let _ = self.raft.propose(data);
+                }
+            }
+            ConsensusInput::ReadIndex { id } => {
+                if self.raft.read_index(id).is_err() {
+                    cx.tell(Mail::Frontend(FrontendInput::ReadRefused { id }));
+                }
+            }
+            ConsensusInput::Durable(id) => self.raft.on_durable(id),
+            ConsensusInput::Applied { index } => self.raft.on_applied(index),
+            ConsensusInput::ConfChange(change) => {
+                let conf_state = self.raft.apply_conf_change(&change);
+                cx.tell(Mail::Frontend(FrontendInput::Learner(self.raft.is_learner())));
+                cx.tell(Mail::Integrity(IntegrityInput::Voters(conf_state)));
+            }
+            ConsensusInput::Transfer { to } => self.raft.transfer_leadership(to),
+            ConsensusInput::Compact { mark, compact } => self.compact(mark, compact, cx),
+            ConsensusInput::Restore { snapshot, meta, from, term } => {
+                if self.raft.restore(meta, from, term) {
+                    self.restoring = Some(snapshot);
+                } else {
+                    cx.tell(Mail::Snapshots(SnapshotsInput::Stale { snapshot }));
+                }
+            }
+            ConsensusInput::Unreachable { peer } => self.raft.report_unreachable(peer),
+            ConsensusInput::SnapshotDone { peer, index, ok } => {
+                self.raft.report_snapshot(peer, index, ok);
+            }
+            ConsensusInput::Status { call, request } => {
+                let raft = self.status();
+                cx.tell(Mail::Applier(ApplierInput::Status { call, request, raft }));
+            }
+            ConsensusInput::MoveLeader { call, to } => self.move_leader(call, to, cx),
+        }
+    }
+
+    fn compact(
+        &mut self,
+        mark: crate::raft::SnapshotMeta,
+        compact: LogIndex,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        let compact = compact.min(self.raft.applied());
+        if compact > self.raft.first().index {
+            self.raft.compact(compact);
+        }
+        cx.tell(Mail::Journal(JournalInput::Mark {
+            meta: mark,
+            keep_after: self.raft.first().index,
+            then: Vec::new(),
+        }));
+    }
+
+    fn move_leader(&mut self, call: CallId, to: MemberId, cx: &mut Context<'_, Mail>) {
+        let error = if self.raft.role() != Role::Leader {
+            Some(ApiError::NotLeader)
+        } else if !self.raft.conf_state().voters.contains(&to) {
+            Some(ApiError::BadLeaderTransferee)
+        } else {
+            None
+        };
+        if let Some(error) = error {
+            cx.tell(Mail::Frontend(FrontendInput::Answer { call, result: Err(error) }));
+            return;
+        }
+        if self.raft.leader() == Some(to) {
+            cx.tell(Mail::Frontend(moved(call)));
+            return;
+        }
+        if let Some(earlier) = self.moving.take() {
+            let result = Err(ApiError::Timeout);
+            cx.tell(Mail::Frontend(FrontendInput::Answer { call: earlier.call, result }));
+        }
+        self.raft.transfer_leadership(to);
+        // Raft gives a transfer up after one election timeout; then the caller hears of it.
+        let deadline = cx.now.after(self.election.saturating_mul(2));
+        self.moving = Some(Moving { call, to, deadline });
+    }
+
+    /// When it wants a tick.
+    pub fn deadline(&self) -> Option<Instant> {
+        Some(self.next_tick)
+    }
+
+    /// One tick. After a long stall there is one tick, not many: time that nobody could use to send
+    /// a heartbeat must not count against the others.
+    pub fn on_deadline(&mut self, cx: &mut Context<'_, Mail>) {
+        self.next_tick = cx.now.after(self.heartbeat);
+        self.raft.tick();
+        cx.tell(Mail::Integrity(IntegrityInput::Tick));
+        if let Some(moving) = self.moving.take_if(|moving| moving.deadline <= cx.now) {
+            let result = Err(ApiError::Timeout);
+            cx.tell(Mail::Frontend(FrontendInput::Answer { call: moving.call, result }));
+        }
+    }
+
+    /// Takes raft's output; called when the mailbox is empty. Returns whether there was any.
+    pub fn flush(&mut self, cx: &mut Context<'_, Mail>) -> bool {
+        if !self.raft.has_output() {
+            return false;
+        }
+        let mut output = self.raft.take_output();
+        if let Some(role) = output.role.take() {
+            self.on_role(role, cx);
+        }
+        for message in output.messages {
+            cx.tell(Mail::Peers(PeersInput::Raft(message)));
+        }
+        let mut then: Vec<Mail> = Vec::with_capacity(output.after_append.len() + 1);
+        for message in output.after_append {
+            then.push(Mail::Peers(PeersInput::Raft(message)));
+        }
+        if let Some(meta) = output.install {
+            let snapshot = self.restoring.take().expect("raft installs only what was restored");
+            let keep_after = meta.id.index;
+            let install = ApplierInput::Install { id: snapshot, meta: meta.clone() };
+            cx.tell(Mail::Integrity(IntegrityInput::Voters(meta.conf_state.clone())));
+            then.push(Mail::Consensus(ConsensusInput::Durable(meta.id)));
+            cx.tell(Mail::Journal(JournalInput::Mark {
+                meta,
+                keep_after,
+                then: vec![Mail::Applier(install)],
+            }));
+        }
+        if let Some(last) = output.append.last() {
+            then.push(Mail::Consensus(ConsensusInput::Durable(last.id)));
+        }
+        if !output.append.is_empty() || output.hard_state.is_some() || !then.is_empty() {
+            cx.tell(Mail::Journal(JournalInput::Append(Append {
+                entries: output.append,
+                hard_state: output.hard_state,
+                then,
+            })));
+        }
+        if !output.apply.is_empty() {
+            cx.tell(Mail::Applier(ApplierInput::Apply(output.apply)));
+        }
+        for state in output.read_states {
+            let (id, index) = (state.id, state.index);
+            cx.tell(Mail::Frontend(FrontendInput::ReadState { id, index }));
+        }
+        for peer in output.snapshot_wanted {
+            let term = self.raft.term();
+            cx.tell(Mail::Snapshots(SnapshotsInput::Wanted { peer, term }));
+        }
+        true
+    }
+
+    fn on_role(&mut self, role: RoleChange, cx: &mut Context<'_, Mail>) {
+        let before = self.shown.replace(role);
+        if before.map(|before| before.leader) != Some(role.leader) {
+            log_leader(before.and_then(|before| before.leader), &role, cx);
+        }
+        if let Some(moving) = self.moving.take() {
+            if role.leader == Some(moving.to) {
+                cx.tell(Mail::Frontend(moved(moving.call)));
+            } else {
+                self.moving = Some(moving);
+            }
+        }
+        cx.tell(Mail::Frontend(FrontendInput::Role(role)));
+        cx.tell(Mail::Leases(LeasesInput::Role(role)));
+        cx.tell(Mail::Watches(WatchesInput::Role(role)));
+        cx.tell(Mail::Snapshots(SnapshotsInput::Role(role)));
+    }
+
+    /// Asserts every invariant.
+    pub fn check(&self) {
+        self.raft.check();
+    }
+
+    /// The last entry of the log.
+    pub fn last(&self) -> EntryId {
+        self.raft.last()
+    }
+}
+
+fn moved(call: CallId) -> FrontendInput {
+    let response = MoveLeaderResponse { header: None };
+    FrontendInput::Answer { call, result: Ok(Response::MoveLeader(response)) }
+}
+
+fn log_leader(before: Option<MemberId>, role: &RoleChange, cx: &mut Context<'_, Mail>) {
+    let message = match (before, role.leader) {
+        (_, Some(_)) if role.role == Role::Leader => "became leader",
+        (None, Some(_)) => "elected leader",
+        (Some(_), Some(_)) => "changed leader",
+        (_, None) => "lost leader",
+    };
+    let name = |id: Option<MemberId>| id.map_or(String::new(), |id| format!("{:x}", id.get()));
+    cx.emit(Effect::Log(LogLine {
+        level: LogLevel::Info,
+        caller: "node/consensus.rs",
+        message: message.to_owned(),
+        fields: vec![
+            ("term", role.term.get().to_string()),
+            ("leader-member-id", name(role.leader)),
+            ("previous-leader-member-id", name(before)),
+        ],
+    }));
+}

@@ -1,0 +1,789 @@
+//! The actor that owns client calls: admission, the read barrier, and the one answer each call gets.
+//!
+//! Inputs: `FrontendInput`. Timers: call deadlines, retry of the read barrier, retry of what waits for
+//! a leader.
+//! Invariants: `Pending`'s; a proposal is handed to raft again only when raft refused it untouched, so
+//! that nothing can be applied twice.
+
+use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    NodeConfig,
+    mail::{
+        ApplierInput, ConsensusInput, FrontendInput, Mail, PeerRequest, PeersInput, SnapshotsInput,
+        WatchesInput, encode_command,
+    },
+    pending::{Asker, Kind, Pending, Waiting},
+    respond,
+};
+use crate::{
+    apply::txn,
+    kernel::{
+        ApiError, CallId, ClusterId, Context, Credentials, Effect, Fault, Instant, LogIndex,
+        MemberId, ReadId, Request, RequestId, Response, Term,
+        effect::{LogLevel, LogLine},
+        limits,
+    },
+    pb::{
+        etcdserverpb::{CompactionResponse, alarm_request::AlarmAction},
+        fated::command::{
+            LeaseCheckpoint, LeaseRemaining, LeaseRevoke, MemberPublish, command::Body,
+        },
+    },
+    lease::Reset,
+    raft::{Role, RoleChange},
+};
+
+/// A barrier or a forwarded call that was not answered in this time is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often refused proposals are offered again.
+const OFFER_AGAIN: Duration = Duration::from_millis(50);
+
+/// The actor that owns client calls.
+#[derive(Debug)]
+pub struct Frontend {
+    cluster: ClusterId,
+    member: MemberId,
+    name: String,
+    client_urls: Vec<String>,
+    request_bytes_max: usize,
+    election: Duration,
+    pending: Pending,
+    next_request: RequestId,
+    /// Reads that wait for the next barrier.
+    reads: Vec<(CallId, Behind)>,
+    /// The barrier on its way.
+    round: Option<Round>,
+    next_read: ReadId,
+    /// Proposals that raft refused untouched, offered again until their callers' time is over.
+    parked: VecDeque<(RequestId, Bytes, bool)>,
+    parked_retry: Option<Instant>,
+    /// Calls that only the leader can answer, waiting for one.
+    leaderless: Vec<(CallId, PeerRequest)>,
+    /// Calls forwarded to the leader, by our number for them.
+    forwarded: BTreeMap<u64, Forwarded>,
+    next_forward: u64,
+    /// Renewals that wait for a reset of theirs to be applied.
+    resets: BTreeMap<RequestId, (CallId, Reset)>,
+    min_ttl_seconds: i64,
+    role: RoleChange,
+    leader_changes: u64,
+    learner: bool,
+    apply_gap: u64,
+    overlay_bytes: usize,
+    corrupt: bool,
+    stopping: Option<Instant>,
+    publishing: Option<Publishing>,
+    ready: bool,
+}
+
+/// What happens once the barrier is passed.
+#[derive(Debug)]
+enum Behind {
+    Read(Request),
+    KeepAlive(i64),
+    Publish,
+}
+
+#[derive(Debug)]
+struct Round {
+    id: ReadId,
+    calls: Vec<(CallId, Behind)>,
+    retry: Instant,
+}
+
+#[derive(Debug)]
+struct Forwarded {
+    call: CallId,
+    request: PeerRequest,
+    retry: Instant,
+}
+
+#[derive(Debug)]
+struct Publishing {
+    request: RequestId,
+    retry: Instant,
+}
+
+impl Frontend {
+    /// A frontend without calls. `first_request` must be unlike that of any earlier boot.
+    pub fn new(config: &NodeConfig, first_request: RequestId) -> Self {
+        // etcd's request timeout: five seconds for queues and disks, two elections.
+        let time_to_live = Duration::from_secs(5) + config.election.saturating_mul(2);
+        Self {
+            cluster: config.cluster,
+            member: config.member,
+            name: config.name.clone(),
+            client_urls: config.client_urls.clone(),
+            request_bytes_max: config.request_bytes_max,
+            election: config.election,
+            pending: Pending::new(time_to_live),
+            next_request: first_request,
+            reads: Vec::new(),
+            round: None,
+            next_read: ReadId::ZERO,
+            parked: VecDeque::new(),
+            parked_retry: None,
+            leaderless: Vec::new(),
+            forwarded: BTreeMap::new(),
+            next_forward: 0,
+            resets: BTreeMap::new(),
+            min_ttl_seconds: config.min_lease_ttl_seconds(),
+            role: RoleChange { role: Role::Follower, term: Term::ZERO, leader: None },
+            leader_changes: 0,
+            learner: false,
+            apply_gap: 0,
+            overlay_bytes: 0,
+            corrupt: false,
+            stopping: None,
+            publishing: None,
+            ready: false,
+        }
+    }
+
+    /// Handles one input.
+    pub fn on_input(&mut self, input: FrontendInput, cx: &mut Context<'_, Mail>) {
+        match input {
+            FrontendInput::Call { call, credentials, request } => {
+                self.on_call(call, &credentials, request, cx);
+            }
+            FrontendInput::Cancel { call } => {
+                self.pending.remove(call);
+            }
+            FrontendInput::Answer { call, result } => self.answer(call, result, cx),
+            FrontendInput::Applied { request, result } => self.on_applied(request, result, cx),
+            FrontendInput::Refused { request, data, conf_change, error } => {
+                self.on_refused(request, data, conf_change, error, cx);
+            }
+            FrontendInput::ReadState { id, index } => self.on_read_state(id, index, cx),
+            FrontendInput::ReadRefused { id } => {
+                // The barrier is tried again when a leader appears, or after a while.
+                if let Some(round) = self.round.as_mut().filter(|round| round.id == id) {
+                    round.retry = cx.now.after(RETRY);
+                }
+            }
+            FrontendInput::Role(role) => self.on_role(role, cx),
+            FrontendInput::Learner(learner) => self.learner = learner,
+            FrontendInput::Load { applied, committed, overlay_bytes } => {
+                self.apply_gap = applied.distance_to(committed);
+                self.overlay_bytes = overlay_bytes;
+            }
+            FrontendInput::CompactionDone { revision, current } => {
+                for call in self.pending.compacted(revision) {
+                    let header = crate::apply::kv::header(current);
+                    let response = Response::Compact(CompactionResponse { header });
+                    self.answer(call, Ok(response), cx);
+                }
+            }
+            FrontendInput::PeerCall { from, id, request } => {
+                self.on_peer_call(from, id, request, cx);
+            }
+            FrontendInput::PeerReply { id, result } => {
+                if let Some(forwarded) = self.forwarded.remove(&id) {
+                    self.on_peer_reply(forwarded, result, cx);
+                }
+            }
+            FrontendInput::Corrupt => self.on_corrupt(cx),
+            FrontendInput::Terminate => self.on_terminate(cx),
+            FrontendInput::Published => self.on_published(cx),
+            FrontendInput::ResetLease { call, reset } => self.reset_lease(call, reset, cx),
+        }
+    }
+
+    // ---- calls ----
+
+    fn on_call(
+        &mut self,
+        call: CallId,
+        credentials: &Credentials,
+        request: Request,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        if let Err(error) = self.admit(credentials, &request) {
+            cx.emit(Effect::Reply { call, result: Err(error) });
+            return;
+        }
+        match self.route(request, cx) {
+            Route::Propose(body) => self.propose(call, Asker::Client, body, cx),
+            Route::Barrier(behind) => {
+                self.wait(call, Asker::Client, true, cx.now);
+                self.reads.push((call, behind));
+            }
+            Route::Local(request, timed) => {
+                self.wait(call, Asker::Client, timed, cx.now);
+                self.run_local(call, request, cx);
+            }
+            Route::Leader(request) => {
+                self.wait(call, Asker::Client, true, cx.now);
+                self.ask_leader(call, request, cx);
+            }
+        }
+    }
+
+    /// What is refused before anything is done.
+    fn admit(&self, credentials: &Credentials, request: &Request) -> Result<(), ApiError> {
+        let looks_only = matches!(
+            request,
+            Request::Status(_) | Request::Metrics | Request::MemberList(_)
+        );
+        if self.stopping.is_some() && !looks_only {
+            return Err(ApiError::Stopped);
+        }
+        if self.corrupt && !looks_only {
+            return Err(ApiError::Corrupt);
+        }
+        if self.learner && !learner_may(request) {
+            return Err(ApiError::NotSupportedForLearner);
+        }
+        if credentials.require_leader && self.role.leader.is_none() {
+            return Err(ApiError::NoLeader);
+        }
+        if self.pending.len() >= limits::CALLS_MAX
+            || self.apply_gap > limits::APPLY_GAP_ENTRIES_MAX
+            || self.overlay_bytes > limits::OVERLAY_BYTES_MAX
+        {
+            return Err(ApiError::TooManyRequests);
+        }
+        Ok(())
+    }
+
+    fn route(&self, request: Request, cx: &mut Context<'_, Mail>) -> Route {
+        match request {
+            Request::Put(request) => Route::Propose(Body::Put(request)),
+            Request::DeleteRange(request) => Route::Propose(Body::DeleteRange(request)),
+            Request::Txn(request) if txn::is_read_only(&request) => {
+                if txn::is_serializable(&request) {
+                    Route::Local(Request::Txn(request), true)
+                } else {
+                    Route::Barrier(Behind::Read(Request::Txn(request)))
+                }
+            }
+            Request::Txn(request) => Route::Propose(Body::Txn(request)),
+            Request::Compact(request) => Route::Propose(Body::Compact(request)),
+            Request::LeaseGrant(mut request) => {
+                // Raised here and not when applied, so that members with other settings agree on it.
+                request.ttl = request.ttl.max(self.min_ttl_seconds);
+                if request.id == 0 {
+                    // A positive number, as clients print it in hexadecimal.
+                    request.id = (cx.entropy.next_u64() >> 1).max(1).cast_signed();
+                }
+                Route::Propose(Body::LeaseGrant(request))
+            }
+            Request::LeaseRevoke(request) => Route::Propose(Body::LeaseRevoke(LeaseRevoke {
+                ids: vec![request.id],
+                expired: false,
+            })),
+            Request::Alarm(request) if request.action() != AlarmAction::Get => {
+                Route::Propose(Body::Alarm(request))
+            }
+            Request::LeaseKeepAlive(request) => Route::Leader(PeerRequest::KeepAlive(request)),
+            Request::LeaseTimeToLive(request) => Route::Leader(PeerRequest::TimeToLive(request)),
+            Request::Range(request) if !request.serializable => {
+                Route::Barrier(Behind::Read(Request::Range(request)))
+            }
+            Request::RangeChunk(chunk) if !chunk.request.serializable && chunk.after.is_none() => {
+                Route::Barrier(Behind::Read(Request::RangeChunk(chunk)))
+            }
+            Request::MemberList(request) if request.linearizable => {
+                Route::Barrier(Behind::Read(Request::MemberList(request)))
+            }
+            request @ (Request::Alarm(_) | Request::Health) => {
+                Route::Barrier(Behind::Read(request))
+            }
+            request @ (Request::Range(_)
+            | Request::RangeChunk(_)
+            | Request::MemberList(_)
+            | Request::LeaseLeases(_)) => Route::Local(request, true),
+            request @ (Request::Status(_)
+            | Request::Defragment(_)
+            | Request::Hash(_)
+            | Request::HashKv(_)
+            | Request::MoveLeader(_)
+            | Request::SnapshotOpen
+            | Request::SnapshotRead { .. }
+            | Request::SnapshotClose { .. }
+            | Request::Metrics) => Route::Local(request, false),
+        }
+    }
+
+    fn wait(&mut self, call: CallId, asker: Asker, timed: bool, now: Instant) {
+        let leader_changes = self.leader_changes;
+        let waiting = Waiting {
+            kind: Kind::Other,
+            asker,
+            leader_changes,
+            physical: None,
+            compaction: None,
+        };
+        self.pending.insert(call, waiting, now, timed);
+    }
+
+    fn propose(
+        &mut self,
+        call: CallId,
+        asker: Asker,
+        body: Body,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        let physical = match &body {
+            Body::Compact(request) if request.physical => Some(request.revision),
+            _ => None,
+        };
+        let request = self.next_request;
+        let data = encode_command(request, self.member, body);
+        if data.len() > self.request_bytes_max {
+            cx.emit(Effect::Reply { call, result: Err(ApiError::RequestTooLarge) });
+            return;
+        }
+        self.next_request = request.next();
+        let waiting = Waiting {
+            kind: Kind::Write(request),
+            asker,
+            leader_changes: self.leader_changes,
+            physical,
+            compaction: None,
+        };
+        self.pending.insert(call, waiting, cx.now, physical.is_none());
+        cx.tell(Mail::Consensus(ConsensusInput::Propose { request, data, conf_change: false }));
+    }
+
+    fn run_local(&mut self, call: CallId, request: Request, cx: &mut Context<'_, Mail>) {
+        match request {
+            request @ (Request::Status(_) | Request::Metrics) => {
+                cx.tell(Mail::Consensus(ConsensusInput::Status { call, request }));
+            }
+            Request::Defragment(_) => cx.tell(Mail::Applier(ApplierInput::Defragment { call })),
+            Request::MoveLeader(request) => {
+                let to = MemberId::new(request.target_id);
+                cx.tell(Mail::Consensus(ConsensusInput::MoveLeader { call, to }));
+            }
+            Request::SnapshotOpen => cx.tell(Mail::Snapshots(SnapshotsInput::Open { call })),
+            Request::SnapshotRead { id, cursor } => {
+                cx.tell(Mail::Snapshots(SnapshotsInput::Read { call, id, cursor }));
+            }
+            Request::SnapshotClose { id } => {
+                cx.tell(Mail::Snapshots(SnapshotsInput::Close { call: Some(call), id }));
+            }
+            request => cx.tell(Mail::Applier(ApplierInput::Read {
+                index: LogIndex::ZERO,
+                calls: vec![(call, request)],
+            })),
+        }
+    }
+
+    /// Sends an answer, unless the call is gone.
+    fn answer(
+        &mut self,
+        call: CallId,
+        result: Result<Response, ApiError>,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        let Some(waiting) = self.pending.remove(call) else {
+            // Nobody will read the pinned image that was meant for this call.
+            if let Ok(Response::SnapshotOpened { id, .. }) = result {
+                cx.tell(Mail::Snapshots(SnapshotsInput::Close { call: None, id }));
+            }
+            return;
+        };
+        match waiting.asker {
+            Asker::Client => {
+                let result = result.map(|mut response| {
+                    respond::fill(&mut response, self.cluster, self.member, self.role.term);
+                    response
+                });
+                cx.emit(Effect::Reply { call, result });
+            }
+            Asker::Peer(to, id) => cx.tell(Mail::Peers(PeersInput::Reply { to, id, result })),
+        }
+    }
+
+    fn on_applied(
+        &mut self,
+        request: RequestId,
+        result: Result<Response, ApiError>,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        if self.publishing.as_ref().is_some_and(|publishing| publishing.request == request) {
+            self.publishing = None;
+            // The member serves once it has caught up with what the cluster had committed by now.
+            let call = self.pending.peer_call();
+            self.reads.push((call, Behind::Publish));
+            return;
+        }
+        if let Some((call, reset)) = self.resets.remove(&request) {
+            cx.tell(Mail::Applier(ApplierInput::FinishReset { call, reset }));
+            return;
+        }
+        let Some(call) = self.pending.call_of(request) else { return };
+        if let Ok(Response::Compact(_)) = &result
+            && let Some(waiting) = self.pending.get_mut(call)
+            && waiting.physical.is_some()
+        {
+            // The deletion goes on in slices; `CompactionDone` answers.
+            waiting.compaction = waiting.physical;
+            return;
+        }
+        self.answer(call, result, cx);
+    }
+
+    fn on_refused(
+        &mut self,
+        request: RequestId,
+        data: Bytes,
+        conf_change: bool,
+        error: ApiError,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        if error == ApiError::TooManyRequests
+            && let Some(call) = self.pending.call_of(request)
+        {
+            self.answer(call, Err(error), cx);
+            return;
+        }
+        self.parked.push_back((request, data, conf_change));
+        self.parked_retry.get_or_insert(cx.now.after(OFFER_AGAIN));
+    }
+
+    fn offer_parked(&mut self, cx: &mut Context<'_, Mail>) {
+        self.parked_retry = None;
+        for (request, data, conf_change) in std::mem::take(&mut self.parked) {
+            if self.pending.call_of(request).is_some() {
+                cx.tell(Mail::Consensus(ConsensusInput::Propose { request, data, conf_change }));
+            }
+        }
+    }
+
+    /// Clears a lease's recorded remaining time, so that no later leader shortens the renewal that
+    /// waits for it.
+    fn reset_lease(&mut self, call: CallId, reset: Reset, cx: &mut Context<'_, Mail>) {
+        let pending = &self.pending;
+        self.resets.retain(|_, (call, _)| pending.contains(*call));
+        let request = self.next_request;
+        self.next_request = request.next();
+        let leases = vec![LeaseRemaining { id: reset.id().get(), remaining_ms: 0 }];
+        let body = Body::LeaseCheckpoint(LeaseCheckpoint { leases });
+        let data = encode_command(request, self.member, body);
+        self.resets.insert(request, (call, reset));
+        cx.tell(Mail::Consensus(ConsensusInput::Propose { request, data, conf_change: false }));
+    }
+
+    // ---- the read barrier ----
+
+    /// Starts a barrier for the reads that wait; called when the mailbox is empty.
+    pub fn flush(&mut self, cx: &mut Context<'_, Mail>) -> bool {
+        if self.round.is_some() || self.reads.is_empty() {
+            return false;
+        }
+        let calls = std::mem::take(&mut self.reads);
+        self.start_round(calls, cx);
+        true
+    }
+
+    fn start_round(&mut self, calls: Vec<(CallId, Behind)>, cx: &mut Context<'_, Mail>) {
+        self.next_read = self.next_read.next();
+        let id = self.next_read;
+        self.round = Some(Round { id, calls, retry: cx.now.after(RETRY) });
+        cx.tell(Mail::Consensus(ConsensusInput::ReadIndex { id }));
+    }
+
+    /// Tries the barrier again under a fresh id, so that late confirmations of the old one count for nothing.
+    fn retry_round(&mut self, cx: &mut Context<'_, Mail>) {
+        let Some(round) = self.round.take() else { return };
+        let pending = &self.pending;
+        let alive = |(call, behind): &(CallId, Behind)| {
+            matches!(behind, Behind::Publish) || pending.contains(*call)
+        };
+        let calls: Vec<_> = round.calls.into_iter().filter(alive).collect();
+        if !calls.is_empty() {
+            self.start_round(calls, cx);
+        }
+    }
+
+    fn on_read_state(&mut self, id: ReadId, index: LogIndex, cx: &mut Context<'_, Mail>) {
+        let Some(round) = self.round.take_if(|round| round.id == id) else { return };
+        let mut reads = Vec::with_capacity(round.calls.len());
+        for (call, behind) in round.calls {
+            match behind {
+                Behind::Read(request) => reads.push((call, request)),
+                Behind::KeepAlive(lease) => {
+                    cx.tell(Mail::Applier(ApplierInput::KeepAlive { call, id: lease }));
+                }
+                Behind::Publish => cx.tell(Mail::Frontend(FrontendInput::Published)),
+            }
+        }
+        if !reads.is_empty() {
+            cx.tell(Mail::Applier(ApplierInput::Read { index, calls: reads }));
+        }
+    }
+
+    // ---- what only the leader answers ----
+
+    fn ask_leader(&mut self, call: CallId, request: PeerRequest, cx: &mut Context<'_, Mail>) {
+        match self.role.leader {
+            Some(leader) if leader == self.member => self.lead(call, request),
+            Some(leader) => {
+                self.next_forward += 1;
+                let id = self.next_forward;
+                let retry = cx.now.after(RETRY);
+                cx.tell(Mail::Peers(PeersInput::Call { to: leader, id, request: request.clone() }));
+                self.forwarded.insert(id, Forwarded { call, request, retry });
+            }
+            None => self.leaderless.push((call, request)),
+        }
+    }
+
+    /// As leader: a lease is renewed or read only behind the barrier, so that a deposed leader which
+    /// does not know it yet can promise nothing.
+    fn lead(&mut self, call: CallId, request: PeerRequest) {
+        let behind = match request {
+            PeerRequest::KeepAlive(request) => Behind::KeepAlive(request.id),
+            PeerRequest::TimeToLive(request) => Behind::Read(Request::LeaseTimeToLive(request)),
+        };
+        self.reads.push((call, behind));
+    }
+
+    fn on_peer_call(
+        &mut self,
+        from: MemberId,
+        id: u64,
+        request: PeerRequest,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        let refusal = if self.corrupt {
+            Some(ApiError::Corrupt)
+        } else if self.role.leader != Some(self.member) {
+            Some(ApiError::NotLeader)
+        } else if self.pending.len() >= limits::CALLS_MAX {
+            Some(ApiError::TooManyRequests)
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            cx.tell(Mail::Peers(PeersInput::Reply { to: from, id, result: Err(error) }));
+            return;
+        }
+        let call = self.pending.peer_call();
+        self.wait(call, Asker::Peer(from, id), true, cx.now);
+        self.lead(call, request);
+    }
+
+    fn on_peer_reply(
+        &mut self,
+        forwarded: Forwarded,
+        result: Result<Response, ApiError>,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        // The leader moved on; ask the next one.
+        if result == Err(ApiError::NotLeader) {
+            if self.pending.contains(forwarded.call) {
+                self.leaderless.push((forwarded.call, forwarded.request));
+                self.parked_retry.get_or_insert(cx.now.after(OFFER_AGAIN));
+            }
+            return;
+        }
+        self.answer(forwarded.call, result, cx);
+    }
+
+    fn ask_again(&mut self, cx: &mut Context<'_, Mail>) {
+        for (call, request) in std::mem::take(&mut self.leaderless) {
+            if self.pending.contains(call) {
+                self.ask_leader(call, request, cx);
+            }
+        }
+    }
+
+    fn retry_forwarded(&mut self, overdue_only: bool, cx: &mut Context<'_, Mail>) {
+        let now = cx.now;
+        let due: Vec<u64> = self
+            .forwarded
+            .iter()
+            .filter(|(_, forwarded)| !overdue_only || forwarded.retry <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            let Some(forwarded) = self.forwarded.remove(&id) else { continue };
+            if self.pending.contains(forwarded.call) {
+                self.ask_leader(forwarded.call, forwarded.request, cx);
+            }
+        }
+    }
+
+    // ---- leadership, life and death ----
+
+    fn on_role(&mut self, role: RoleChange, cx: &mut Context<'_, Mail>) {
+        let leader_changed = role.leader != self.role.leader;
+        self.role = role;
+        if !leader_changed {
+            return;
+        }
+        self.leader_changes += 1;
+        if role.leader.is_some() {
+            self.offer_parked(cx);
+            self.ask_again(cx);
+            self.retry_forwarded(false, cx);
+            self.retry_round(cx);
+            if !self.ready && self.publishing.is_none() {
+                self.publish(cx);
+            }
+        }
+        if self.stopping.is_some() && role.role != Role::Leader {
+            self.stop(cx);
+        }
+    }
+
+    /// Tells the cluster this member's name and where clients reach it.
+    fn publish(&mut self, cx: &mut Context<'_, Mail>) {
+        let request = self.next_request;
+        self.next_request = request.next();
+        let body = Body::MemberPublish(MemberPublish {
+            id: self.member.get(),
+            name: self.name.clone(),
+            client_urls: self.client_urls.clone(),
+        });
+        let data = encode_command(request, self.member, body);
+        self.publishing = Some(Publishing { request, retry: cx.now.after(self.election) });
+        cx.tell(Mail::Consensus(ConsensusInput::Propose { request, data, conf_change: false }));
+    }
+
+    fn on_published(&mut self, cx: &mut Context<'_, Mail>) {
+        if !self.ready {
+            self.ready = true;
+            cx.emit(Effect::Ready);
+        }
+    }
+
+    fn on_corrupt(&mut self, cx: &mut Context<'_, Mail>) {
+        self.corrupt = true;
+        for call in self.pending.all() {
+            self.answer(call, Err(ApiError::Corrupt), cx);
+        }
+        cx.tell(Mail::Watches(WatchesInput::End(ApiError::Corrupt)));
+    }
+
+    fn on_terminate(&mut self, cx: &mut Context<'_, Mail>) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(cx.now.after(self.election));
+        cx.tell(Mail::Watches(WatchesInput::End(ApiError::Stopped)));
+        if self.role.role == Role::Leader {
+            // Zero asks raft for the member that is furthest; alone, there is nobody to hand over to.
+            cx.tell(Mail::Consensus(ConsensusInput::Transfer { to: MemberId::ZERO }));
+        } else {
+            self.stop(cx);
+        }
+    }
+
+    fn stop(&mut self, cx: &mut Context<'_, Mail>) {
+        for call in self.pending.all() {
+            self.answer(call, Err(ApiError::Stopped), cx);
+        }
+        cx.emit(Effect::Halt(Fault::Stopped));
+    }
+
+    /// When it wants `on_deadline`.
+    pub fn deadline(&self) -> Option<Instant> {
+        let round = self.round.as_ref().map(|round| round.retry);
+        let publishing = self.publishing.as_ref().map(|publishing| publishing.retry);
+        let forwarded = self.forwarded.values().map(|forwarded| forwarded.retry).min();
+        [
+            round,
+            publishing,
+            forwarded,
+            self.parked_retry,
+            self.stopping,
+            self.pending.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Retries and gives up what is due.
+    pub fn on_deadline(&mut self, cx: &mut Context<'_, Mail>) {
+        while let Some(call) = self.pending.next_overdue(cx.now) {
+            let error = self.timeout_of(call);
+            self.answer(call, Err(error), cx);
+        }
+        if self.round.as_ref().is_some_and(|round| round.retry <= cx.now) {
+            self.retry_round(cx);
+        }
+        if self.parked_retry.is_some_and(|retry| retry <= cx.now) {
+            self.offer_parked(cx);
+            self.ask_again(cx);
+        }
+        self.retry_forwarded(true, cx);
+        if self.publishing.as_ref().is_some_and(|publishing| publishing.retry <= cx.now) {
+            self.publish(cx);
+        }
+        if self.stopping.is_some_and(|deadline| deadline <= cx.now) {
+            self.stop(cx);
+        }
+    }
+
+    fn timeout_of(&mut self, call: CallId) -> ApiError {
+        let changes = self.leader_changes;
+        match self.pending.get_mut(call) {
+            Some(waiting) if waiting.leader_changes != changes => ApiError::TimeoutDueToLeaderFail,
+            Some(_) | None => ApiError::Timeout,
+        }
+    }
+
+    /// Asserts every invariant.
+    pub fn check(&self) {
+        self.pending.check();
+        assert!(
+            self.round.as_ref().is_none_or(|round| !round.calls.is_empty()),
+            "a barrier is on its way for nobody"
+        );
+    }
+
+    /// A line for the operator about this member's state.
+    pub fn describe(&self) -> LogLine {
+        LogLine {
+            level: LogLevel::Debug,
+            caller: "node/frontend.rs",
+            message: "calls in flight".to_owned(),
+            fields: vec![("count", self.pending.len().to_string())],
+        }
+    }
+}
+
+/// Where a request goes.
+enum Route {
+    Propose(Body),
+    Barrier(Behind),
+    Local(Request, bool),
+    Leader(PeerRequest),
+}
+
+/// A learner answers what needs no agreement: its status and serializable reads.
+fn learner_may(request: &Request) -> bool {
+    match request {
+        Request::Status(_)
+        | Request::Metrics
+        | Request::Health
+        | Request::SnapshotOpen
+        | Request::SnapshotRead { .. }
+        | Request::SnapshotClose { .. } => true,
+        Request::Range(range) => range.serializable,
+        Request::RangeChunk(_)
+        | Request::Put(_)
+        | Request::DeleteRange(_)
+        | Request::Txn(_)
+        | Request::Compact(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseRevoke(_)
+        | Request::LeaseKeepAlive(_)
+        | Request::LeaseTimeToLive(_)
+        | Request::LeaseLeases(_)
+        | Request::MemberList(_)
+        | Request::Alarm(_)
+        | Request::Defragment(_)
+        | Request::Hash(_)
+        | Request::HashKv(_)
+        | Request::MoveLeader(_) => false,
+    }
+}

@@ -1,0 +1,159 @@
+//! Answers that need only the state machine: reads, lists, status and figures.
+
+use super::mail::RaftStatus;
+use crate::{
+    apply::{ApplyError, StateMachine, kv::header},
+    backend::Backend,
+    kernel::{
+        ApiError, BackendSize, Instant, LeaseId, MemberId, Request, Response, effect::Metric,
+    },
+    pb::etcdserverpb::{
+        AlarmMember, AlarmResponse, AlarmType, HashResponse, LeaseLeasesResponse, LeaseStatus,
+        LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member, MemberListResponse,
+        ResponseHeader, StatusResponse,
+    },
+};
+
+/// What a status needs besides the state machine.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Raft's figures.
+    pub raft: RaftStatus,
+    /// Size of the backend.
+    pub size: BackendSize,
+    /// The version this server reports.
+    pub version: &'a str,
+    /// The space quota; 0 is none.
+    pub quota_bytes: u64,
+    /// This member.
+    pub member: MemberId,
+}
+
+/// Answers a read from the current state.
+pub fn answer<B: Backend>(
+    machine: &StateMachine<B>,
+    request: Request,
+    now: Instant,
+) -> Result<Response, ApplyError> {
+    Ok(match request {
+        Request::Range(request) => Response::Range(machine.range(&request)?),
+        Request::RangeChunk(chunk) => Response::RangeChunk(machine.range_chunk(&chunk)?),
+        Request::Txn(request) => Response::Txn(machine.read_txn(&request)?),
+        Request::LeaseTimeToLive(request) => {
+            Response::LeaseTimeToLive(time_to_live(machine, &request, now))
+        }
+        Request::LeaseLeases(_) => Response::LeaseLeases(LeaseLeasesResponse {
+            header: header(machine.store().revision()),
+            leases: machine.leases().map(|id| LeaseStatus { id: id.get() }).collect(),
+        }),
+        Request::MemberList(_) => Response::MemberList(MemberListResponse {
+            header: Some(ResponseHeader::default()),
+            members: members(machine),
+        }),
+        Request::Alarm(request) => Response::Alarm(AlarmResponse {
+            header: header(machine.store().revision()),
+            alarms: machine.alarms().list(request.alarm()),
+        }),
+        Request::Hash(_) => Response::Hash(HashResponse {
+            header: header(machine.store().revision()),
+            hash: machine.hash()?,
+        }),
+        Request::Health => {
+            if machine.alarms().any(AlarmType::Corrupt) {
+                return Err(ApiError::Corrupt.into());
+            }
+            Response::Health
+        }
+        Request::Put(_)
+        | Request::DeleteRange(_)
+        | Request::Compact(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseRevoke(_)
+        | Request::LeaseKeepAlive(_)
+        | Request::Status(_)
+        | Request::Defragment(_)
+        | Request::HashKv(_)
+        | Request::MoveLeader(_)
+        | Request::SnapshotOpen
+        | Request::SnapshotRead { .. }
+        | Request::SnapshotClose { .. }
+        | Request::Metrics => unreachable!("the frontend routes this request elsewhere"),
+    })
+}
+
+fn time_to_live<B: Backend>(
+    machine: &StateMachine<B>,
+    request: &LeaseTimeToLiveRequest,
+    now: Instant,
+) -> LeaseTimeToLiveResponse {
+    let id = LeaseId::new(request.id);
+    let header = header(machine.store().revision());
+    match machine.time_to_live(id, now) {
+        None => LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, ..Default::default() },
+        Some((ttl, granted_ttl)) => LeaseTimeToLiveResponse {
+            header,
+            id: request.id,
+            ttl,
+            granted_ttl,
+            keys: if request.keys { machine.lease_keys(id) } else { Vec::new() },
+        },
+    }
+}
+
+fn members<B: Backend>(machine: &StateMachine<B>) -> Vec<Member> {
+    machine
+        .members()
+        .map(|member| Member {
+            id: member.id.get(),
+            name: member.name.clone(),
+            peer_ur_ls: member.peer_urls.clone(),
+            client_ur_ls: member.client_urls.clone(),
+            is_learner: member.learner,
+        })
+        .collect()
+}
+
+/// The answer to Status.
+pub fn status<B: Backend>(machine: &StateMachine<B>, facts: &Facts<'_>) -> StatusResponse {
+    let mut errors = Vec::new();
+    if facts.raft.leader.is_none() {
+        errors.push(ApiError::NoLeader.text().to_owned());
+    }
+    for AlarmMember { member_id, alarm } in machine.alarms().list(AlarmType::None) {
+        let name = AlarmType::try_from(alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
+        // The text form that etcd prints of its alarm message.
+        errors.push(format!("memberID:{member_id} alarm:{name} "));
+    }
+    StatusResponse {
+        header: header(machine.store().revision()),
+        version: facts.version.to_owned(),
+        db_size: facts.size.file_bytes.cast_signed(),
+        db_size_in_use: facts.size.used_bytes.cast_signed(),
+        db_size_quota: facts.quota_bytes.cast_signed(),
+        leader: facts.raft.leader.map_or(0, MemberId::get),
+        raft_index: facts.raft.committed.get(),
+        raft_applied_index: machine.applied_index().get(),
+        raft_term: facts.raft.term.get(),
+        errors,
+        is_learner: facts.raft.is_learner,
+        storage_version: machine.storage_version(),
+        downgrade_info: Some(Default::default()),
+    }
+}
+
+/// The member's figures under etcd's names.
+pub fn metrics<B: Backend>(machine: &StateMachine<B>, facts: &Facts<'_>) -> Vec<Metric> {
+    let leader = facts.raft.leader;
+    let figures: [(&'static str, u64); 9] = [
+        ("etcd_server_has_leader", u64::from(leader.is_some())),
+        ("etcd_server_is_leader", u64::from(leader == Some(facts.member))),
+        ("etcd_server_is_learner", u64::from(facts.raft.is_learner)),
+        ("etcd_server_proposals_committed_total", facts.raft.committed.get()),
+        ("etcd_server_proposals_applied_total", machine.applied_index().get()),
+        ("etcd_mvcc_db_total_size_in_bytes", facts.size.file_bytes),
+        ("etcd_mvcc_db_total_size_in_use_in_bytes", facts.size.used_bytes),
+        ("etcd_debugging_mvcc_current_revision", machine.store().revision().cast_unsigned()),
+        ("etcd_server_quota_backend_bytes", facts.quota_bytes),
+    ];
+    figures.map(|(name, value)| Metric { name, labels: Vec::new(), value }).into()
+}

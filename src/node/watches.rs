@@ -1,0 +1,159 @@
+//! The actor that owns watch streams: it hands new revisions to the hub, lets slow watchers catch up
+//! in slices, and fills in what only this member knows.
+//!
+//! Inputs: `WatchesInput`. Timers: progress notifications, the next catch-up slice, the end of streams
+//! that demand a leader.
+//! Invariants: the hub's; every applied revision reaches the hub once and in order.
+
+use std::time::Duration;
+
+use super::{
+    NodeConfig,
+    mail::{Mail, WatchesInput},
+};
+use crate::{
+    kernel::{
+        ClusterId, Context, Effect, Fault, Instant, MemberId, StreamItem, StreamRequest, Term,
+        limits,
+    },
+    pb::etcdserverpb::ResponseHeader,
+    raft::RoleChange,
+    watch::{History, Hub, Settings},
+};
+
+/// How long a catch-up slice lets others go first.
+const CATCH_UP_PAUSE: Duration = Duration::from_micros(100);
+
+/// The actor that owns watch streams.
+#[derive(Debug)]
+pub struct Watches {
+    hub: Hub,
+    cluster: ClusterId,
+    member: MemberId,
+    term: Term,
+    /// Three election timeouts: so long a stream that demands a leader may be without.
+    leaderless_max: Duration,
+    leaderless_since: Option<Instant>,
+    catch_up_at: Option<Instant>,
+}
+
+impl Watches {
+    /// A hub without streams, at the store's current revision.
+    pub fn new(config: &NodeConfig, store: &dyn History) -> Self {
+        let settings = Settings {
+            progress_interval: config.progress_interval,
+            fragment_bytes: config.request_bytes_max + limits::REQUEST_OVERHEAD_BYTES,
+            window_bytes: limits::STREAM_WINDOW_BYTES,
+            ..Settings::default()
+        };
+        Self {
+            hub: Hub::new(settings, store),
+            cluster: config.cluster,
+            member: config.member,
+            term: Term::ZERO,
+            leaderless_max: config.election.saturating_mul(3),
+            leaderless_since: None,
+            catch_up_at: None,
+        }
+    }
+
+    /// Handles one input.
+    pub fn on_input(
+        &mut self,
+        input: WatchesInput,
+        store: &dyn History,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        match input {
+            WatchesInput::Opened { stream, credentials } => {
+                self.hub.open(stream, credentials.require_leader);
+            }
+            WatchesInput::Item { stream, item: StreamRequest::Watch(request) } => {
+                let outcome = self.hub.request(stream, request, Ok(()), cx.now, store);
+                self.halt_on_error(outcome, cx);
+            }
+            WatchesInput::Credit { stream, bytes } => self.hub.credit(stream, bytes),
+            WatchesInput::Closed { stream } => self.hub.close(stream),
+            WatchesInput::Revisions(revisions) => {
+                for (revision, events) in revisions {
+                    let outcome = self.hub.on_revision(revision, &events, store);
+                    self.halt_on_error(outcome, cx);
+                }
+            }
+            WatchesInput::Compacted => self.hub.on_compacted(store),
+            WatchesInput::Installed => self.hub.on_installed(store),
+            WatchesInput::Role(role) => self.on_role(role, cx.now),
+            WatchesInput::End(error) => self.hub.cancel_all(error),
+        }
+        if self.hub.needs_catch_up() && self.catch_up_at.is_none() {
+            self.catch_up_at = Some(cx.now);
+        }
+        self.send(cx);
+    }
+
+    fn on_role(&mut self, role: RoleChange, now: Instant) {
+        self.term = role.term;
+        self.leaderless_since = match role.leader {
+            Some(_) => None,
+            None => Some(self.leaderless_since.unwrap_or(now)),
+        };
+    }
+
+    fn halt_on_error(
+        &mut self,
+        outcome: Result<(), crate::kernel::DiskError>,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        if let Err(error) = outcome {
+            cx.emit(Effect::Halt(Fault::Disk(error)));
+        }
+    }
+
+    /// Sends what the hub has ready.
+    fn send(&mut self, cx: &mut Context<'_, Mail>) {
+        for (stream, mut item) in self.hub.take_output() {
+            if let StreamItem::Watch { response, .. } = &mut item {
+                let revision = response.header.as_ref().map_or(0, |header| header.revision);
+                response.header = Some(ResponseHeader {
+                    cluster_id: self.cluster.get(),
+                    member_id: self.member.get(),
+                    revision,
+                    raft_term: self.term.get(),
+                });
+            }
+            cx.emit(Effect::Stream { stream, item });
+        }
+    }
+
+    /// When it wants `on_deadline`.
+    pub fn deadline(&self) -> Option<Instant> {
+        let leaderless = self.leaderless_since.map(|since| since.after(self.leaderless_max));
+        [self.hub.deadline(), self.catch_up_at, leaderless].into_iter().flatten().min()
+    }
+
+    /// Progress, catch-up, and streams that waited too long for a leader.
+    pub fn on_deadline(&mut self, store: &dyn History, cx: &mut Context<'_, Mail>) {
+        if self.hub.deadline().is_some_and(|deadline| deadline <= cx.now) {
+            self.hub.on_deadline(cx.now, cx.entropy);
+        }
+        if self.catch_up_at.is_some_and(|at| at <= cx.now) {
+            match self.hub.catch_up(store) {
+                Ok(more) => self.catch_up_at = more.then(|| cx.now.after(CATCH_UP_PAUSE)),
+                Err(error) => cx.emit(Effect::Halt(Fault::Disk(error))),
+            }
+        }
+        if self
+            .leaderless_since
+            .is_some_and(|since| since.after(self.leaderless_max) <= cx.now)
+        {
+            self.leaderless_since = None;
+            self.hub.no_leader();
+        }
+        self.send(cx);
+    }
+
+    /// Asserts every invariant.
+    pub fn check(&self) {
+        self.hub.check();
+    }
+}
