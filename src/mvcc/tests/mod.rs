@@ -1,0 +1,6 @@
+//! The store against a naive model that keeps every state it ever had.
+
+mod hash;
+mod model;
+mod random;
+mod scripted;
