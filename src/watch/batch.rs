@@ -1,0 +1,165 @@
+//! Events on their way to many watches: made once, measured once, shared by clones of `Bytes`.
+
+use prost::Message;
+use prost::encoding::message::encoded_len;
+
+use super::History;
+use super::watcher::Watcher;
+use crate::kernel::{DiskError, WatchId};
+use crate::pb::etcdserverpb as rpc;
+use crate::pb::mvccpb::{Event, event::EventType};
+
+/// Most bytes the caller adds to a response by filling in cluster, member and term.
+const HEADER_FILL_BYTES: usize = 3 * 11;
+/// Field number of `WatchResponse.events`.
+const EVENTS_TAG: u32 = 11;
+
+/// Events in the order of their revisions, each in both flavours.
+#[derive(Debug)]
+pub(super) struct Batch {
+    items: Vec<Item>,
+}
+
+/// One event.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Its revision.
+    pub revision: i64,
+    /// Without the value before.
+    pub event: Event,
+    bytes: usize,
+    /// With the value before; read when the first watch wants it.
+    with_prev: Option<(Event, usize)>,
+}
+
+impl Batch {
+    /// The events of whole revisions, in order.
+    pub fn new<'a>(revisions: impl Iterator<Item = (i64, &'a [Event])>) -> Self {
+        let mut items: Vec<Item> = Vec::new();
+        for (revision, events) in revisions {
+            assert!(
+                items.last().is_none_or(|last| last.revision < revision),
+                "revisions in order"
+            );
+            items.extend(events.iter().map(|event| Item::new(revision, event)));
+        }
+        Self { items }
+    }
+
+    /// The events.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// The events of these positions as the watch wants them, each with its size on the wire.
+    pub fn take(
+        &mut self,
+        positions: &[usize],
+        watcher: &Watcher,
+        store: &dyn History,
+    ) -> Result<Vec<(Event, usize)>, DiskError> {
+        let mut taken = Vec::with_capacity(positions.len());
+        for position in positions {
+            let item = &mut self.items[*position];
+            if watcher.prev_kv {
+                taken.push(item.with_prev(store)?.clone());
+            } else {
+                taken.push((item.event.clone(), item.bytes));
+            }
+        }
+        Ok(taken)
+    }
+}
+
+impl Item {
+    fn new(revision: i64, event: &Event) -> Self {
+        let kv = event.kv.as_ref().expect("an event names its key");
+        assert_eq!(
+            kv.mod_revision, revision,
+            "an event belongs to its revision"
+        );
+        let event = Event {
+            r#type: event.r#type,
+            kv: event.kv.clone(),
+            prev_kv: None,
+        };
+        Self {
+            revision,
+            bytes: encoded_len(EVENTS_TAG, &event),
+            event,
+            with_prev: None,
+        }
+    }
+
+    /// The event's key.
+    pub fn key(&self) -> &[u8] {
+        &self.event.kv.as_ref().expect("an event names its key").key
+    }
+
+    fn with_prev(&mut self, store: &dyn History) -> Result<&(Event, usize), DiskError> {
+        if self.with_prev.is_none() {
+            let kv = self.event.kv.as_ref().expect("an event names its key");
+            let created =
+                self.event.r#type() == EventType::Put && kv.create_revision == kv.mod_revision;
+            let mut event = self.event.clone();
+            if !created {
+                event.prev_kv = store.at(&kv.key, self.revision - 1)?;
+            }
+            let bytes = encoded_len(EVENTS_TAG, &event);
+            self.with_prev = Some((event, bytes));
+        }
+        Ok(self.with_prev.as_ref().expect("it was just made"))
+    }
+}
+
+/// The size of a response once the caller has filled its header in; at most a few bytes too much.
+pub(super) fn response_bytes(response: &rpc::WatchResponse) -> u64 {
+    (response.encoded_len() + HEADER_FILL_BYTES) as u64
+}
+
+/// The responses that carry these events to one watch: one, or several of less than
+/// `fragment_bytes` where that is given and more than one event is there to be split.
+pub(super) fn responses(
+    id: WatchId,
+    revision: i64,
+    events: Vec<(Event, usize)>,
+    fragment_bytes: Option<usize>,
+) -> Vec<(rpc::WatchResponse, u64)> {
+    assert!(
+        !events.is_empty(),
+        "a response without events would read as progress"
+    );
+    let base = rpc::WatchResponse {
+        header: Some(header(revision)),
+        watch_id: id.get(),
+        ..Default::default()
+    };
+    let base_bytes = base.encoded_len() + HEADER_FILL_BYTES;
+    let total = base_bytes + events.iter().map(|(_, bytes)| bytes).sum::<usize>();
+    let limit = fragment_bytes
+        .filter(|limit| total >= *limit)
+        .unwrap_or(usize::MAX);
+    // The flag itself takes two bytes in each response that is not the last.
+    let empty_bytes = base_bytes + if limit < usize::MAX { 2 } else { 0 };
+    let mut parts = Vec::with_capacity(1);
+    let (mut part, mut part_bytes) = (base.clone(), empty_bytes);
+    for (event, bytes) in events {
+        if !part.events.is_empty() && part_bytes + bytes >= limit {
+            part.fragment = true;
+            parts.push((part, part_bytes as u64));
+            (part, part_bytes) = (base.clone(), empty_bytes);
+        }
+        part.events.push(event);
+        part_bytes += bytes;
+    }
+    parts.push((part, part_bytes as u64));
+    parts
+}
+
+/// A header that tells a revision; the caller fills in the rest.
+pub(super) fn header(revision: i64) -> rpc::ResponseHeader {
+    rpc::ResponseHeader {
+        revision,
+        ..Default::default()
+    }
+}
