@@ -1,1 +1,4 @@
-//! To be written.
+//! Production adapters: what the core's effects become on a real machine.
+
+pub mod lanes;
+pub mod lmdb;
