@@ -83,19 +83,22 @@ impl Lmdb {
     pub fn open(dir: &Path) -> Result<Self, DiskError> {
         let layout = Layout::open(dir)?;
         let scan = layout.scan()?;
-        for rubbish in &scan.rubbish {
-            layout.discard(rubbish)?;
-        }
-        let generation = match scan.generation {
-            Some(generation) => generation,
+        let (generation, store) = match scan.generation {
+            // Opening comes first: it fails when this process has the store open already, and then
+            // the image that looks abandoned is not.
+            Some(generation) => {
+                let store = open_store(&layout.store(generation))?;
+                layout.discard_all(&scan.rubbish)?;
+                (generation, store)
+            }
             None => {
-                let fresh = create_store(layout.fresh())?;
-                seal_store(&layout, fresh)?;
+                layout.discard_all(&scan.rubbish)?;
+                seal_store(&layout, create_store(layout.fresh())?)?;
                 layout.rename(&layout.fresh(), &layout.store(1))?;
-                1
+                (1, open_store(&layout.store(1))?)
             }
         };
-        let store = Arc::new(open_store(&layout.store(generation))?);
+        let store = Arc::new(store);
         let shared = Shared {
             layout,
             live: Mutex::new(Live { generation, store }),
@@ -205,9 +208,7 @@ impl Backend for Lmdb {
         let layout = &self.shared.layout;
         let mut staged = lock(&self.shared.staged);
         *staged = None;
-        for path in layout.scan()?.images {
-            layout.discard(&path)?;
-        }
+        layout.discard_all(&layout.scan()?.images)?;
         self.step("stage: before the directory")?;
         *staged = Some((id, create_store(layout.stage(id))?));
         Ok(())

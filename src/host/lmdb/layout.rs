@@ -112,6 +112,11 @@ impl Layout {
         }
     }
 
+    /// Removes several directories of ours, durably.
+    pub fn discard_all(&self, paths: &[PathBuf]) -> Result<(), DiskError> {
+        paths.iter().try_for_each(|path| self.discard(path))
+    }
+
     /// Renames, durably.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
         self.rename_unsynced(from, to)?;

@@ -5,7 +5,7 @@ use std::{
     fs,
     ops::ControlFlow,
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
@@ -16,16 +16,18 @@ use crate::{
     kernel::{DiskError, DiskErrorKind, EntryId, LogIndex, SnapshotId, Term},
 };
 
-/// Stops everything after a number of steps, as a crash would.
+/// Stops everything after a number of steps, as a crash would, or fails one step.
 #[derive(Debug)]
 pub struct Stops {
     left: AtomicU64,
+    once: AtomicBool,
 }
 
 impl Default for Stops {
     fn default() -> Self {
         Self {
             left: AtomicU64::new(u64::MAX),
+            once: AtomicBool::new(false),
         }
     }
 }
@@ -36,9 +38,18 @@ impl Stops {
         self.left.store(steps, Ordering::SeqCst);
     }
 
+    /// Fails the step after this many, and none after it.
+    pub fn fail_one(&self, steps: u64) {
+        self.after(steps);
+        self.once.store(true, Ordering::SeqCst);
+    }
+
     pub fn pass(&self, name: &'static str) -> Result<(), DiskError> {
         let left = self.left.load(Ordering::SeqCst);
         if left == 0 {
+            if self.once.load(Ordering::SeqCst) {
+                self.after(u64::MAX);
+            }
             return Err(DiskError::new(DiskErrorKind::Io, name));
         }
         self.left.store(left - 1, Ordering::SeqCst);
@@ -230,17 +241,22 @@ fn failure_is_final() {
     assert_eq!(lmdb.defragment().unwrap_err(), failure);
 }
 
-/// Goal: a failed copy leaves a store that works, and no remains.
+/// Goal: a failed copy leaves a store that works, and no remains. Method: fail each step of it.
 #[test]
 fn failed_copy_is_harmless() {
     let dir = tempfile::tempdir().unwrap();
     let lmdb = Lmdb::open(dir.path()).unwrap();
-    lmdb.commit(&batch(1)).unwrap();
-    // A file in the way of the directory stands for a full disk.
-    fs::write(dir.path().join("fresh"), b"").unwrap();
-    assert!(lmdb.defragment().is_err());
-    lmdb.commit(&batch(2)).unwrap();
-    assert_eq!(state(&lmdb), 2);
+    for steps in 0..3 {
+        lmdb.commit(&batch(1 + steps)).unwrap();
+        lmdb.shared.stops.fail_one(steps);
+        let failure = lmdb.defragment().unwrap_err();
+        assert!(failure.detail.starts_with("copy"), "{failure}");
+        assert_eq!(names(dir.path()), ["store-0000000000000001"]);
+    }
+    lmdb.commit(&batch(4)).unwrap();
+    assert_eq!(state(&lmdb), 4);
+    lmdb.defragment().unwrap();
+    assert_eq!(names(dir.path()), ["store-0000000000000002"]);
 }
 
 /// Goal: a file that was cut is refused with words, where mapping it would kill the process.
@@ -336,7 +352,11 @@ fn full_is_recognised() {
 fn opened_once() {
     let dir = tempfile::tempdir().unwrap();
     let lmdb = Lmdb::open(dir.path()).unwrap();
+    let id = SnapshotId::new(1);
+    lmdb.stage_open(id).unwrap();
     assert!(Lmdb::open(dir.path()).is_err());
+    lmdb.stage_write(id, &batch(2)).unwrap();
+    lmdb.stage_seal(id).unwrap();
     drop(lmdb);
     Lmdb::open(dir.path()).unwrap();
 }
