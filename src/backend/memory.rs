@@ -1,31 +1,26 @@
 //! A backend in memory: the model that LMDB is held to, and the backend of most simulated seeds.
-//! It is "durable" in that its handle outlives the node that used it.
+//! It is "durable" in that its handle outlives the node that used it: every commit is a point that
+//! `image` shows and `from_image` or `after_crash` goes back to.
 
 use std::{
     collections::BTreeMap,
-    ops::Bound,
-    sync::{Arc, RwLock},
+    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use bytes::Bytes;
 
-use super::{Backend, Bucket, ReadSnapshot, Visit, WriteBatch};
+use super::{Backend, Bucket, Extent, ReadSnapshot, Visit, WriteBatch, table::Table};
 use crate::kernel::{BackendSize, DiskError, DiskErrorKind, EntryId, SnapshotId};
 
-type Table = Arc<BTreeMap<Bytes, Bytes>>;
+/// Bytes a record takes besides its key and value, in the sizes this backend reports.
+const RECORD_OVERHEAD_BYTES: u64 = 16;
 
 /// One state of the store; tables are shared until they are written.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Image {
-    tables: BTreeMap<Bucket, Table>,
+    tables: BTreeMap<Bucket, Arc<Table>>,
     consistent: EntryId,
     state_hash: u64,
-}
-
-#[derive(Default, Debug)]
-struct Shared {
-    live: Image,
-    staged: Option<(SnapshotId, Image, bool)>,
 }
 
 /// The in-memory backend.
@@ -34,25 +29,120 @@ pub struct Memory {
     shared: Arc<RwLock<Shared>>,
 }
 
+#[derive(Clone, Default, Debug)]
+struct Shared {
+    live: Image,
+    staged: Option<Staged>,
+}
+
+#[derive(Clone, Debug)]
+struct Staged {
+    id: SnapshotId,
+    image: Image,
+    sealed: bool,
+}
+
 impl Memory {
     /// A store that starts from an image, as after a restart.
     pub fn from_image(image: Image) -> Self {
-        let shared = Shared {
+        Self::from_shared(Shared {
             live: image,
             staged: None,
-        };
+        })
+    }
+
+    /// The committed state.
+    pub fn image(&self) -> Image {
+        self.read().live.clone()
+    }
+
+    /// What a crash leaves: the last commit and a sealed image. The new store is independent of this
+    /// one, so that a lane of the dead node cannot write into it.
+    pub fn after_crash(&self) -> Self {
+        let mut shared = self.read().clone();
+        shared.staged = shared.staged.filter(|staged| staged.sealed);
+        Self::from_shared(shared)
+    }
+
+    fn from_shared(shared: Shared) -> Self {
         Self {
             shared: Arc::new(RwLock::new(shared)),
         }
     }
 
-    /// The committed state.
-    pub fn image(&self) -> Image {
-        self.shared
-            .read()
-            .expect("no holder of the lock panics")
-            .live
-            .clone()
+    fn read(&self) -> RwLockReadGuard<'_, Shared> {
+        self.shared.read().expect("no holder of the lock panics")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Shared> {
+        self.shared.write().expect("no holder of the lock panics")
+    }
+}
+
+impl Backend for Memory {
+    type Snapshot = Image;
+
+    fn snapshot(&self) -> Result<Image, DiskError> {
+        Ok(self.image())
+    }
+
+    fn commit(&self, batch: &WriteBatch) -> Result<BackendSize, DiskError> {
+        let live = &mut self.write().live;
+        live.apply(batch);
+        Ok(live.size())
+    }
+
+    fn defragment(&self) -> Result<BackendSize, DiskError> {
+        self.size()
+    }
+
+    fn size(&self) -> Result<BackendSize, DiskError> {
+        Ok(self.read().live.size())
+    }
+
+    fn stage_open(&self, id: SnapshotId) -> Result<(), DiskError> {
+        self.write().staged = Some(Staged {
+            id,
+            image: Image::default(),
+            sealed: false,
+        });
+        Ok(())
+    }
+
+    fn stage_write(&self, id: SnapshotId, batch: &WriteBatch) -> Result<(), DiskError> {
+        match &mut self.write().staged {
+            Some(staged) if staged.id == id && !staged.sealed => staged.image.apply(batch),
+            Some(_) | None => return Err(missing(id)),
+        }
+        Ok(())
+    }
+
+    fn stage_seal(&self, id: SnapshotId) -> Result<(), DiskError> {
+        match &mut self.write().staged {
+            Some(staged) if staged.id == id && !staged.sealed => staged.sealed = true,
+            Some(_) | None => return Err(missing(id)),
+        }
+        Ok(())
+    }
+
+    fn sealed(&self) -> Result<Option<(SnapshotId, EntryId)>, DiskError> {
+        let shared = self.read();
+        let sealed = shared.staged.as_ref().filter(|staged| staged.sealed);
+        Ok(sealed.map(|staged| (staged.id, staged.image.consistent)))
+    }
+
+    fn stage_install(&self, id: SnapshotId) -> Result<BackendSize, DiskError> {
+        let mut shared = self.write();
+        let ready = shared
+            .staged
+            .take_if(|staged| staged.id == id && staged.sealed);
+        shared.live = ready.ok_or_else(|| missing(id))?.image;
+        Ok(shared.live.size())
+    }
+
+    fn stage_drop(&self, id: SnapshotId) -> Result<(), DiskError> {
+        self.write().staged.take_if(|staged| staged.id == id);
+        Ok(())
     }
 }
 
@@ -61,10 +151,11 @@ impl Image {
         for (bucket, writes) in &batch.writes {
             let table = Arc::make_mut(self.tables.entry(*bucket).or_default());
             for (key, value) in writes {
+                assert!(!key.is_empty(), "an empty key in {}", bucket.name());
                 match value {
                     Some(value) => table.insert(key.clone(), value.clone()),
                     None => table.remove(key),
-                };
+                }
             }
         }
         if batch.consistent != EntryId::ZERO {
@@ -78,100 +169,45 @@ impl Image {
     }
 
     fn size(&self) -> BackendSize {
-        let bytes: usize = self
-            .tables
-            .values()
-            .flat_map(|table| table.iter())
-            .map(|(key, value)| key.len() + value.len() + 16)
-            .sum();
+        let extent = self.sum();
+        let bytes = extent.bytes + extent.records * RECORD_OVERHEAD_BYTES;
         BackendSize {
-            file_bytes: bytes as u64,
-            used_bytes: bytes as u64,
+            file_bytes: bytes,
+            used_bytes: bytes,
         }
+    }
+
+    fn sum(&self) -> Extent {
+        let mut extent = Extent::default();
+        for table in self.tables.values() {
+            extent.records += table.records();
+            extent.bytes += table.bytes();
+        }
+        extent
     }
 }
 
-fn missing(id: SnapshotId) -> DiskError {
-    DiskError::new(DiskErrorKind::Missing, format!("no staged image {id}"))
-}
-
-impl Backend for Memory {
-    type Snapshot = Image;
-
-    fn snapshot(&self) -> Result<Image, DiskError> {
-        Ok(self.image())
-    }
-
-    fn commit(&self, batch: &WriteBatch) -> Result<BackendSize, DiskError> {
-        let mut shared = self.shared.write().expect("no holder of the lock panics");
-        shared.live.apply(batch);
-        Ok(BackendSize::default())
-    }
-
-    fn defragment(&self) -> Result<BackendSize, DiskError> {
-        self.size()
-    }
-
-    fn size(&self) -> Result<BackendSize, DiskError> {
-        Ok(self.image().size())
-    }
-
-    fn stage_open(&self, id: SnapshotId) -> Result<(), DiskError> {
-        let mut shared = self.shared.write().expect("no holder of the lock panics");
-        shared.staged = Some((id, Image::default(), false));
-        Ok(())
-    }
-
-    fn stage_write(&self, id: SnapshotId, batch: &WriteBatch) -> Result<(), DiskError> {
-        let mut shared = self.shared.write().expect("no holder of the lock panics");
-        match &mut shared.staged {
-            Some((staged, image, false)) if *staged == id => image.apply(batch),
-            _ => return Err(missing(id)),
-        }
-        Ok(())
-    }
-
-    fn stage_seal(&self, id: SnapshotId) -> Result<(), DiskError> {
-        let mut shared = self.shared.write().expect("no holder of the lock panics");
-        match &mut shared.staged {
-            Some((staged, _, sealed)) if *staged == id => *sealed = true,
-            _ => return Err(missing(id)),
-        }
-        Ok(())
-    }
-
-    fn stage_install(&self, id: SnapshotId) -> Result<BackendSize, DiskError> {
-        let mut shared = self.shared.write().expect("no holder of the lock panics");
-        match shared.staged.take() {
-            Some((staged, image, true)) if staged == id => shared.live = image,
-            other => {
-                shared.staged = other;
-                return Err(missing(id));
-            }
-        }
-        Ok(shared.live.size())
-    }
-
-    fn stage_drop(&self, id: SnapshotId) -> Result<(), DiskError> {
-        let mut shared = self.shared.write().expect("no holder of the lock panics");
-        if shared
-            .staged
-            .as_ref()
-            .is_some_and(|(staged, _, _)| *staged == id)
-        {
-            shared.staged = None;
-        }
-        Ok(())
+/// Equal content; a bucket that was never written equals one that was emptied.
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        let filled = |image: &Self| {
+            let tables = image.tables.clone().into_iter();
+            tables
+                .filter(|(_, table)| table.records() > 0)
+                .collect::<BTreeMap<_, _>>()
+        };
+        self.consistent == other.consistent
+            && self.state_hash == other.state_hash
+            && filled(self) == filled(other)
     }
 }
+
+impl Eq for Image {}
 
 impl ReadSnapshot for Image {
     fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Bytes>, DiskError> {
-        Ok(self
-            .tables
-            .get(&bucket)
-            .and_then(|table| table.get(key))
-            .cloned())
+        let table = self.tables.get(&bucket);
+        Ok(table.and_then(|table| table.get(key)).cloned())
     }
 
     fn range(
@@ -184,12 +220,8 @@ impl ReadSnapshot for Image {
         let Some(table) = self.tables.get(&bucket) else {
             return Ok(());
         };
-        if to.is_some_and(|to| to <= from) {
-            return Ok(());
-        }
-        let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
-        for (key, value) in table.range::<[u8], _>((Bound::Included(from), upper)) {
-            if visit(key, value).is_break() {
+        for (key, value) in table.from(from) {
+            if to.is_some_and(|to| key[..] >= *to) || visit(key, value).is_break() {
                 break;
             }
         }
@@ -203,4 +235,12 @@ impl ReadSnapshot for Image {
     fn state_hash(&self) -> Result<u64, DiskError> {
         Ok(self.state_hash)
     }
+
+    fn extent(&self) -> Result<Extent, DiskError> {
+        Ok(self.sum())
+    }
+}
+
+fn missing(id: SnapshotId) -> DiskError {
+    DiskError::new(DiskErrorKind::Missing, format!("no staged image {id}"))
 }

@@ -1,4 +1,7 @@
 //! What a backend must do. LMDB and memory both do it, and a property test holds them equal.
+//!
+//! Keys are never empty; they and values may be of any length. What is kept for the backend itself
+//! (consistent index, state hash) is no key of any bucket.
 
 use std::ops::ControlFlow;
 
@@ -28,7 +31,8 @@ pub trait Backend: Clone + Send + 'static {
     /// How large the store is.
     fn size(&self) -> Result<BackendSize, DiskError>;
 
-    /// Begins an empty image beside the live one; an unfinished one of any id is thrown away.
+    /// Begins an empty image beside the live one; an unfinished or a sealed one of any id is thrown
+    /// away.
     fn stage_open(&self, id: SnapshotId) -> Result<(), DiskError>;
 
     /// Adds writes to the staged image. Need not be durable yet. A non-zero `consistent` of the batch
@@ -38,10 +42,14 @@ pub trait Backend: Clone + Send + 'static {
     /// Makes the staged image durable under a temporary name.
     fn stage_seal(&self, id: SnapshotId) -> Result<(), DiskError>;
 
+    /// The image that was sealed and neither installed nor dropped, with the entry it stands for.
+    /// It survives a restart, so that whoever boots can finish or forget an interrupted install.
+    fn sealed(&self) -> Result<Option<(SnapshotId, EntryId)>, DiskError>;
+
     /// The sealed image becomes the live one, durably and atomically; snapshots taken before stay valid.
     fn stage_install(&self, id: SnapshotId) -> Result<BackendSize, DiskError>;
 
-    /// Throws a staged image away.
+    /// Throws a staged or sealed image away; nothing happens when there is none of this id.
     fn stage_drop(&self, id: SnapshotId) -> Result<(), DiskError>;
 }
 
@@ -65,4 +73,16 @@ pub trait ReadSnapshot: Send + 'static {
 
     /// The state machine's running hash after that entry.
     fn state_hash(&self) -> Result<u64, DiskError>;
+
+    /// How much is inside; answered without a walk.
+    fn extent(&self) -> Result<Extent, DiskError>;
+}
+
+/// How much an image holds.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Keys of all buckets, counted exactly.
+    pub records: u64,
+    /// Key and value bytes, about.
+    pub bytes: u64,
 }

@@ -1,9 +1,15 @@
 //! The store as the state machine sees it: one committed snapshot, batches on their way to disk, and
 //! the open batch, newest first.
 //!
-//! Invariant: `base` is the state after every batch that is no longer in `flying`.
+//! Invariant: `base` holds every batch that is no longer in `flying`. It may already hold some that
+//! still are; reading those twice changes nothing, because every batch after them is in the overlay.
 
-use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
+use std::{
+    collections::{VecDeque, btree_map},
+    iter::Peekable,
+    ops::{Bound, ControlFlow},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -52,46 +58,46 @@ impl<B: Backend> View<B> {
         if to.is_some_and(|to| to <= from) {
             return Ok(());
         }
-        let overlay = self.overlay(bucket, from, to);
-        let mut pending = overlay.into_iter().peekable();
+        let mut overlay = Overlay::new(self.layers(), bucket, from, to);
+        if overlay.layers.is_empty() {
+            return self.base.range(bucket, from, to, visit);
+        }
         let mut stopped = false;
         self.base.range(bucket, from, to, &mut |key, value| {
-            while let Some((ahead, write)) = pending.next_if(|(ahead, _)| ahead[..] <= *key) {
-                let same = ahead[..] == *key;
+            let mut replaced = false;
+            while let Some((ahead, write)) = overlay.next(Some(key)) {
+                replaced = ahead[..] == *key;
                 if let Some(value) = write
-                    && visit(&ahead, &value).is_break()
+                    && visit(ahead, value).is_break()
                 {
                     stopped = true;
                     return ControlFlow::Break(());
                 }
-                if same {
-                    return ControlFlow::Continue(());
-                }
+            }
+            if replaced {
+                return ControlFlow::Continue(());
             }
             let flow = visit(key, value);
             stopped = flow.is_break();
             flow
         })?;
-        if stopped {
-            return Ok(());
-        }
-        for (key, write) in pending {
-            if let Some(value) = write
-                && visit(&key, &value).is_break()
-            {
-                break;
-            }
+        while !stopped && let Some((key, write)) = overlay.next(None) {
+            stopped = write
+                .as_ref()
+                .is_some_and(|value| visit(key, value).is_break());
         }
         Ok(())
     }
 
-    /// Sets a key.
+    /// Sets a key, which must not be empty.
     pub fn put(&mut self, bucket: Bucket, key: Bytes, value: Bytes) {
+        assert!(!key.is_empty(), "a write to the empty key");
         self.open.put(bucket, key, value);
     }
 
-    /// Removes a key.
+    /// Removes a key, which must not be empty.
     pub fn delete(&mut self, bucket: Bucket, key: Bytes) {
+        assert!(!key.is_empty(), "a removal of the empty key");
         self.open.delete(bucket, key);
     }
 
@@ -133,6 +139,13 @@ impl<B: Backend> View<B> {
         );
         self.base = self.backend.snapshot()?;
         self.flying.pop_front();
+        Ok(())
+    }
+
+    /// Reads go to a fresh snapshot; overlays stay. Called after a defragmentation, so that the old
+    /// file is not held any longer.
+    pub fn refresh(&mut self) -> Result<(), DiskError> {
+        self.base = self.backend.snapshot()?;
         Ok(())
     }
 
@@ -178,23 +191,53 @@ impl<B: Backend> View<B> {
     fn layers(&self) -> impl Iterator<Item = &WriteBatch> {
         std::iter::once(&self.open).chain(self.flying.iter().rev().map(|batch| &**batch))
     }
+}
 
-    fn overlay(
-        &self,
+/// Uncommitted writes of one range, merged while they are read. There are few layers, so the least
+/// head is found by looking at each.
+///
+/// Invariant: no layer is exhausted; newer layers come first.
+struct Overlay<'a> {
+    layers: Vec<Peekable<btree_map::Range<'a, Bytes, Option<Bytes>>>>,
+}
+
+impl<'a> Overlay<'a> {
+    fn new(
+        batches: impl Iterator<Item = &'a WriteBatch>,
         bucket: Bucket,
         from: &[u8],
         to: Option<&[u8]>,
-    ) -> std::collections::BTreeMap<Bytes, Option<Bytes>> {
-        let upper = to.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let mut merged = std::collections::BTreeMap::new();
-        for batch in self.layers() {
-            let Some(writes) = batch.writes.get(&bucket) else {
-                continue;
-            };
-            for (key, value) in writes.range::<[u8], _>((std::ops::Bound::Included(from), upper)) {
-                merged.entry(key.clone()).or_insert_with(|| value.clone());
+    ) -> Self {
+        let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
+        let layers = batches
+            .filter_map(|batch| batch.writes.get(&bucket))
+            .map(|writes| {
+                writes
+                    .range::<[u8], _>((Bound::Included(from), upper))
+                    .peekable()
+            })
+            .filter_map(|mut layer| layer.peek().is_some().then_some(layer))
+            .collect();
+        Self { layers }
+    }
+
+    /// The newest write of the least key, if that is at most `limit`.
+    fn next(&mut self, limit: Option<&[u8]>) -> Option<(&'a Bytes, &'a Option<Bytes>)> {
+        let mut least: Option<(&'a Bytes, &'a Option<Bytes>)> = None;
+        for layer in &mut self.layers {
+            let head = *layer.peek().expect("no layer is exhausted");
+            if least.is_none_or(|(key, _)| head.0 < key) {
+                least = Some(head);
             }
         }
-        merged
+        let (key, write) = least?;
+        if limit.is_some_and(|limit| key[..] > *limit) {
+            return None;
+        }
+        self.layers.retain_mut(|layer| {
+            layer.next_if(|(head, _)| *head == key);
+            layer.peek().is_some()
+        });
+        Some((key, write))
     }
 }

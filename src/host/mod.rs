@@ -1,3 +1,5 @@
 //! The ports of the core, and the adapters that fill them.
 
+pub mod lanes;
+pub mod lmdb;
 pub mod port;
