@@ -4,7 +4,7 @@ use super::StateMachine;
 use crate::{
     backend::Backend,
     kernel::DiskError,
-    mvcc::ReadError,
+    mvcc::{HistoryQuery, ReadError},
     pb::mvccpb::{Event, KeyValue},
     watch::History,
 };
@@ -34,8 +34,15 @@ impl<B: Backend> History for StateMachine<B> {
         revisions_max: usize,
         bytes_max: usize,
     ) -> Result<(Vec<(i64, Vec<Event>)>, i64), DiskError> {
-        let found = self.store.history(&self.view, from, to, &[0], &[0], revisions_max, bytes_max);
-        match found {
+        let query = HistoryQuery {
+            from,
+            to,
+            key: &[0],
+            range_end: &[0],
+            revisions_max,
+            bytes_max,
+        };
+        match self.store.history(&self.view, &query) {
             Ok(history) => Ok((history.events, history.next)),
             // The hub asks only for what its compact revision allows.
             Err(ReadError::Compacted | ReadError::FutureRevision) => Ok((Vec::new(), from)),

@@ -12,6 +12,7 @@ use crate::{
         etcdserverpb::{
             CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
             PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader,
+            range_request::SortTarget,
         },
         mvccpb::{Event, KeyValue},
     },
@@ -30,6 +31,9 @@ pub fn query(request: &RangeRequest, limit: usize) -> RangeQuery<'_> {
         revision: request.revision,
         limit,
         count_only: request.count_only,
+        // Straight from the index, unless values decide the order.
+        keys_only: request.keys_only && request.sort_target() != SortTarget::Value,
+        uncounted: false,
     }
 }
 
@@ -170,11 +174,11 @@ pub(super) fn put_in<B: Backend>(
     lessor.detach(&request.key);
     if !lease.is_none() {
         // A copy of its own: the request's bytes are a slice of a whole frame of the log.
-        lessor.attach(lease, Bytes::copy_from_slice(&request.key));
+        lessor.attach(lease, Bytes::copy_from_slice(&request.key))?;
     }
-    let revision = txn.put(request.key, value, lease.get());
+    txn.put(request.key, value, lease.get());
     Ok(PutResponse {
-        header: header(revision),
+        header: header(txn.revision_seen()),
         prev_kv: if request.prev_kv { previous } else { None },
     })
 }
@@ -190,9 +194,7 @@ pub(super) fn delete_in<B: Backend>(
         let query = RangeQuery {
             key: &request.key,
             range_end: &request.range_end,
-            revision: 0,
-            limit: 0,
-            count_only: false,
+            ..RangeQuery::default()
         };
         previous = txn.range(&query)?.kvs;
     }
@@ -201,7 +203,7 @@ pub(super) fn delete_in<B: Backend>(
         lessor.detach(key);
     }
     Ok(DeleteRangeResponse {
-        header: header(txn.revision()),
+        header: header(txn.revision_seen()),
         deleted: i64::try_from(deleted.len()).unwrap_or(i64::MAX),
         prev_kvs: previous,
     })

@@ -15,6 +15,8 @@ pub mod order;
 pub mod result;
 pub mod txn;
 
+use std::{ops::ControlFlow, sync::Arc};
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -22,9 +24,9 @@ pub use alarm::Alarms;
 pub use result::{Applied, ApplyError, Notice, Origin, settle};
 
 use crate::{
-    backend::{Backend, View},
+    backend::{Backend, Bucket, View, WriteBatch},
     kernel::{
-        ApiError, Digest, EntryId, Fault, LeaseId, LogIndex, MemberId, RequestId, Response,
+        ApiError, Digest, DiskError, EntryId, Fault, LeaseId, LogIndex, MemberId, RequestId, Response,
     },
     lease::Lessor,
     membership::Cluster,
@@ -34,11 +36,10 @@ use crate::{
         fated::command::{Command, command::Body},
         mvccpb::{Event, KeyValue},
     },
-    raft::{self, Entry, EntryKind},
+    raft::{ConfState, Entry, EntryKind, SnapshotMeta},
 };
 
 /// The whole replicated state of one member, over its view of the backend.
-#[derive(Debug)]
 pub struct StateMachine<B: Backend> {
     pub(crate) view: View<B>,
     pub(crate) store: Store,
@@ -59,13 +60,16 @@ impl<B: Backend> StateMachine<B> {
 
     fn from_view(view: View<B>, min_ttl_seconds: i64) -> Result<Self, Fault> {
         let mut lessor = Lessor::load(&view, min_ttl_seconds)?;
-        let store = Store::load_with(&view, |key, lease| {
-            let lease = LeaseId::new(lease);
-            // A lease may have ended in the log behind the last commit of its keys; never before it.
-            if lessor.exists(lease) {
-                lessor.attach(lease, key);
-            }
-        })?;
+        let (store, leases) = Store::load_with_leases(&view)?;
+        for (key, lease) in leases {
+            lessor.attach(LeaseId::new(lease), key).map_err(|_| {
+                Fault::State(format!(
+                    "a key belongs to lease {lease:x}, which does not exist: the store contradicts \
+                     itself; restore a backup, or remove the data directory and let the member \
+                     join again"
+                ))
+            })?;
+        }
         let base = crate::backend::ReadSnapshot::consistent(view.base())?;
         let hash = crate::backend::ReadSnapshot::state_hash(view.base())?;
         let hash = if base == EntryId::ZERO { Digest::EMPTY } else { Digest::resume(hash) };
@@ -233,8 +237,7 @@ impl<B: Backend> StateMachine<B> {
         }
         if !applied.notices.is_empty() {
             hash.number(self.store.compact_revision().cast_unsigned());
-            hash.number(self.lessor.fingerprint());
-            hash.number(self.cluster.fingerprint());
+            cluster::fold(hash, &self.cluster);
             hash.number(self.alarms.fingerprint());
         }
     }
@@ -260,15 +263,92 @@ fn has_put(txn: &TxnRequest) -> bool {
     })
 }
 
-/// The configuration of the member set, in raft's words.
+/// What the node needs beside applying.
 impl<B: Backend> StateMachine<B> {
     /// Who votes and who listens as of the last applied entry.
-    pub fn conf_state(&self) -> raft::ConfState {
-        cluster::to_raft(self.cluster.voters())
+    pub fn conf_state(&self) -> ConfState {
+        cluster::to_raft(self.cluster.conf_state())
+    }
+
+    /// Records the configuration raft made of a change; it is part of that entry's effects.
+    pub fn set_conf_state(&mut self, conf: &ConfState) {
+        let conf = cluster::from_raft(conf);
+        self.cluster.set_conf_state(&mut self.view, &conf);
     }
 
     /// Index of the last applied entry.
     pub fn applied_index(&self) -> LogIndex {
         self.applied.index
+    }
+
+    /// What an image of the current state would hold.
+    pub fn snapshot_meta(&self) -> SnapshotMeta {
+        SnapshotMeta { id: self.applied, conf_state: self.conf_state() }
+    }
+
+    /// Closes the open batch for its way to disk.
+    pub fn cut(&mut self) -> Option<Arc<WriteBatch>> {
+        self.view.cut()
+    }
+
+    /// The oldest batch on its way is durable.
+    pub fn committed(&mut self) -> Result<(), DiskError> {
+        self.view.committed()
+    }
+
+    /// Reads go to the backend as it is now; after it was rewritten.
+    pub fn refresh(&mut self) -> Result<(), DiskError> {
+        self.view.refresh()
+    }
+
+    /// Commits what is open at once; for boot only, where nothing else runs yet.
+    pub fn commit_now(&mut self) -> Result<(), DiskError> {
+        if let Some(batch) = self.view.cut() {
+            self.view.backend().commit(&batch)?;
+            self.view.committed()?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with a running compaction; whether there is more to do.
+    pub fn compact_slice(&mut self, records_max: usize) -> bool {
+        self.store.compact_slice(&mut self.view, records_max)
+    }
+
+    /// The leases.
+    pub fn lessor(&self) -> &Lessor {
+        &self.lessor
+    }
+
+    /// The leases, for the leader's clock: nothing replicated is changed through this.
+    pub fn lessor_mut(&mut self) -> &mut Lessor {
+        &mut self.lessor
+    }
+
+    /// The raised alarms.
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    /// The member set.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// CRC-32C over every bucket but the bookkeeping, for the Hash call.
+    pub fn hash_backend(&self) -> Result<u32, DiskError> {
+        let mut hash = 0;
+        for bucket in Bucket::ALL {
+            if bucket == Bucket::Meta {
+                continue;
+            }
+            hash = crc32c::crc32c_append(hash, bucket.name().as_bytes());
+            self.view.range(bucket, &[], None, &mut |key, value| {
+                hash = crc32c::crc32c_append(hash, key);
+                hash = crc32c::crc32c_append(hash, value);
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(hash)
     }
 }

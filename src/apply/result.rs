@@ -82,7 +82,6 @@ impl From<CompactError> for ApplyError {
         match error {
             CompactError::Compacted => Self::Api(ApiError::Compacted),
             CompactError::FutureRevision => Self::Api(ApiError::FutureRev),
-            CompactError::Disk(error) => Self::Disk(error),
         }
     }
 }

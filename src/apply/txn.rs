@@ -150,9 +150,7 @@ impl<B: Backend> StateMachine<B> {
         let query = RangeQuery {
             key: &compare.key,
             range_end: &compare.range_end,
-            revision: 0,
-            limit: 0,
-            count_only: false,
+            ..RangeQuery::default()
         };
         let kvs = self.store.range(&self.view, &query)?.kvs;
         if kvs.is_empty() {
@@ -228,5 +226,5 @@ fn execute<B: Backend>(
         };
         responses.push(ResponseOp { response });
     }
-    Ok(TxnResponse { header: header(txn.revision()), succeeded, responses })
+    Ok(TxnResponse { header: header(txn.revision_seen()), succeeded, responses })
 }

@@ -17,10 +17,10 @@ pub mod trace;
 pub use actor::{Context, Outbox};
 pub use digest::Digest;
 pub use disk::{BackendSize, DiskError, DiskErrorKind, DiskOp, DiskOutcome, Lane, StoreCursor};
-pub use effect::{Effect, LinkOp, Response, StreamItem};
+pub use effect::{Effect, LinkOp, RangeChunkResponse, Response, StreamItem};
 pub use entropy::Entropy;
 pub use error::{ApiError, Fault};
-pub use event::{Credentials, Event, Request, Signal, StreamRequest};
+pub use event::{Credentials, Event, RangeChunk, Request, Signal, StreamRequest};
 pub use id::{
     CallId, ClusterId, EntryId, LeaseId, LinkId, LogIndex, MemberId, ReadId, RequestId, SegmentId,
     SnapshotId, StreamId, Term, Ticket, WatchId,

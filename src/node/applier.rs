@@ -22,7 +22,7 @@ use super::{
     ticket::{Owner, Tickets},
 };
 use crate::{
-    apply::{Applied, Notice, StateMachine, settle},
+    apply::{Applied, ApplyError, Notice, StateMachine, settle},
     backend::Backend,
     kernel::{
         ApiError, BackendSize, CallId, Context, DiskError, DiskOp, DiskOutcome, Effect, Fault,
@@ -305,7 +305,7 @@ impl<B: Backend> Applier<B> {
     ) -> Result<(), Fault> {
         let result = match request {
             Request::HashKv(request) => {
-                match settle(self.machine.hash_kv(request.revision))? {
+                match settle(self.machine.store().hash_kv(request.revision).map_err(ApplyError::from))? {
                     Ok(hash) => {
                         self.hashes.push_back((call, hash));
                         return Ok(());
@@ -322,9 +322,14 @@ impl<B: Backend> Applier<B> {
     /// Goes on with hashing, a slice per step.
     fn hash_slice(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         let Some((call, mut hash)) = self.hashes.pop_front() else { return Ok(()) };
-        match hash.step(self.machine.view(), HASH_SLICE)? {
-            None => self.hashes.push_back((call, hash)),
-            Some(done) => {
+        let step = hash.step(self.machine.store(), self.machine.view(), HASH_SLICE);
+        match settle(step.map_err(ApplyError::from))? {
+            Ok(None) => self.hashes.push_back((call, hash)),
+            Err(error) => {
+                let result = Err(error);
+                cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
+            }
+            Ok(Some(done)) => {
                 let response = HashKvResponse {
                     header: crate::apply::kv::header(self.machine.store().revision()),
                     hash: done.hash,
@@ -586,10 +591,10 @@ impl<B: Backend> Applier<B> {
         if self.installing.is_some() || self.compaction_at.is_none_or(|at| at > cx.now) {
             return Ok(());
         }
-        let more = self.machine.compact_slice(self.settings.compaction_slice)?;
+        let more = self.machine.compact_slice(self.settings.compaction_slice);
         self.compaction_at = more.then(|| cx.now.after(self.settings.compaction_pause));
         if !more {
-            let revision = self.machine.store().compact_revision();
+            let revision = self.machine.store().compaction_finished();
             self.compaction_done = Some((revision, self.cuts + 1));
             cx.emit(Effect::Log(LogLine {
                 level: LogLevel::Info,

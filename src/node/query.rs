@@ -7,10 +7,10 @@ use crate::{
     kernel::{
         ApiError, BackendSize, Instant, LeaseId, MemberId, Request, Response, effect::Metric,
     },
+    lease::TimeToLive,
     pb::etcdserverpb::{
         AlarmMember, AlarmResponse, AlarmType, HashResponse, LeaseLeasesResponse, LeaseStatus,
-        LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member, MemberListResponse,
-        ResponseHeader, StatusResponse,
+        LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, StatusResponse,
     },
 };
 
@@ -40,23 +40,20 @@ pub fn answer<B: Backend>(
         Request::RangeChunk(chunk) => Response::RangeChunk(machine.range_chunk(&chunk)?),
         Request::Txn(request) => Response::Txn(machine.read_txn(&request)?),
         Request::LeaseTimeToLive(request) => {
-            Response::LeaseTimeToLive(time_to_live(machine, &request, now))
+            Response::LeaseTimeToLive(time_to_live(machine, &request, now)?)
         }
         Request::LeaseLeases(_) => Response::LeaseLeases(LeaseLeasesResponse {
             header: header(machine.store().revision()),
-            leases: machine.leases().map(|id| LeaseStatus { id: id.get() }).collect(),
+            leases: leases(machine),
         }),
-        Request::MemberList(_) => Response::MemberList(MemberListResponse {
-            header: Some(ResponseHeader::default()),
-            members: members(machine),
-        }),
+        Request::MemberList(_) => Response::MemberList(machine.member_list()),
         Request::Alarm(request) => Response::Alarm(AlarmResponse {
             header: header(machine.store().revision()),
             alarms: machine.alarms().list(request.alarm()),
         }),
         Request::Hash(_) => Response::Hash(HashResponse {
             header: header(machine.store().revision()),
-            hash: machine.hash()?,
+            hash: machine.hash_backend()?,
         }),
         Request::Health => {
             if machine.alarms().any(AlarmType::Corrupt) {
@@ -85,32 +82,29 @@ fn time_to_live<B: Backend>(
     machine: &StateMachine<B>,
     request: &LeaseTimeToLiveRequest,
     now: Instant,
-) -> LeaseTimeToLiveResponse {
+) -> Result<LeaseTimeToLiveResponse, ApiError> {
     let id = LeaseId::new(request.id);
     let header = header(machine.store().revision());
-    match machine.time_to_live(id, now) {
-        None => LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, ..Default::default() },
-        Some((ttl, granted_ttl)) => LeaseTimeToLiveResponse {
+    let lessor = machine.lessor();
+    match lessor.time_to_live(id, now) {
+        Ok(TimeToLive { remaining, granted }) => Ok(LeaseTimeToLiveResponse {
             header,
             id: request.id,
-            ttl,
-            granted_ttl,
-            keys: if request.keys { machine.lease_keys(id) } else { Vec::new() },
-        },
+            ttl: remaining,
+            granted_ttl: granted,
+            keys: if request.keys { lessor.keys(id).cloned().collect() } else { Vec::new() },
+        }),
+        // A lease that is not there is an answer, not an error.
+        Err(ApiError::LeaseNotFound) => {
+            let id = request.id;
+            Ok(LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() })
+        }
+        Err(error) => Err(error),
     }
 }
 
-fn members<B: Backend>(machine: &StateMachine<B>) -> Vec<Member> {
-    machine
-        .members()
-        .map(|member| Member {
-            id: member.id.get(),
-            name: member.name.clone(),
-            peer_ur_ls: member.peer_urls.clone(),
-            client_ur_ls: member.client_urls.clone(),
-            is_learner: member.learner,
-        })
-        .collect()
+fn leases<B: Backend>(machine: &StateMachine<B>) -> Vec<LeaseStatus> {
+    machine.lessor().list().into_iter().map(|id| LeaseStatus { id: id.get() }).collect()
 }
 
 /// The answer to Status.
@@ -136,9 +130,14 @@ pub fn status<B: Backend>(machine: &StateMachine<B>, facts: &Facts<'_>) -> Statu
         raft_term: facts.raft.term.get(),
         errors,
         is_learner: facts.raft.is_learner,
-        storage_version: machine.storage_version(),
+        storage_version: storage_version(machine),
         downgrade_info: Some(Default::default()),
     }
+}
+
+/// The version of the stored format: that of the cluster, as etcd shows it.
+fn storage_version<B: Backend>(machine: &StateMachine<B>) -> String {
+    machine.cluster().cluster_version().map_or(String::new(), |version| version.to_string())
 }
 
 /// The member's figures under etcd's names.

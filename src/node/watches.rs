@@ -66,11 +66,10 @@ impl Watches {
     ) {
         match input {
             WatchesInput::Opened { stream, credentials } => {
-                self.hub.open(stream, credentials.require_leader);
+                self.hub.open(stream, &credentials, cx.now, cx.entropy);
             }
             WatchesInput::Item { stream, item: StreamRequest::Watch(request) } => {
-                let outcome = self.hub.request(stream, request, Ok(()), cx.now, store);
-                self.halt_on_error(outcome, cx);
+                self.hub.request(stream, request, Ok(()), store);
             }
             WatchesInput::Credit { stream, bytes } => self.hub.credit(stream, bytes),
             WatchesInput::Closed { stream } => self.hub.close(stream),
@@ -85,7 +84,7 @@ impl Watches {
             WatchesInput::Role(role) => self.on_role(role, cx.now),
             WatchesInput::End(error) => self.hub.cancel_all(error),
         }
-        if self.hub.needs_catch_up() && self.catch_up_at.is_none() {
+        if self.hub.wants_catch_up() && self.catch_up_at.is_none() {
             self.catch_up_at = Some(cx.now);
         }
         self.send(cx);
