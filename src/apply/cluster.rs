@@ -85,8 +85,9 @@ impl<B: Backend> StateMachine<B> {
                 learner: false,
             })
             .collect();
-        self.cluster.bootstrap(&mut self.view, cluster, members);
-        Ok(())
+        self.cluster
+            .bootstrap(&mut self.view, cluster, members)
+            .map_err(|error| Fault::State(error.to_string()))
     }
 
     pub(super) fn apply_conf_change(

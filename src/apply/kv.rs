@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{ApplyError, Notice, StateMachine, order};
 use crate::{
-    backend::{Backend, View},
+    backend::Backend,
     kernel::{ApiError, LeaseId, RangeChunk, RangeChunkResponse},
     lease::Lessor,
     mvcc::{RangeQuery, Store, WriteTxn},
@@ -87,12 +87,23 @@ impl<B: Backend> StateMachine<B> {
             next.push(0);
             request.key = next.into();
         }
+        // Counting the whole range for every chunk would make a long stream quadratic.
+        let whole = (chunk.request.key.clone(), request.range_end.clone());
         let keys_max = i64::try_from(chunk.keys_max.max(1)).unwrap_or(i64::MAX);
         let wanted = request.limit;
         request.limit = if wanted > 0 { wanted.min(keys_max) } else { keys_max };
-        let response = self.range(&request)?;
+        let read = |query: &RangeQuery<'_>| {
+            let query = RangeQuery { uncounted: true, ..*query };
+            Ok(self.store.range(&self.view, &query)?)
+        };
+        let mut response = range_of(&request, read)?;
         let sent = i64::try_from(response.kvs.len()).unwrap_or(i64::MAX);
         let last = !response.more || (wanted > 0 && sent >= wanted);
+        response.count = 0;
+        if last {
+            let count = self.store.count(&whole.0, &whole.1, revision)?;
+            response.count = i64::try_from(count).unwrap_or(i64::MAX);
+        }
         Ok(RangeChunkResponse { response, revision, last })
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{ApplyError, Notice, StateMachine, kv::commit};
 use crate::{
     backend::Backend,
-    kernel::{ApiError, LeaseId},
+    kernel::{ApiError, Instant, LeaseId},
     pb::{
         etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeResponse},
         fated::command::{LeaseCheckpoint, LeaseRevoke},
@@ -17,10 +17,11 @@ impl<B: Backend> StateMachine<B> {
     pub(super) fn lease_grant(
         &mut self,
         request: &LeaseGrantRequest,
+        now: Instant,
         notices: &mut Vec<Notice>,
     ) -> Result<LeaseGrantResponse, ApplyError> {
         let id = LeaseId::new(request.id);
-        let ttl = self.lessor.grant(&mut self.view, id, request.ttl)?;
+        let ttl = self.lessor.grant(&mut self.view, id, request.ttl, now)?;
         notices.push(Notice::Leases);
         Ok(LeaseGrantResponse {
             header: super::kv::header(self.store.revision()),

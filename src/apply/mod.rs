@@ -15,7 +15,7 @@ pub mod order;
 pub mod result;
 pub mod txn;
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{fmt, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message;
@@ -26,7 +26,7 @@ pub use result::{Applied, ApplyError, Notice, Origin, settle};
 use crate::{
     backend::{Backend, Bucket, View, WriteBatch},
     kernel::{
-        ApiError, Digest, DiskError, EntryId, Fault, LeaseId, LogIndex, MemberId, RequestId, Response,
+        ApiError, Digest, DiskError, EntryId, Fault, Instant, LeaseId, LogIndex, MemberId, RequestId, Response,
     },
     lease::Lessor,
     membership::Cluster,
@@ -36,7 +36,7 @@ use crate::{
         fated::command::{Command, command::Body},
         mvccpb::{Event, KeyValue},
     },
-    raft::{ConfState, Entry, EntryKind, SnapshotMeta},
+    raft::{ConfChange, ConfState, Entry, EntryKind, SnapshotMeta},
 };
 
 /// The whole replicated state of one member, over its view of the backend.
@@ -49,6 +49,15 @@ pub struct StateMachine<B: Backend> {
     applied: EntryId,
     hash: Digest,
     min_ttl_seconds: i64,
+}
+
+impl<B: Backend> fmt::Debug for StateMachine<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateMachine")
+            .field("applied", &self.applied)
+            .field("revision", &self.store.revision())
+            .finish_non_exhaustive()
+    }
 }
 
 impl<B: Backend> StateMachine<B> {
@@ -112,8 +121,8 @@ impl<B: Backend> StateMachine<B> {
         &self.view
     }
 
-    /// Applies the next entry.
-    pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Fault> {
+    /// Applies the next entry. `now` starts the clock of leases on a leader and decides nothing else.
+    pub fn apply(&mut self, entry: &Entry, now: Instant) -> Result<Applied, Fault> {
         assert_eq!(entry.id.index, self.applied.index.next(), "entries are applied in order");
         let mut applied = Applied {
             id: entry.id,
@@ -125,8 +134,11 @@ impl<B: Backend> StateMachine<B> {
         };
         match entry.kind {
             EntryKind::Normal if entry.data.is_empty() => {}
-            EntryKind::Normal => self.apply_command(&entry.data, &mut applied)?,
+            EntryKind::Normal => self.apply_command(&entry.data, now, &mut applied)?,
             EntryKind::ConfChange => self.apply_conf_change(&entry.data, &mut applied)?,
+        }
+        if let Some(change) = &applied.conf_change {
+            self.reconfigure(change);
         }
         self.applied = entry.id;
         self.fold(&applied);
@@ -134,7 +146,12 @@ impl<B: Backend> StateMachine<B> {
         Ok(applied)
     }
 
-    fn apply_command(&mut self, data: &Bytes, applied: &mut Applied) -> Result<(), Fault> {
+    fn apply_command(
+        &mut self,
+        data: &Bytes,
+        now: Instant,
+        applied: &mut Applied,
+    ) -> Result<(), Fault> {
         let command = Command::decode(data.clone()).map_err(|error| {
             Fault::State(format!(
                 "entry {} of the log cannot be decoded ({error}); it was written by a newer \
@@ -148,7 +165,7 @@ impl<B: Backend> StateMachine<B> {
         });
         let outcome = match command.body {
             Some(body) => match self.permitted(&body) {
-                Ok(()) => self.run(body, applied),
+                Ok(()) => self.run(body, now, applied),
                 Err(error) => Err(error.into()),
             },
             None => Err(ApiError::NotCapable.into()),
@@ -191,7 +208,12 @@ impl<B: Backend> StateMachine<B> {
         Ok(())
     }
 
-    fn run(&mut self, body: Body, applied: &mut Applied) -> Result<Response, ApplyError> {
+    fn run(
+        &mut self,
+        body: Body,
+        now: Instant,
+        applied: &mut Applied,
+    ) -> Result<Response, ApplyError> {
         let Applied { revisions, notices, .. } = applied;
         Ok(match body {
             Body::Put(request) => Response::Put(self.put(request, revisions)?),
@@ -201,7 +223,7 @@ impl<B: Backend> StateMachine<B> {
             Body::Txn(request) => Response::Txn(self.txn(request, revisions)?),
             Body::Compact(request) => Response::Compact(self.compact(&request, notices)?),
             Body::LeaseGrant(request) => {
-                Response::LeaseGrant(self.lease_grant(&request, notices)?)
+                Response::LeaseGrant(self.lease_grant(&request, now, notices)?)
             }
             Body::LeaseRevoke(request) => {
                 Response::LeaseRevoke(self.lease_revoke(&request, revisions, notices)?)
@@ -270,10 +292,14 @@ impl<B: Backend> StateMachine<B> {
         cluster::to_raft(self.cluster.conf_state())
     }
 
-    /// Records the configuration raft made of a change; it is part of that entry's effects.
-    pub fn set_conf_state(&mut self, conf: &ConfState) {
-        let conf = cluster::from_raft(conf);
-        self.cluster.set_conf_state(&mut self.view, &conf);
+    /// Records the configuration that a change leads to, as part of that entry's effects.
+    fn reconfigure(&mut self, change: &ConfChange) {
+        // The members have changed already, so this is the step raft will make, not yet recorded.
+        if change.is_leave_joint()
+            && let Ok(next) = self.conf_state().changed(change)
+        {
+            self.cluster.set_conf_state(&mut self.view, &cluster::from_raft(&next));
+        }
     }
 
     /// Index of the last applied entry.

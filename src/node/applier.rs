@@ -216,7 +216,7 @@ impl<B: Backend> Applier<B> {
         let mut hashes = Vec::with_capacity(entries.len());
         for entry in entries {
             let bytes = entry.data.len() as u64;
-            let applied = self.machine.apply(&entry)?;
+            let applied = self.machine.apply(&entry, cx.now)?;
             hashes.push(self.machine.state_hash());
             self.bytes_since_mark += bytes;
             if entry.id.term != self.term {

@@ -106,7 +106,6 @@ fn raft_config(config: &NodeConfig) -> raft::Config {
         inflight_bytes_max: limits::INFLIGHT_BYTES_MAX,
         uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
         apply_bytes_max: limits::APPLY_BYTES_MAX,
-        ..raft::Config::default()
     }
 }
 

@@ -129,7 +129,7 @@ impl Consensus {
                 cx.tell(Mail::Frontend(FrontendInput::Learner(self.raft.is_learner())));
                 cx.tell(Mail::Integrity(IntegrityInput::Voters(conf_state)));
             }
-            ConsensusInput::Transfer { to } => self.raft.transfer_leadership(to),
+            ConsensusInput::HandOver => self.hand_over(cx),
             ConsensusInput::Compact { mark, compact } => self.compact(mark, compact, cx),
             ConsensusInput::Restore { snapshot, meta, from, term } => {
                 if self.raft.restore(meta, from, term) {
@@ -165,6 +165,22 @@ impl Consensus {
             keep_after: self.raft.first().index,
             then: Vec::new(),
         }));
+    }
+
+    /// Passes leadership to the voter that has most of the log, before this member stops.
+    fn hand_over(&mut self, cx: &mut Context<'_, Mail>) {
+        let own = self.raft.id();
+        let voters = &self.raft.conf_state().voters;
+        let heir = self
+            .raft
+            .progress()
+            .filter(|(id, view)| *id != own && voters.contains(id) && view.recent_active)
+            .max_by_key(|(id, view)| (view.matched, std::cmp::Reverse(*id)))
+            .map(|(id, _)| id);
+        match heir {
+            Some(heir) => self.raft.transfer_leadership(heir),
+            None => cx.tell(Mail::Frontend(FrontendInput::NoHeir)),
+        }
     }
 
     fn move_leader(&mut self, call: CallId, to: MemberId, cx: &mut Context<'_, Mail>) {

@@ -188,6 +188,7 @@ impl Frontend {
             FrontendInput::Corrupt => self.on_corrupt(cx),
             FrontendInput::Terminate => self.on_terminate(cx),
             FrontendInput::Published => self.on_published(cx),
+            FrontendInput::NoHeir => self.stop(cx),
             FrontendInput::ResetLease { call, reset } => self.reset_lease(call, reset, cx),
         }
     }
@@ -669,8 +670,7 @@ impl Frontend {
         self.stopping = Some(cx.now.after(self.election));
         cx.tell(Mail::Watches(WatchesInput::End(ApiError::Stopped)));
         if self.role.role == Role::Leader {
-            // Zero asks raft for the member that is furthest; alone, there is nobody to hand over to.
-            cx.tell(Mail::Consensus(ConsensusInput::Transfer { to: MemberId::ZERO }));
+            cx.tell(Mail::Consensus(ConsensusInput::HandOver));
         } else {
             self.stop(cx);
         }

@@ -11,12 +11,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::mail::{FrontendInput, IntegrityInput, Mail, PeersInput};
-use crate::{
-    kernel::{
-        Context, Effect, LogIndex, MemberId,
-        effect::{LogLevel, LogLine},
-    },
-    raft::ConfState,
+use crate::kernel::{
+    Context, Effect, LogIndex, MemberId,
+    effect::{LogLevel, LogLine},
 };
 
 /// Hashes of this many past indexes are kept.

@@ -63,6 +63,8 @@ pub enum FrontendInput {
     Published,
     /// A renewal needs the lease's recorded remaining time cleared through the log first.
     ResetLease { call: CallId, reset: Reset },
+    /// There is nobody to hand leadership to.
+    NoHeir,
 }
 
 /// What one member may ask another for a client.
@@ -84,7 +86,8 @@ pub enum ConsensusInput {
     Durable(EntryId),
     Applied { index: LogIndex },
     ConfChange(raft::ConfChange),
-    Transfer { to: MemberId },
+    /// The member stops: leadership goes to whoever is fit for it.
+    HandOver,
     /// The backend holds everything up to `mark`; entries up to `compact` may go.
     Compact { mark: SnapshotMeta, compact: LogIndex },
     /// An image up to `meta` is staged.

@@ -264,3 +264,6 @@ fn deliver_event(event: Event, cx: &mut Context<'_, Mail>) {
     };
     cx.tell(mail);
 }
+
+#[cfg(test)]
+mod tests;

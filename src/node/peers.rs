@@ -23,7 +23,6 @@ use crate::{
     pb::fated::peer::{
         PeerCall, PeerMessage, PeerReply, StateHash, peer_call, peer_message::Body, peer_reply,
     },
-    raft,
 };
 
 /// First pause before a failed dial is repeated; it doubles up to the maximum.
