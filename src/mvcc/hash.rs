@@ -1,4 +1,4 @@
-//! `HashKV`: a checksum over the history up to a revision, equal on all members and equal to etcd's.
+//! `HashKV`: a checksum over the history up to a revision, equal on all members and to etcd's.
 //!
 //! CRC-32C over the bucket's name, then key and value of each record in order. Records that a
 //! compaction has removed, or is about to, must not count, and members may be at different points

@@ -1,7 +1,7 @@
 //! Replay of past changes, for watches that begin in the past.
 //!
-//! The answer never splits a revision, and never depends on a running compaction: a compaction keeps
-//! every record of its own revision, and older revisions are refused.
+//! The answer never splits a revision, and never depends on a running compaction: a compaction
+//! keeps every record of its own revision, and older revisions are refused.
 
 use std::ops::ControlFlow;
 

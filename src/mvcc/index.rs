@@ -9,6 +9,8 @@ use std::{
     ops::{Bound, ControlFlow},
 };
 
+#[cfg(test)]
+use super::key_index::Dump;
 use super::{
     key::{Key, KeyRange},
     key_index::{KeyIndex, KeyMeta, Restored},
@@ -158,7 +160,7 @@ impl Index {
 
     /// Every key with its marks, for tests.
     #[cfg(test)]
-    pub fn dump(&self) -> Vec<(Key, Vec<(RecordKey, Option<KeyMeta>)>)> {
+    pub fn dump(&self) -> Vec<(Key, Dump)> {
         self.keys
             .iter()
             .map(|(key, entry)| (key.clone(), entry.dump()))

@@ -26,7 +26,9 @@ pub enum KeyRange<'a> {
     One(&'a [u8]),
     /// Keys from `from` on, up to but without `to`; no `to` means to the end.
     Span {
+        /// The first key.
         from: &'a [u8],
+        /// The first key that is no longer in it.
         to: Option<&'a [u8]>,
     },
 }

@@ -16,6 +16,10 @@ use super::revision::{RecordKey, Revision};
 const _: () = assert!(size_of::<KeyIndex>() == 24);
 const _: () = assert!(size_of::<Mark>() == 16);
 
+/// The marks of one key, and what each says of it.
+#[cfg(test)]
+pub(super) type Dump = Vec<(RecordKey, Option<KeyMeta>)>;
+
 /// What the index knows of a key at some revision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyMeta {
@@ -279,7 +283,7 @@ impl KeyIndex {
 
     /// Every mark with what it says, for tests.
     #[cfg(test)]
-    pub fn dump(&self) -> Vec<(RecordKey, Option<KeyMeta>)> {
+    pub fn dump(&self) -> Dump {
         match self {
             Self::One { .. } => {
                 let meta = self.latest().unwrap();

@@ -153,7 +153,9 @@ mod tests {
 
         // Goal: no bytes panic, and what is accepted has one form only.
         #[test]
-        fn foreign_bytes_are_refused_or_canonical(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+        fn foreign_bytes_are_refused_or_canonical(
+            bytes in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
             if let Ok(key) = RecordKey::decode(&bytes) {
                 prop_assert_eq!(&key.encode().to_bytes()[..], &bytes[..]);
             }

@@ -1,8 +1,8 @@
 //! A write transaction: all its changes carry one main revision, numbered by sub-revision.
 //!
 //! Changes are in the index and the view at once, so that later operations of the transaction see
-//! them. There is no way back: whatever can refuse a transaction is checked before its first change.
-//! The store's revision moves at `finish`, and only if something changed.
+//! them. There is no way back: whatever can refuse a transaction is checked before its first
+//! change. The store's revision moves at `finish`, and only if something changed.
 
 use std::ops::ControlFlow;
 

@@ -131,6 +131,22 @@ fn one_key_with_a_long_history_is_compacted_in_slices() {
     assert_eq!(world.store.meta(b"a").unwrap().version, 100);
 }
 
+// Keys without anything to remove cost a slice its time too.
+#[test]
+fn a_slice_is_bounded_by_the_keys_it_looks_at() {
+    let mut world = World::new();
+    for i in 0..100u8 {
+        world.txn(&[Op::Put(Bytes::from(vec![i]), Bytes::new(), 0)]);
+    }
+    world.compact(101);
+    assert!(
+        world.slice(1),
+        "a hundred keys are too many for the smallest slice"
+    );
+    while world.slice(1) {}
+    assert_eq!(world.records().len(), 100);
+}
+
 // A history scan stops by itself even if nothing matches.
 #[test]
 fn a_scan_without_matches_is_bounded() {
