@@ -136,8 +136,9 @@ impl Driven {
                 if let Some(client) = self.clients.get_mut(&stream)
                     && let Some(id) = client.watches().get(nth).copied()
                 {
-                    client.cancels(id);
-                    bench.cancel(stream, id);
+                    if client.cancels(id) {
+                        bench.cancel(stream, id);
+                    }
                 }
             }
             Step::Progress(stream) => bench.progress(StreamId::new(stream)),
