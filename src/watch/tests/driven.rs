@@ -135,10 +135,9 @@ impl Driven {
                 let stream = StreamId::new(stream);
                 if let Some(client) = self.clients.get_mut(&stream)
                     && let Some(id) = client.watches().get(nth).copied()
+                    && client.cancels(id)
                 {
-                    if client.cancels(id) {
-                        bench.cancel(stream, id);
-                    }
+                    bench.cancel(stream, id);
                 }
             }
             Step::Progress(stream) => bench.progress(StreamId::new(stream)),
