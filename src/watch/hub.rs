@@ -170,8 +170,8 @@ impl Hub {
         }
         hits.sort_unstable();
         for hits in hits.chunk_by(|left, right| left.0 == right.0) {
-            let positions: Vec<usize> = hits.iter().map(|(_, position)| *position).collect();
-            self.deliver(hits[0].0, &mut batch, &positions, store)?;
+            let (watch, _) = hits[0];
+            self.deliver(watch, &mut batch, hits, store)?;
         }
         Ok(())
     }
@@ -263,7 +263,13 @@ impl Hub {
         mem::take(&mut self.output)
     }
 
-    /// Whether `catch_up` has something to do now.
+    /// The last revision that was fanned out.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// Whether `catch_up` has something to do now. Requests, credit, revisions and installed images
+    /// can make it so; the caller looks after each of them.
     pub fn wants_catch_up(&self) -> bool {
         !self.ready.is_empty()
     }
@@ -393,7 +399,8 @@ impl Hub {
         assert!(replaced.is_none(), "the id was free");
     }
 
-    /// Takes a watch off its stream and out of every list; false when there is none.
+    /// Takes a watch off its stream and out of every list; false when there is none. The caller
+    /// answers the client, which settles the stream.
     pub(super) fn drop_watch(&mut self, watch: WatchKey) -> bool {
         let Some(stream) = self.streams.get_mut(&watch.stream) else {
             return false;
@@ -406,7 +413,6 @@ impl Hub {
         stream.waiting.remove(&(watcher.reach, watch.id));
         stream.key_bytes -= watcher.span.bytes();
         self.forget(watch, &watcher);
-        self.settle(watch.stream);
         true
     }
 
@@ -417,12 +423,12 @@ impl Hub {
         }
     }
 
-    /// Hands events of the hub's revision to a synced watch, or lets it fall behind.
+    /// Hands events of the hub's revision to the synced watch they hit, or lets it fall behind.
     fn deliver(
         &mut self,
         watch: WatchKey,
         batch: &mut Batch,
-        positions: &[usize],
+        hits: &[(WatchKey, usize)],
         store: &dyn History,
     ) -> Result<(), DiskError> {
         let stream = self
@@ -437,8 +443,9 @@ impl Hub {
         let Position::Synced { from } = watcher.position else {
             unreachable!("the group holds synced watches");
         };
+        let positions = hits.iter().map(|(_, position)| *position);
         let wanted = |position: &usize| watcher.wants(&batch.items()[*position].event);
-        let positions: Vec<usize> = positions.iter().copied().filter(wanted).collect();
+        let positions: Vec<usize> = positions.filter(wanted).collect();
         if from > self.revision || positions.is_empty() {
             return Ok(());
         }

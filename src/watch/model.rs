@@ -259,10 +259,14 @@ impl Client {
         self.creates.push_back(request);
     }
 
-    pub fn cancels(&mut self, id: i64) {
-        if !self.cancels.contains(&id) {
+    /// Remembers a cancel; false while one of the same id is not answered, since until then the
+    /// client cannot know whether the id stands for an old watch or a new one.
+    pub fn cancels(&mut self, id: i64) -> bool {
+        let first = !self.cancels.contains(&id);
+        if first {
             self.cancels.push_back(id);
         }
+        first
     }
 
     /// Whether every watch got everything up to the revision.

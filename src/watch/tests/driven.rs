@@ -135,8 +135,8 @@ impl Driven {
                 let stream = StreamId::new(stream);
                 if let Some(client) = self.clients.get_mut(&stream)
                     && let Some(id) = client.watches().get(nth).copied()
+                    && client.cancels(id)
                 {
-                    client.cancels(id);
                     bench.cancel(stream, id);
                 }
             }

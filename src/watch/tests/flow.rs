@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::kernel::{DiskError, DiskErrorKind};
+use crate::pb::mvccpb::KeyValue;
+use crate::watch::Replay;
 
 #[test]
 fn large_responses_are_split_for_those_who_ask() {
@@ -340,4 +343,40 @@ fn ten_thousand_watches_without_credit_hold_no_events() {
     }
     bench.hub.check();
     assert_eq!(events, 10_000 * 20);
+}
+
+/// Goal: a failing disk is told to the caller, from both readers of history.
+#[test]
+fn disk_errors_come_out() {
+    struct Broken(Log);
+    impl History for Broken {
+        fn revision(&self) -> i64 {
+            self.0.revision()
+        }
+        fn compact_revision(&self) -> i64 {
+            0
+        }
+        fn at(&self, _: &[u8], _: i64) -> Result<Option<KeyValue>, DiskError> {
+            Err(DiskError::new(DiskErrorKind::Io, "at"))
+        }
+        fn events(&self, _: i64, _: i64, _: usize, _: usize) -> Result<Replay, DiskError> {
+            Err(DiskError::new(DiskErrorKind::Io, "events"))
+        }
+    }
+    let mut bench = bench();
+    bench.write(&["a"], &[]);
+    bench.create(
+        A,
+        rpc::WatchCreateRequest {
+            prev_kv: true,
+            ..on("a", "")
+        },
+    );
+    bench.create(A, from("a", "", 2));
+    bench.log.write(&["a"], &[]);
+    let store = Broken(bench.log.clone());
+    let events = bench.log.events_at(3).to_vec();
+    let detail = |result: Result<(), DiskError>| result.unwrap_err().detail;
+    assert_eq!(detail(bench.hub.on_revision(3, &events, &store)), "at");
+    assert_eq!(detail(bench.hub.catch_up(&store).map(|_| ())), "events");
 }
