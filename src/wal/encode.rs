@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::{
     FIRST_SEGMENT, Outline, Position, Record, Recovered, SECTOR_BYTES, SEGMENT_BYTES_MIN,
     frame::{self, HEAD_BYTES, Place},
+    outline::MarkKind,
     record::SegmentHead,
     segment::sector_ceil,
 };
@@ -204,13 +205,17 @@ impl Encoder {
                 "a record without room for it: {bytes} bytes"
             );
         }
+        let kind = match record {
+            Record::Mark(mark) => self.outline.kind_of(mark),
+            Record::Entry(_) | Record::HardState(_) => MarkKind::Inside,
+        };
         if let Err(contradiction) = self.outline.admit(record) {
             panic!("the log must not say this: {contradiction}");
         }
         if self.buffer.is_empty() {
             self.buffer.extend_from_slice(&[0; HEAD_BYTES]);
         }
-        record.encode(&mut self.buffer);
+        record.encode(kind, &mut self.buffer);
     }
 
     /// Whether a batch is on its way to the disk.
@@ -343,13 +348,14 @@ impl Encoder {
             previous: self.outline.last(),
         };
         head.encode(&mut self.buffer);
-        Record::HardState(self.outline.hard_state()).encode(&mut self.buffer);
+        let hard_state = Record::HardState(self.outline.hard_state());
+        hard_state.encode(MarkKind::Inside, &mut self.buffer);
         assert!(
             self.buffer.len() - HEAD_BYTES <= CARRY_BYTES as usize,
             "the carry outgrew its room"
         );
         if let Some(mark) = self.outline.mark() {
-            Record::Mark(mark).encode(&mut self.buffer);
+            Record::Mark(mark).encode(MarkKind::Inside, &mut self.buffer);
         }
     }
 

@@ -22,7 +22,8 @@
 //!   1 head        fated.record.SegmentHead: format, cluster, member, the entry before the segment
 //!   2 entry       term u64, index u64, data
 //!   3 hard state  fated.record.HardState
-//!   4 mark        fated.record.SnapshotMark
+//!   4 mark        fated.record.SnapshotMark; the log holds the entry
+//!   5 mark        the same; an image takes the place of the log
 //! ```
 //!
 //! The first write of a segment begins with a head record and repeats the current hard state and

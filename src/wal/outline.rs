@@ -22,6 +22,16 @@ pub struct Outline {
     mark: Option<SnapshotMeta>,
 }
 
+/// What a mark does to the log. It is written down, because a reader who begins in the middle cannot
+/// tell: to him, a mark before the first entry he knows may be either.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum MarkKind {
+    /// The log holds the entry and stays as it is.
+    Inside,
+    /// The image takes the place of the whole log.
+    Instead,
+}
+
 /// A record that cannot follow what came before.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Contradiction {
@@ -39,6 +49,8 @@ pub enum Contradiction {
     CommitBeyondEnd { last: EntryId, commit: LogIndex },
     /// A mark before the one that is known.
     MarkBack { before: EntryId, found: EntryId },
+    /// A mark inside the log whose entry the log does not hold.
+    MarkOutside { last: EntryId, mark: EntryId },
     /// A mark that drops entries known as committed.
     MarkDropsCommitted { commit: LogIndex, mark: EntryId },
     /// A segment that starts after another entry than the log's last.
@@ -60,7 +72,7 @@ impl Outline {
         match record {
             Record::Entry(entry) => self.admit_entry(entry.id)?,
             Record::HardState(hard_state) => self.admit_hard_state(hard_state)?,
-            Record::Mark(mark) => self.admit_mark(mark)?,
+            Record::Mark(mark) => self.admit_mark(mark, self.kind_of(mark))?,
         }
         assert!(
             self.first.index <= self.last.index,
@@ -71,6 +83,44 @@ impl Outline {
             "the log lost a committed entry"
         );
         Ok(())
+    }
+
+    /// Adds a mark of a known kind, or says why it cannot follow.
+    pub(super) fn admit_mark(
+        &mut self,
+        mark: &SnapshotMeta,
+        kind: MarkKind,
+    ) -> Result<(), Contradiction> {
+        self.check_mark(mark.id)?;
+        let commit = self.hard_state.commit;
+        match kind {
+            MarkKind::Inside if self.kind_of(mark) == MarkKind::Instead => {
+                let (last, mark) = (self.last, mark.id);
+                return Err(Contradiction::MarkOutside { last, mark });
+            }
+            MarkKind::Inside => (),
+            MarkKind::Instead if mark.id.index <= commit => {
+                let mark = mark.id;
+                return Err(Contradiction::MarkDropsCommitted { commit, mark });
+            }
+            MarkKind::Instead => {
+                self.first = mark.id;
+                self.last = mark.id;
+                self.terms.clear();
+            }
+        }
+        self.mark = Some(mark.clone());
+        Ok(())
+    }
+
+    /// What a new mark means for the log. One before `first` was in the log while that could be seen.
+    pub(super) fn kind_of(&self, mark: &SnapshotMeta) -> MarkKind {
+        let older = mark.id.index < self.first.index;
+        if older || self.term_at(mark.id.index) == Some(mark.id.term) {
+            MarkKind::Inside
+        } else {
+            MarkKind::Instead
+        }
     }
 
     /// Forgets terms up to `previous`, if that entry is in the log.
@@ -197,27 +247,15 @@ impl Outline {
         Ok(())
     }
 
-    /// A mark inside the log leaves it as it is; one that is not in the log replaces all of it.
-    fn admit_mark(&mut self, mark: &SnapshotMeta) -> Result<(), Contradiction> {
-        if let Some(before) = &self.mark {
-            let back = mark.id.index < before.id.index
-                || (mark.id.index == before.id.index && mark.id.term != before.id.term);
-            if back {
-                let (before, found) = (before.id, mark.id);
-                return Err(Contradiction::MarkBack { before, found });
-            }
+    fn check_mark(&self, mark: EntryId) -> Result<(), Contradiction> {
+        let Some(before) = self.mark.as_ref().map(|before| before.id) else {
+            return Ok(());
+        };
+        let same_index = mark.index == before.index;
+        if mark.index < before.index || (same_index && mark.term != before.term) {
+            let found = mark;
+            return Err(Contradiction::MarkBack { before, found });
         }
-        let older = mark.id.index < self.first.index;
-        if !older && self.term_at(mark.id.index) != Some(mark.id.term) {
-            if !mark.id.index.is_zero() && mark.id.index <= self.hard_state.commit {
-                let (commit, mark) = (self.hard_state.commit, mark.id);
-                return Err(Contradiction::MarkDropsCommitted { commit, mark });
-            }
-            self.first = mark.id;
-            self.last = mark.id;
-            self.terms.clear();
-        }
-        self.mark = Some(mark.clone());
         Ok(())
     }
 }
@@ -260,6 +298,12 @@ impl fmt::Display for Contradiction {
                 "the snapshot mark goes back from {} to {}",
                 name(before),
                 name(found)
+            ),
+            Self::MarkOutside { last, mark } => write!(
+                f,
+                "the snapshot mark {} is not in the log, which ends with entry {}",
+                name(mark),
+                name(last)
             ),
             Self::MarkDropsCommitted { commit, mark } => write!(
                 f,

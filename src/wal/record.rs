@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use prost::Message;
 
-use super::Finding;
+use super::{Finding, outline::MarkKind};
 use crate::{
     kernel::{ClusterId, EntryId, LogIndex, MemberId, Term},
     pb::fated::{peer, record as wire},
@@ -25,6 +25,7 @@ const KIND_HEAD: u8 = 1;
 const KIND_ENTRY: u8 = 2;
 const KIND_HARD_STATE: u8 = 3;
 const KIND_MARK: u8 = 4;
+const KIND_REPLACE: u8 = 5;
 
 /// What the log remembers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +49,8 @@ impl Record<'_> {
         (RECORD_HEAD_BYTES + body.next_multiple_of(RECORD_ALIGN)) as u64
     }
 
-    /// Adds the record to a write.
-    pub(super) fn encode(&self, buffer: &mut Vec<u8>) {
+    /// Adds the record to a write; `kind` is what it does to the log in case it is a mark.
+    pub(super) fn encode(&self, kind: MarkKind, buffer: &mut Vec<u8>) {
         match self {
             Self::Entry(entry) => encode_entry(entry, buffer),
             Self::HardState(hard_state) => {
@@ -57,7 +58,11 @@ impl Record<'_> {
                 encode_body(KIND_HARD_STATE, &body, buffer);
             }
             Self::Mark(mark) => {
-                encode_body(KIND_MARK, &mark_to_wire(mark).encode_to_vec(), buffer);
+                let number = match kind {
+                    MarkKind::Inside => KIND_MARK,
+                    MarkKind::Instead => KIND_REPLACE,
+                };
+                encode_body(number, &mark_to_wire(mark).encode_to_vec(), buffer);
             }
         }
     }
@@ -91,7 +96,7 @@ pub(super) enum Decoded {
     Head(SegmentHead),
     Entry(Entry),
     HardState(HardState),
-    Mark(SnapshotMeta),
+    Mark(SnapshotMeta, MarkKind),
 }
 
 /// Takes the first record off the records of a write.
@@ -113,11 +118,8 @@ pub(super) fn decode(records: &mut &[u8]) -> Result<Decoded, Finding> {
         KIND_HARD_STATE => wire::HardState::decode(body)
             .map(|wire| Decoded::HardState(hard_state_from_wire(&wire)))
             .map_err(|_| unreadable("a hard state that cannot be decoded")),
-        KIND_MARK => wire::SnapshotMark::decode(body)
-            .ok()
-            .filter(|wire| wire.index < u64::MAX)
-            .map(|wire| Decoded::Mark(mark_from_wire(&wire)))
-            .ok_or(unreadable("a snapshot mark that cannot be decoded")),
+        KIND_MARK => decode_mark(body, MarkKind::Inside),
+        KIND_REPLACE => decode_mark(body, MarkKind::Instead),
         _ => Err(unreadable("a record of unknown kind")),
     }
 }
@@ -196,6 +198,16 @@ fn decode_head(body: &[u8]) -> Result<Decoded, Finding> {
             LogIndex::new(head.previous_index),
         ),
     }))
+}
+
+fn decode_mark(body: &[u8], kind: MarkKind) -> Result<Decoded, Finding> {
+    wire::SnapshotMark::decode(body)
+        .ok()
+        .filter(|wire| wire.index < u64::MAX)
+        .map(|wire| Decoded::Mark(mark_from_wire(&wire), kind))
+        .ok_or(Finding::RecordUnreadable(
+            "a snapshot mark that cannot be decoded",
+        ))
 }
 
 /// "Voted for nobody" is member zero, an id that no member has.

@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, fmt};
 use super::{
     Contradiction, FIRST_SEGMENT, Finding, LogFault, Outline, Record, SECTOR_BYTES,
     frame::{self, Place, Reading},
+    outline::MarkKind,
     record::{self, Decoded, SegmentHead},
     segment_name,
 };
@@ -241,7 +242,7 @@ impl Recovery {
                 Decoded::Head(head) => self.take_head(segment, head),
                 Decoded::Entry(entry) => self.take_entry(entry),
                 Decoded::HardState(hard_state) => self.admit(Record::HardState(&hard_state)),
-                Decoded::Mark(mark) => self.take_mark(&mark),
+                Decoded::Mark(mark, kind) => self.take_mark(&mark, kind),
             };
             taken.map_err(refuse)?;
         }
@@ -278,10 +279,13 @@ impl Recovery {
         Ok(())
     }
 
-    fn take_mark(&mut self, mark: &SnapshotMeta) -> Result<(), Finding> {
-        self.admit(Record::Mark(mark))?;
-        if self.outline.last() == self.outline.first() {
-            self.entries.clear();
+    fn take_mark(&mut self, mark: &SnapshotMeta, kind: MarkKind) -> Result<(), Finding> {
+        self.outline
+            .admit_mark(mark, kind)
+            .map_err(Finding::Contradiction)?;
+        match kind {
+            MarkKind::Inside => (),
+            MarkKind::Instead => self.entries.clear(),
         }
         Ok(())
     }

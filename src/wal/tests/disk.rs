@@ -66,6 +66,7 @@ impl Log {
             .iter()
             .for_each(|record| self.encoder.append(*record));
         self.flush();
+        self.prepare(0);
     }
 
     pub fn prepare(&mut self, upcoming: u64) {
