@@ -56,8 +56,8 @@ impl Memory {
         self.read().live.clone()
     }
 
-    /// What a crash leaves: the last commit and a sealed image. The new store is independent of this
-    /// one, so that a lane of the dead node cannot write into it.
+    /// What a crash leaves: the last commit and a sealed image. The new store is independent of
+    /// this one, so that a lane of the dead node cannot write into it.
     pub fn after_crash(&self) -> Self {
         let mut shared = self.read().clone();
         shared.staged = shared.staged.filter(|staged| staged.sealed);

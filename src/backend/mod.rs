@@ -1,6 +1,6 @@
-//! Ordered buckets under the state machine: what a backend must do, an overlay of writes that are not
-//! committed yet, the in-memory backend that serves as model and as fast simulation, and the stream
-//! in which an image travels.
+//! Ordered buckets under the state machine: what a backend must do, an overlay of writes that are
+//! not committed yet, the in-memory backend that serves as model and as fast simulation, and the
+//! stream in which an image travels.
 
 pub mod memory;
 pub mod port;

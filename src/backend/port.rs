@@ -35,8 +35,8 @@ pub trait Backend: Clone + Send + 'static {
     /// away.
     fn stage_open(&self, id: SnapshotId) -> Result<(), DiskError>;
 
-    /// Adds writes to the staged image. Need not be durable yet. A non-zero `consistent` of the batch
-    /// becomes the image's.
+    /// Adds writes to the staged image. Need not be durable yet. A non-zero `consistent` of the
+    /// batch becomes the image's.
     fn stage_write(&self, id: SnapshotId, batch: &WriteBatch) -> Result<(), DiskError>;
 
     /// Makes the staged image durable under a temporary name.
@@ -46,7 +46,8 @@ pub trait Backend: Clone + Send + 'static {
     /// It survives a restart, so that whoever boots can finish or forget an interrupted install.
     fn sealed(&self) -> Result<Option<(SnapshotId, EntryId)>, DiskError>;
 
-    /// The sealed image becomes the live one, durably and atomically; snapshots taken before stay valid.
+    /// The sealed image becomes the live one, durably and atomically; snapshots taken before stay
+    /// valid.
     fn stage_install(&self, id: SnapshotId) -> Result<BackendSize, DiskError>;
 
     /// Throws a staged or sealed image away; nothing happens when there is none of this id.

@@ -58,8 +58,9 @@ pub struct Trailer {
     pub records: u64,
 }
 
-/// Reads the chunk after the cursor: whole blocks of about `bytes_max`, more only for one record that
-/// is larger. No cursor in the answer means that the trailer is inside. Keeps no state between calls.
+/// Reads the chunk after the cursor: whole blocks of about `bytes_max`, more only for one record
+/// that is larger. No cursor in the answer means that the trailer is inside. Keeps no state between
+/// calls.
 pub fn read_chunk<S: ReadSnapshot>(
     snapshot: &S,
     cursor: Option<&StoreCursor>,
@@ -121,8 +122,8 @@ pub fn padding(stream_bytes: u64) -> Bytes {
     out.freeze()
 }
 
-/// The records of one chunk on its own. Order and damage inside the chunk are checked; that no chunk
-/// is missing is what `Decoder` adds.
+/// The records of one chunk on its own. Order and damage inside the chunk are checked; that no
+/// chunk is missing is what `Decoder` adds.
 pub fn decode_chunk(chunk: &[u8]) -> Result<(WriteBatch, Option<Trailer>), StreamError> {
     let mut decoder = Decoder::new();
     if !chunk.starts_with(&MAGIC[..1]) {
@@ -196,8 +197,8 @@ impl Decoder {
         result
     }
 
-    /// The records decoded since the last call. The one with the trailer carries consistent index and
-    /// state hash.
+    /// The records decoded since the last call. The one with the trailer carries consistent index
+    /// and state hash.
     pub fn take(&mut self) -> WriteBatch {
         std::mem::take(&mut self.batch)
     }

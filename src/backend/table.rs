@@ -1,8 +1,8 @@
 //! An ordered map that is cheap to fork: leaves are shared until one is written, so a snapshot held
 //! over a commit costs the written leaves and not the table.
 //!
-//! Invariants: the first leaf has the empty bound; every key of a leaf lies at or above its bound and
-//! below the next one; only the first leaf may be empty.
+//! Invariants: the first leaf has the empty bound; every key of a leaf lies at or above its bound
+//! and below the next one; only the first leaf may be empty.
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 

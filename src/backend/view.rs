@@ -1,8 +1,9 @@
-//! The store as the state machine sees it: one committed snapshot, batches on their way to disk, and
-//! the open batch, newest first.
+//! The store as the state machine sees it: one committed snapshot, batches on their way to disk,
+//! and the open batch, newest first.
 //!
 //! Invariant: `base` holds every batch that is no longer in `flying`. It may already hold some that
-//! still are; reading those twice changes nothing, because every batch after them is in the overlay.
+//! still are; reading those twice changes nothing, because every batch after them is in the
+//! overlay.
 
 use std::{
     collections::{VecDeque, btree_map},
@@ -131,7 +132,8 @@ impl<B: Backend> View<B> {
         Some(batch)
     }
 
-    /// The oldest batch on its way is durable: reads go to a fresh snapshot, its overlay is dropped.
+    /// The oldest batch on its way is durable: reads go to a fresh snapshot, its overlay is
+    /// dropped.
     pub fn committed(&mut self) -> Result<(), DiskError> {
         assert!(
             !self.flying.is_empty(),

@@ -8,14 +8,14 @@
 //! ```
 //!
 //! One rename of a durable directory makes it the live one; whatever a crash leaves beside the
-//! highest generation is rubbish, except a sealed image. Each commit is fully synced. A bucket is one
-//! LMDB database; consistent index and state hash are one record of a further database, written in
-//! the same transaction.
+//! highest generation is rubbish, except a sealed image. Each commit is fully synced. A bucket is
+//! one LMDB database; consistent index and state hash are one record of a further database, written
+//! in the same transaction.
 //!
-//! Invariants: a `store-` directory is complete when it gets its name; one process opens a directory
-//! (whoever owns the data directory keeps others out); after a failed commit or switch nobody knows
-//! what is durable, so every later write fails with the same error; a snapshot keeps the environment
-//! it reads alive, even when its files have lost their names.
+//! Invariants: a `store-` directory is complete when it gets its name; one process opens a
+//! directory (whoever owns the data directory keeps others out); after a failed commit or switch
+//! nobody knows what is durable, so every later write fails with the same error; a snapshot keeps
+//! the environment it reads alive, even when its files have lost their names.
 
 mod layout;
 mod longkey;
@@ -79,7 +79,8 @@ enum Durability {
 }
 
 impl Lmdb {
-    /// Opens the store in `dir`, or makes an empty one; finishes or undoes what a crash interrupted.
+    /// Opens the store in `dir`, or makes an empty one; finishes or undoes what a crash
+    /// interrupted.
     pub fn open(dir: &Path) -> Result<Self, DiskError> {
         let layout = Layout::open(dir)?;
         let scan = layout.scan()?;
@@ -140,6 +141,7 @@ impl Lmdb {
         let before = self.live();
         let generation = before.generation + 1;
         let path = layout.store(generation);
+        pages::check_length(&from.join(layout::DATA_FILE))?;
         self.step("switch: before the rename")?;
         layout.rename_unsynced(from, &path)?;
         self.step("switch: before the rename is durable")?;
@@ -186,8 +188,8 @@ impl Backend for Lmdb {
         self.fatal(self.live().store.write(batch))
     }
 
-    /// When copying fails, for want of space most likely, the live store stays what it was and may be
-    /// used on.
+    /// When copying fails, for want of space most likely, the live store stays what it was and may
+    /// be used on.
     fn defragment(&self) -> Result<BackendSize, DiskError> {
         self.check()?;
         let layout = &self.shared.layout;
@@ -301,12 +303,12 @@ fn open_env(dir: &Path, durability: Durability) -> Result<Env<WithoutTls>, DiskE
             .max_readers(READERS_MAX)
             .max_dbs(DATABASES_MAX);
         if durability == Durability::WhenSealed {
-            // SAFETY: without syncs a crash may leave a torn image; one that was not sealed is never
-            // opened again.
+            // SAFETY: without syncs a crash may leave a torn image; one that was not sealed is
+            // never opened again.
             unsafe { options.flags(EnvFlags::NO_SYNC) };
         }
-        // SAFETY: nobody else writes to the mapped file: the directory belongs to this process, heed
-        // refuses a path that is already open in it, and the file's length was checked.
+        // SAFETY: nobody else writes to the mapped file: the directory belongs to this process,
+        // heed refuses a path that is already open in it, and the file's length was checked.
         match unsafe { options.open(dir) } {
             Ok(env) => return Ok(env),
             Err(heed::Error::Io(error))

@@ -144,6 +144,21 @@ fn every_chunk_counts() {
     }
 }
 
+/// Goal: a record that comes twice is refused even when the trailer counts it twice.
+#[test]
+fn repeated_record() {
+    let image = image(&[(0, b"key".to_vec(), b"value".to_vec())], 1);
+    let whole = stream(&image);
+    let trailer_at = whole.len() - BLOCK_HEAD_BYTES - TRAILER_BYTES;
+    let record = &whole[HEADER_BYTES..trailer_at];
+    let mut payload = whole[trailer_at + BLOCK_HEAD_BYTES..].to_vec();
+    payload[TRAILER_BYTES - 1] += 1;
+    let mut trailer = BytesMut::new();
+    put_block(&mut trailer, KIND_TRAILER, &payload);
+    let error = decode([&whole[..trailer_at], record, &trailer[..]]).unwrap_err();
+    assert_eq!(error.flaw, StreamFlaw::Order);
+}
+
 /// Goal: an error stays, whatever comes after it.
 #[test]
 fn failure_stays() {

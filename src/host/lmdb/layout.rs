@@ -33,13 +33,19 @@ pub struct Scan {
 }
 
 impl Layout {
-    /// Makes the directory when it is not there.
+    /// Makes the directory, and those above it, when they are not there.
     pub fn open(dir: &Path) -> Result<Self, DiskError> {
-        if !dir.is_dir() {
-            fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
-            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                sync_path(parent)?;
-            }
+        let absent: Vec<&Path> = dir.ancestors().take_while(|at| !at.exists()).collect();
+        for path in absent
+            .into_iter()
+            .rev()
+            .filter(|at| !at.as_os_str().is_empty())
+        {
+            create_dir(path)?;
+            let parent = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            sync_path(parent.unwrap_or(Path::new(".")))?;
         }
         Ok(Self {
             dir: dir.to_owned(),

@@ -1,7 +1,7 @@
 //! Keys longer than LMDB takes. All keys of one first `PREFIX_BYTES` share an entry under that
 //! prefix, whose value lists the rest of each key with its value, in order; so the order of entries
-//! and lists together is the order of keys. Revisions and ids never get that long; names of users and
-//! roles may.
+//! and lists together is the order of keys. Revisions and ids never get that long; names of users
+//! and roles may.
 //!
 //! ```text
 //! bin    := record*

@@ -1,5 +1,5 @@
-//! Whether a data file is long enough for the tree in it. LMDB reads through a map, and reading past
-//! the end of the file kills the process, so this is looked at before the file is opened.
+//! Whether a data file is long enough for the tree in it. LMDB reads through a map, and reading
+//! past the end of the file kills the process, so this is looked at before the file is opened.
 //!
 //! A file may rightly end before the last page that was ever allocated, when the pages at the end
 //! are free. Only then each page of the tree is visited, by reading and not by mapping.
@@ -8,8 +8,8 @@
 //! page := number u64 | pad u16 | flags u16 | lower u16 | upper u16 | offsets u16* ... nodes
 //! meta := magic u32 | version u32 | address u64 | map size u64 | free tree | main tree
 //!         | last page u64 | transaction u64                         (behind a page header)
-//! tree := pad u32 (of the free tree: page size) | flags u16 | depth u16 | branches u64 | leaves u64
-//!         | overflows u64 | entries u64 | root u64
+//! tree := pad u32 (of the free tree: page size) | flags u16 | depth u16 | branches u64
+//!         | leaves u64 | overflows u64 | entries u64 | root u64
 //! node := number u32 (value length, or low part of a child's page) | flags u16 (its high part)
 //!         | key length u16 | key | data
 //! ```

@@ -77,7 +77,8 @@ impl Store {
             let mut state = self.tables.state(txn)?;
             for (bucket, writes) in &batch.writes {
                 let surplus = write_table(txn, self.tables.bucket(*bucket), writes)?;
-                state.surplus = state.surplus.strict_add_signed(surplus);
+                let counted = state.surplus.checked_add_signed(surplus);
+                state.surplus = counted.ok_or(Failure::Damaged("its state record"))?;
             }
             if batch.consistent != EntryId::ZERO {
                 assert!(
@@ -392,8 +393,8 @@ fn open_tables(env: &Env<WithoutTls>) -> Result<Tables, heed::Error> {
     Ok(Tables { buckets, internal })
 }
 
-/// Writes in key order; past the old end of the table in append mode, which fills pages to the brim.
-/// Answers by how many the surplus of records over entries grew.
+/// Writes in key order; past the old end of the table in append mode, which fills pages to the
+/// brim. Answers by how many the surplus of records over entries grew.
 fn write_table(txn: &mut RwTxn<'_>, table: Table, writes: &Writes) -> Result<i64, Failure> {
     let end = table.last(txn)?.map(|(key, _)| key.to_vec());
     let mut surplus = 0;
@@ -437,7 +438,8 @@ fn write_long(
     Ok(surplus(edit.records_after) - surplus(edit.records_before))
 }
 
-/// Appends the entries after `last`, up to a bound; answers the last key copied while there is more.
+/// Appends the entries after `last`, up to a bound; answers the last key copied while there is
+/// more.
 fn copy_some(
     source: &LmdbSnapshot,
     from: Table,

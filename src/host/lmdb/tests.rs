@@ -320,6 +320,39 @@ fn short_file_with_whole_trees() {
     assert!(pages::check_length(&file).is_err());
 }
 
+/// Goal: a value whose last page is missing is noticed. Method: free pages take the tree, so that
+/// the large value comes last in the file.
+#[test]
+fn cut_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let lmdb = Lmdb::open(dir.path()).unwrap();
+    for state in 1..20 {
+        lmdb.commit(&batch(state)).unwrap();
+    }
+    let mut large = WriteBatch::default();
+    large.put(
+        Bucket::Key,
+        Bytes::from_static(b"a"),
+        vec![1; 90_000].into(),
+    );
+    let size = lmdb.commit(&large).unwrap();
+    let file = lmdb.live().store.dir().join(DATA_FILE);
+    drop(lmdb);
+    pages::check_length(&file).unwrap();
+    let bytes = fs::read(&file).unwrap();
+    assert_eq!(bytes.len() as u64, size.file_bytes);
+    assert_eq!(
+        bytes.last(),
+        Some(&0),
+        "the value does not fill its last page"
+    );
+    assert_eq!(bytes[bytes.len() - 4096], 1, "the value comes last");
+    fs::write(&file, &bytes[..bytes.len() - 4096]).unwrap();
+    let error = pages::check_length(&file).unwrap_err();
+    assert_eq!(error.kind, DiskErrorKind::Corrupt);
+    assert!(error.detail.contains("cut short"), "{error}");
+}
+
 /// Goal: garbage is refused. Method: another file's bytes in place of the store.
 #[test]
 fn garbage_file() {
