@@ -42,7 +42,10 @@ impl Alarms {
         self.raised
             .iter()
             .filter(|(_, raised)| kind == AlarmType::None || *raised == kind as i32)
-            .map(|(member, alarm)| AlarmMember { member_id: member.get(), alarm: *alarm })
+            .map(|(member, alarm)| AlarmMember {
+                member_id: member.get(),
+                alarm: *alarm,
+            })
             .collect()
     }
 
@@ -65,7 +68,10 @@ impl<B: Backend> StateMachine<B> {
     ) -> AlarmResponse {
         let alarm = (MemberId::new(request.member_id), request.alarm);
         let known = request.alarm() != AlarmType::None;
-        let answer = AlarmMember { member_id: request.member_id, alarm: request.alarm };
+        let answer = AlarmMember {
+            member_id: request.member_id,
+            alarm: request.alarm,
+        };
         let mut alarms = Vec::new();
         match request.action() {
             AlarmAction::Get => alarms = self.alarms.list(request.alarm()),
@@ -86,7 +92,10 @@ impl<B: Backend> StateMachine<B> {
                 }
             }
         }
-        AlarmResponse { header: super::kv::header(self.store.revision()), alarms }
+        AlarmResponse {
+            header: super::kv::header(self.store.revision()),
+            alarms,
+        }
     }
 }
 

@@ -62,8 +62,15 @@ impl<B: Backend> StateMachine<B> {
         local: MemberId,
         members: &[InitialMember],
     ) -> Result<(), Fault> {
-        assert_eq!(self.applied, EntryId::ZERO, "only an empty cluster is bootstrapped");
-        assert!(members.iter().any(|member| member.id == local), "a member is one of its cluster");
+        assert_eq!(
+            self.applied,
+            EntryId::ZERO,
+            "only an empty cluster is bootstrapped"
+        );
+        assert!(
+            members.iter().any(|member| member.id == local),
+            "a member is one of its cluster"
+        );
         if self.cluster.members().next().is_some() {
             return if self.cluster.id() == cluster && self.cluster.get(local).is_some() {
                 Ok(())
@@ -155,7 +162,8 @@ impl<B: Backend> StateMachine<B> {
                 Some(ConfChange::single(ChangeKind::AddVoter, id))
             }
             Kind::Update => {
-                self.cluster.apply_update(view, id, command.peer_urls.clone())?;
+                self.cluster
+                    .apply_update(view, id, command.peer_urls.clone())?;
                 None
             }
         })
@@ -168,7 +176,8 @@ impl<B: Backend> StateMachine<B> {
     ) -> Result<(), ApplyError> {
         let id = MemberId::new(request.id);
         let urls = request.client_urls.clone();
-        self.cluster.publish(&mut self.view, id, request.name.clone(), urls)?;
+        self.cluster
+            .publish(&mut self.view, id, request.name.clone(), urls)?;
         notices.push(Notice::Members);
         Ok(())
     }
@@ -191,7 +200,10 @@ impl<B: Backend> StateMachine<B> {
 
     /// Where every member is reached by the others.
     pub fn addresses(&self) -> Vec<(MemberId, Vec<String>)> {
-        self.cluster.members().map(|member| (member.id, member.peer_urls.clone())).collect()
+        self.cluster
+            .members()
+            .map(|member| (member.id, member.peer_urls.clone()))
+            .collect()
     }
 
     /// The member set as it goes out to clients; Cluster answers carry no revision.

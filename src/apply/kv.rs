@@ -20,7 +20,10 @@ use crate::{
 
 /// A header that says only the revision; the member that answers fills in the rest.
 pub fn header(revision: i64) -> Option<ResponseHeader> {
-    Some(ResponseHeader { revision, ..ResponseHeader::default() })
+    Some(ResponseHeader {
+        revision,
+        ..ResponseHeader::default()
+    })
 }
 
 /// The store's question for an API range request.
@@ -71,14 +74,22 @@ impl<B: Backend> StateMachine<B> {
     pub fn range_chunk(&self, chunk: &RangeChunk) -> Result<RangeChunkResponse, ApplyError> {
         let mut request = chunk.request.clone();
         let current = self.store.revision();
-        let revision = if request.revision > 0 { request.revision } else { current };
+        let revision = if request.revision > 0 {
+            request.revision
+        } else {
+            current
+        };
         if chunk.after.is_some() {
             request.revision = revision;
         }
         if request.count_only {
             let mut response = self.range(&request)?;
             response.kvs.clear();
-            return Ok(RangeChunkResponse { response, revision, last: true });
+            return Ok(RangeChunkResponse {
+                response,
+                revision,
+                last: true,
+            });
         }
         if let Some(after) = &chunk.after {
             // The first key behind the last one that was sent.
@@ -91,9 +102,16 @@ impl<B: Backend> StateMachine<B> {
         let whole = (chunk.request.key.clone(), request.range_end.clone());
         let keys_max = i64::try_from(chunk.keys_max.max(1)).unwrap_or(i64::MAX);
         let wanted = request.limit;
-        request.limit = if wanted > 0 { wanted.min(keys_max) } else { keys_max };
+        request.limit = if wanted > 0 {
+            wanted.min(keys_max)
+        } else {
+            keys_max
+        };
         let read = |query: &RangeQuery<'_>| {
-            let query = RangeQuery { uncounted: true, ..*query };
+            let query = RangeQuery {
+                uncounted: true,
+                ..*query
+            };
             Ok(self.store.range(&self.view, &query)?)
         };
         let mut response = range_of(&request, read)?;
@@ -104,7 +122,11 @@ impl<B: Backend> StateMachine<B> {
             let count = self.store.count(&whole.0, &whole.1, revision)?;
             response.count = i64::try_from(count).unwrap_or(i64::MAX);
         }
-        Ok(RangeChunkResponse { response, revision, last })
+        Ok(RangeChunkResponse {
+            response,
+            revision,
+            last,
+        })
     }
 
     pub(super) fn compact(
@@ -117,15 +139,14 @@ impl<B: Backend> StateMachine<B> {
             revision: request.revision,
             physical: request.physical,
         });
-        Ok(CompactionResponse { header: header(self.store.revision()) })
+        Ok(CompactionResponse {
+            header: header(self.store.revision()),
+        })
     }
 }
 
 /// Ends a transaction and keeps its events when it changed something.
-pub(super) fn commit<B: Backend>(
-    txn: WriteTxn<'_, B>,
-    revisions: &mut Vec<(i64, Vec<Event>)>,
-) {
+pub(super) fn commit<B: Backend>(txn: WriteTxn<'_, B>, revisions: &mut Vec<(i64, Vec<Event>)>) {
     let committed = txn.finish();
     if !committed.events.is_empty() {
         revisions.push((committed.revision, committed.events));
@@ -135,14 +156,15 @@ pub(super) fn commit<B: Backend>(
 /// Refuses a put under a lease that does not exist.
 pub(super) fn check_lease(lessor: &Lessor, request: &PutRequest) -> Result<(), ApiError> {
     let lease = LeaseId::new(request.lease);
-    if lease.is_none() || lessor.exists(lease) { Ok(()) } else { Err(ApiError::LeaseNotFound) }
+    if lease.is_none() || lessor.exists(lease) {
+        Ok(())
+    } else {
+        Err(ApiError::LeaseNotFound)
+    }
 }
 
 /// Refuses `ignore_value` and `ignore_lease` where there is nothing to keep.
-fn check_previous<B: Backend>(
-    txn: &WriteTxn<'_, B>,
-    request: &PutRequest,
-) -> Result<(), ApiError> {
+fn check_previous<B: Backend>(txn: &WriteTxn<'_, B>, request: &PutRequest) -> Result<(), ApiError> {
     let needed = request.ignore_value || request.ignore_lease;
     if needed && txn.meta(&request.key).is_none() {
         return Err(ApiError::KeyNotFound);
@@ -151,10 +173,7 @@ fn check_previous<B: Backend>(
 }
 
 /// Refuses what `check_previous` refuses, before a transaction has begun.
-pub(super) fn check_previous_in_store(
-    store: &Store,
-    request: &PutRequest,
-) -> Result<(), ApiError> {
+pub(super) fn check_previous_in_store(store: &Store, request: &PutRequest) -> Result<(), ApiError> {
     let needed = request.ignore_value || request.ignore_lease;
     if needed && store.meta(&request.key).is_none() {
         return Err(ApiError::KeyNotFound);
@@ -169,7 +188,11 @@ pub(super) fn put_in<B: Backend>(
     request: PutRequest,
 ) -> Result<PutResponse, ApplyError> {
     let needs_previous = request.prev_kv || request.ignore_value || request.ignore_lease;
-    let previous = if needs_previous { txn.get(&request.key)? } else { None };
+    let previous = if needs_previous {
+        txn.get(&request.key)?
+    } else {
+        None
+    };
     let mut value = request.value;
     let mut lease = LeaseId::new(request.lease);
     if let Some(previous) = &previous {
@@ -228,7 +251,11 @@ pub(super) fn range_of(
     let wanted = usize::try_from(request.limit).unwrap_or(0);
     // Only the natural order without filters can stop early; one key more tells whether there are more.
     let early = order::is_natural(request) && !order::has_filters(request);
-    let limit = if early && wanted > 0 { wanted.saturating_add(1) } else { 0 };
+    let limit = if early && wanted > 0 {
+        wanted.saturating_add(1)
+    } else {
+        0
+    };
     let result = read(&query(request, limit))?;
     let mut kvs = result.kvs;
     order::filter(&mut kvs, request);

@@ -50,7 +50,9 @@ impl<B: Backend> StateMachine<B> {
         if missing && !request.expired {
             return Err(ApiError::LeaseNotFound.into());
         }
-        Ok(LeaseRevokeResponse { header: super::kv::header(self.store.revision()) })
+        Ok(LeaseRevokeResponse {
+            header: super::kv::header(self.store.revision()),
+        })
     }
 
     fn delete_keys(&mut self, keys: &[Bytes], revisions: &mut Vec<(i64, Vec<Event>)>) {
@@ -68,7 +70,8 @@ impl<B: Backend> StateMachine<B> {
     ) {
         for lease in &request.leases {
             let id = LeaseId::new(lease.id);
-            self.lessor.checkpoint(&mut self.view, id, lease.remaining_ms);
+            self.lessor
+                .checkpoint(&mut self.view, id, lease.remaining_ms);
         }
         notices.push(Notice::Leases);
     }

@@ -26,7 +26,8 @@ pub use result::{Applied, ApplyError, Notice, Origin, settle};
 use crate::{
     backend::{Backend, Bucket, View, WriteBatch},
     kernel::{
-        ApiError, Digest, DiskError, EntryId, Fault, Instant, LeaseId, LogIndex, MemberId, RequestId, Response,
+        ApiError, Digest, DiskError, EntryId, Fault, Instant, LeaseId, LogIndex, MemberId,
+        RequestId, Response,
     },
     lease::Lessor,
     membership::Cluster,
@@ -81,7 +82,11 @@ impl<B: Backend> StateMachine<B> {
         }
         let base = crate::backend::ReadSnapshot::consistent(view.base())?;
         let hash = crate::backend::ReadSnapshot::state_hash(view.base())?;
-        let hash = if base == EntryId::ZERO { Digest::EMPTY } else { Digest::resume(hash) };
+        let hash = if base == EntryId::ZERO {
+            Digest::EMPTY
+        } else {
+            Digest::resume(hash)
+        };
         Ok(Self {
             store,
             lessor,
@@ -123,7 +128,11 @@ impl<B: Backend> StateMachine<B> {
 
     /// Applies the next entry. `now` starts the clock of leases on a leader and decides nothing else.
     pub fn apply(&mut self, entry: &Entry, now: Instant) -> Result<Applied, Fault> {
-        assert_eq!(entry.id.index, self.applied.index.next(), "entries are applied in order");
+        assert_eq!(
+            entry.id.index,
+            self.applied.index.next(),
+            "entries are applied in order"
+        );
         let mut applied = Applied {
             id: entry.id,
             origin: None,
@@ -214,7 +223,9 @@ impl<B: Backend> StateMachine<B> {
         now: Instant,
         applied: &mut Applied,
     ) -> Result<Response, ApplyError> {
-        let Applied { revisions, notices, .. } = applied;
+        let Applied {
+            revisions, notices, ..
+        } = applied;
         Ok(match body {
             Body::Put(request) => Response::Put(self.put(request, revisions)?),
             Body::DeleteRange(request) => {
@@ -268,7 +279,14 @@ impl<B: Backend> StateMachine<B> {
 fn fold_event(hash: &mut Digest, event: &Event) {
     hash.number(u64::from(event.r#type.cast_unsigned()));
     if let Some(kv) = &event.kv {
-        let KeyValue { key, create_revision, mod_revision, version, value, lease } = kv;
+        let KeyValue {
+            key,
+            create_revision,
+            mod_revision,
+            version,
+            value,
+            lease,
+        } = kv;
         hash.bytes(key);
         hash.bytes(value);
         for number in [create_revision, mod_revision, version, lease] {
@@ -278,11 +296,14 @@ fn fold_event(hash: &mut Digest, event: &Event) {
 }
 
 fn has_put(txn: &TxnRequest) -> bool {
-    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
-        Some(Op::RequestPut(_)) => true,
-        Some(Op::RequestTxn(nested)) => has_put(nested),
-        Some(Op::RequestRange(_) | Op::RequestDeleteRange(_)) | None => false,
-    })
+    txn.success
+        .iter()
+        .chain(&txn.failure)
+        .any(|op| match &op.request {
+            Some(Op::RequestPut(_)) => true,
+            Some(Op::RequestTxn(nested)) => has_put(nested),
+            Some(Op::RequestRange(_) | Op::RequestDeleteRange(_)) | None => false,
+        })
 }
 
 /// What the node needs beside applying.
@@ -298,7 +319,8 @@ impl<B: Backend> StateMachine<B> {
         if change.is_leave_joint()
             && let Ok(next) = self.conf_state().changed(change)
         {
-            self.cluster.set_conf_state(&mut self.view, &cluster::from_raft(&next));
+            self.cluster
+                .set_conf_state(&mut self.view, &cluster::from_raft(&next));
         }
     }
 
@@ -309,7 +331,10 @@ impl<B: Backend> StateMachine<B> {
 
     /// What an image of the current state would hold.
     pub fn snapshot_meta(&self) -> SnapshotMeta {
-        SnapshotMeta { id: self.applied, conf_state: self.conf_state() }
+        SnapshotMeta {
+            id: self.applied,
+            conf_state: self.conf_state(),
+        }
     }
 
     /// Closes the open batch for its way to disk.

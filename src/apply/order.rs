@@ -40,12 +40,15 @@ pub fn filter(kvs: &mut Vec<KeyValue>, request: &RangeRequest) {
         (low == 0 || value >= low) && (high == 0 || value <= high)
     };
     kvs.retain(|kv| {
-        within(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
-            && within(
-                kv.create_revision,
-                request.min_create_revision,
-                request.max_create_revision,
-            )
+        within(
+            kv.mod_revision,
+            request.min_mod_revision,
+            request.max_mod_revision,
+        ) && within(
+            kv.create_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        )
     });
 }
 

@@ -76,16 +76,26 @@ impl<B: Backend> StateMachine<B> {
     pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ApplyError> {
         let mut path = self.checked_path(request)?;
         let succeeded = path.take();
-        let branch = if succeeded { &request.success } else { &request.failure };
+        let branch = if succeeded {
+            &request.success
+        } else {
+            &request.failure
+        };
         let mut responses = Vec::with_capacity(branch.len());
         for op in branch {
             let Some(Request::RequestRange(range)) = &op.request else {
                 unreachable!("a transaction with another operation is not read-only")
             };
             let response = self.range(range)?;
-            responses.push(ResponseOp { response: Some(Response::ResponseRange(response)) });
+            responses.push(ResponseOp {
+                response: Some(Response::ResponseRange(response)),
+            });
         }
-        Ok(TxnResponse { header: header(self.store.revision()), succeeded, responses })
+        Ok(TxnResponse {
+            header: header(self.store.revision()),
+            succeeded,
+            responses,
+        })
     }
 
     /// Chooses the branches, then refuses what would fail in them, before anything is written.
@@ -107,7 +117,11 @@ impl<B: Backend> StateMachine<B> {
             }
         }
         taken.push(succeeded);
-        let branch = if succeeded { &request.success } else { &request.failure };
+        let branch = if succeeded {
+            &request.success
+        } else {
+            &request.failure
+        };
         for op in branch {
             if let Some(Request::RequestTxn(nested)) = &op.request {
                 self.choose(nested, taken)?;
@@ -117,7 +131,11 @@ impl<B: Backend> StateMachine<B> {
     }
 
     fn check(&self, request: &TxnRequest, path: &mut Path) -> Result<(), ApplyError> {
-        let branch = if path.take() { &request.success } else { &request.failure };
+        let branch = if path.take() {
+            &request.success
+        } else {
+            &request.failure
+        };
         for op in branch {
             match &op.request {
                 Some(Request::RequestRange(range)) => self.check_range(range)?,
@@ -202,7 +220,11 @@ fn execute<B: Backend>(
     path: &mut Path,
 ) -> Result<TxnResponse, ApplyError> {
     let succeeded = path.take();
-    let branch = if succeeded { &mut request.success } else { &mut request.failure };
+    let branch = if succeeded {
+        &mut request.success
+    } else {
+        &mut request.failure
+    };
     let mut responses = Vec::with_capacity(branch.len());
     for op in branch.drain(..) {
         let response = match op.request {
@@ -213,9 +235,9 @@ fn execute<B: Backend>(
             Some(Request::RequestPut(put)) => {
                 Some(Response::ResponsePut(kv::put_in(txn, lessor, put)?))
             }
-            Some(Request::RequestDeleteRange(delete)) => {
-                Some(Response::ResponseDeleteRange(kv::delete_in(txn, lessor, &delete)?))
-            }
+            Some(Request::RequestDeleteRange(delete)) => Some(Response::ResponseDeleteRange(
+                kv::delete_in(txn, lessor, &delete)?,
+            )),
             Some(Request::RequestTxn(mut nested)) => {
                 let mut response = execute(txn, lessor, &mut nested, path)?;
                 // Only the outermost answer carries a revision.
@@ -226,5 +248,9 @@ fn execute<B: Backend>(
         };
         responses.push(ResponseOp { response });
     }
-    Ok(TxnResponse { header: header(txn.revision_seen()), succeeded, responses })
+    Ok(TxnResponse {
+        header: header(txn.revision_seen()),
+        succeeded,
+        responses,
+    })
 }

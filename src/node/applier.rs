@@ -15,8 +15,8 @@ use std::{
 use super::{
     NodeConfig,
     mail::{
-        ApplierInput, ConsensusInput, FrontendInput, IntegrityInput, LeasesInput, Mail,
-        PeersInput, RaftStatus, SnapshotsInput, WatchesInput,
+        ApplierInput, ConsensusInput, FrontendInput, IntegrityInput, LeasesInput, Mail, PeersInput,
+        RaftStatus, SnapshotsInput, WatchesInput,
     },
     query,
     ticket::{Owner, Tickets},
@@ -26,7 +26,7 @@ use crate::{
     backend::Backend,
     kernel::{
         ApiError, BackendSize, CallId, Context, DiskError, DiskOp, DiskOutcome, Effect, Fault,
-         Instant, LeaseId, LogIndex, MemberId, Request, Response, SnapshotId, Term, Ticket,
+        Instant, LeaseId, LogIndex, MemberId, Request, Response, SnapshotId, Term, Ticket,
         effect::{LogLevel, LogLine},
         limits,
     },
@@ -109,7 +109,10 @@ impl<B: Backend> Applier<B> {
     /// Wraps a loaded state machine.
     pub fn new(machine: StateMachine<B>, size: BackendSize, config: &NodeConfig) -> Self {
         let applied = machine.applied_index();
-        let compaction_at = machine.store().compaction_running().then_some(Instant::ZERO);
+        let compaction_at = machine
+            .store()
+            .compaction_running()
+            .then_some(Instant::ZERO);
         Self {
             machine,
             member: config.member,
@@ -159,13 +162,21 @@ impl<B: Backend> Applier<B> {
         let outcome = match input {
             ApplierInput::Apply(entries) => self.on_apply(entries, cx),
             ApplierInput::Read { index, calls } => self.on_read(index, calls, cx),
-            ApplierInput::Status { call, request, raft } => {
+            ApplierInput::Status {
+                call,
+                request,
+                raft,
+            } => {
                 self.on_status(call, &request, raft, cx);
                 Ok(())
             }
             ApplierInput::Image { id } => self.on_image(id, cx),
             ApplierInput::Install { id, meta } => {
-                self.installing = Some(Installing { id, meta, ticket: None });
+                self.installing = Some(Installing {
+                    id,
+                    meta,
+                    ticket: None,
+                });
                 self.cut(cx);
                 self.maybe_install(cx);
                 Ok(())
@@ -192,11 +203,7 @@ impl<B: Backend> Applier<B> {
 
     // ---- apply ----
 
-    fn on_apply(
-        &mut self,
-        entries: Vec<Entry>,
-        cx: &mut Context<'_, Mail>,
-    ) -> Result<(), Fault> {
+    fn on_apply(&mut self, entries: Vec<Entry>, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         if let Some(last) = entries.last() {
             self.committed = self.committed.max(last.id.index);
         }
@@ -207,11 +214,7 @@ impl<B: Backend> Applier<B> {
         self.apply_all(entries, cx)
     }
 
-    fn apply_all(
-        &mut self,
-        entries: Vec<Entry>,
-        cx: &mut Context<'_, Mail>,
-    ) -> Result<(), Fault> {
+    fn apply_all(&mut self, entries: Vec<Entry>, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         let mut revisions = Vec::new();
         let mut hashes = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -305,7 +308,12 @@ impl<B: Backend> Applier<B> {
     ) -> Result<(), Fault> {
         let result = match request {
             Request::HashKv(request) => {
-                match settle(self.machine.store().hash_kv(request.revision).map_err(ApplyError::from))? {
+                match settle(
+                    self.machine
+                        .store()
+                        .hash_kv(request.revision)
+                        .map_err(ApplyError::from),
+                )? {
                     Ok(hash) => {
                         self.hashes.push_back((call, hash));
                         return Ok(());
@@ -321,7 +329,9 @@ impl<B: Backend> Applier<B> {
 
     /// Goes on with hashing, a slice per step.
     fn hash_slice(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
-        let Some((call, mut hash)) = self.hashes.pop_front() else { return Ok(()) };
+        let Some((call, mut hash)) = self.hashes.pop_front() else {
+            return Ok(());
+        };
         let step = hash.step(self.machine.store(), self.machine.view(), HASH_SLICE);
         match settle(step.map_err(ApplyError::from))? {
             Ok(None) => self.hashes.push_back((call, hash)),
@@ -361,7 +371,10 @@ impl<B: Backend> Applier<B> {
             Request::Metrics => Response::Metrics(query::metrics(&self.machine, &facts)),
             _ => Response::Status(query::status(&self.machine, &facts)),
         };
-        cx.tell(Mail::Frontend(FrontendInput::Answer { call, result: Ok(response) }));
+        cx.tell(Mail::Frontend(FrontendInput::Answer {
+            call,
+            result: Ok(response),
+        }));
     }
 
     fn on_keep_alive(&mut self, call: CallId, id: i64, cx: &mut Context<'_, Mail>) {
@@ -407,8 +420,8 @@ impl<B: Backend> Applier<B> {
 
     fn maybe_cut(&mut self, cx: &mut Context<'_, Mail>) {
         let (operations, bytes) = self.machine.view().open_size();
-        let full = operations >= self.settings.batch_operations_max
-            || bytes >= limits::BATCH_BYTES_MAX;
+        let full =
+            operations >= self.settings.batch_operations_max || bytes >= limits::BATCH_BYTES_MAX;
         if full && self.commits.len() < COMMITS_INFLIGHT_MAX {
             self.cut(cx);
         } else {
@@ -428,8 +441,15 @@ impl<B: Backend> Applier<B> {
         if let Some(batch) = self.machine.cut() {
             let ticket = self.tickets.issue();
             self.cuts += 1;
-            self.commits.push_back(Commit { ticket, meta, cut: self.cuts });
-            cx.emit(Effect::Disk { ticket, op: DiskOp::Commit { batch } });
+            self.commits.push_back(Commit {
+                ticket,
+                meta,
+                cut: self.cuts,
+            });
+            cx.emit(Effect::Disk {
+                ticket,
+                op: DiskOp::Commit { batch },
+            });
         }
     }
 
@@ -447,13 +467,23 @@ impl<B: Backend> Applier<B> {
         if let Some((_, call)) = self.defragmenting.take_if(|(own, _)| *own == ticket) {
             self.machine.refresh()?;
             let response = Response::Defragment(DefragmentResponse::default());
-            cx.tell(Mail::Frontend(FrontendInput::Answer { call, result: Ok(response) }));
+            cx.tell(Mail::Frontend(FrontendInput::Answer {
+                call,
+                result: Ok(response),
+            }));
             return Ok(());
         }
-        if self.installing.as_ref().is_some_and(|installing| installing.ticket == Some(ticket)) {
+        if self
+            .installing
+            .as_ref()
+            .is_some_and(|installing| installing.ticket == Some(ticket))
+        {
             return self.on_installed(cx);
         }
-        let commit = self.commits.pop_front().expect("a commit completed that nobody submitted");
+        let commit = self
+            .commits
+            .pop_front()
+            .expect("a commit completed that nobody submitted");
         assert_eq!(commit.ticket, ticket, "commits complete in order");
         self.machine.committed()?;
         self.after_commit(commit, cx);
@@ -469,7 +499,10 @@ impl<B: Backend> Applier<B> {
         let Commit { meta, cut, .. } = commit;
         if let Some((revision, _)) = self.compaction_done.take_if(|(_, needed)| *needed <= cut) {
             let current = self.machine.store().revision();
-            cx.tell(Mail::Frontend(FrontendInput::CompactionDone { revision, current }));
+            cx.tell(Mail::Frontend(FrontendInput::CompactionDone {
+                revision,
+                current,
+            }));
         }
         let index = meta.id.index;
         let entries = self.marked.distance_to(index);
@@ -481,7 +514,10 @@ impl<B: Backend> Applier<B> {
         let compact = self.compact_point(index);
         self.bytes_since_mark = 0;
         self.applied_bytes.clear();
-        cx.tell(Mail::Consensus(ConsensusInput::Compact { mark: meta, compact }));
+        cx.tell(Mail::Consensus(ConsensusInput::Compact {
+            mark: meta,
+            compact,
+        }));
     }
 
     /// How far the log may go: a number of entries stays for slow members, but not more bytes than
@@ -527,7 +563,10 @@ impl<B: Backend> Applier<B> {
         let installing = self.installing.take().expect("checked by the caller");
         self.machine.reload()?;
         let applied = self.machine.applied();
-        assert_eq!(applied, installing.meta.id, "the image is not what its sender said it was");
+        assert_eq!(
+            applied, installing.meta.id,
+            "the image is not what its sender said it was"
+        );
         let index = applied.index;
         self.marked = index;
         self.bytes_since_mark = 0;
@@ -542,12 +581,17 @@ impl<B: Backend> Applier<B> {
         let hash = self.machine.state_hash();
         cx.tell(Mail::Integrity(IntegrityInput::Installed { index, hash }));
         cx.tell(Mail::Consensus(ConsensusInput::Applied { index }));
-        cx.tell(Mail::Snapshots(SnapshotsInput::Installed { snapshot: installing.id }));
+        cx.tell(Mail::Snapshots(SnapshotsInput::Installed {
+            snapshot: installing.id,
+        }));
         cx.tell(Mail::Watches(WatchesInput::Installed));
         cx.tell(Mail::Leases(LeasesInput::Installed));
         cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
-        let held: Vec<Entry> =
-            self.held.drain(..).filter(|entry| entry.id.index > index).collect();
+        let held: Vec<Entry> = self
+            .held
+            .drain(..)
+            .filter(|entry| entry.id.index > index)
+            .collect();
         self.apply_all(held, cx)
     }
 
@@ -560,7 +604,10 @@ impl<B: Backend> Applier<B> {
         self.cut(cx);
         let ticket = self.tickets.issue();
         self.defragmenting = Some((ticket, call));
-        cx.emit(Effect::Disk { ticket, op: DiskOp::Defragment });
+        cx.emit(Effect::Disk {
+            ticket,
+            op: DiskOp::Defragment,
+        });
     }
 
     // ---- timers ----
@@ -568,7 +615,9 @@ impl<B: Backend> Applier<B> {
     /// When it wants `on_deadline`.
     pub fn deadline(&self) -> Option<Instant> {
         let hashing = (!self.hashes.is_empty()).then_some(Instant::ZERO);
-        let cut_at = self.cut_at.filter(|_| self.commits.len() < COMMITS_INFLIGHT_MAX);
+        let cut_at = self
+            .cut_at
+            .filter(|_| self.commits.len() < COMMITS_INFLIGHT_MAX);
         let compaction = self.compaction_at.filter(|_| self.installing.is_none());
         [hashing, cut_at, compaction].into_iter().flatten().min()
     }

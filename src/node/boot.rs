@@ -39,8 +39,7 @@ impl<B: Backend> Node<B> {
                 // The members are durable before there is a log, so a log always finds them.
                 machine.bootstrap(config.cluster, config.member, &config.initial_members)?;
                 machine.commit_now()?;
-                let encoder =
-                    Encoder::create(config.cluster, config.member, config.segment_bytes);
+                let encoder = Encoder::create(config.cluster, config.member, config.segment_bytes);
                 let empty = raft::Recovered {
                     hard_state: HardState::default(),
                     first: EntryId::ZERO,
@@ -115,7 +114,11 @@ fn restore<B: Backend>(
     log: Recovered,
     machine: &StateMachine<B>,
 ) -> Result<(raft::Recovered, Journal), Fault> {
-    assert_eq!(log.head, (config.cluster, config.member), "the caller read the ids from this log");
+    assert_eq!(
+        log.head,
+        (config.cluster, config.member),
+        "the caller read the ids from this log"
+    );
     if machine.members().next().is_none() {
         return Err(Fault::State(
             "the data directory holds a log but no store: restore both from one backup, or remove \

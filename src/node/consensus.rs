@@ -91,7 +91,11 @@ impl Consensus {
     pub fn on_input(&mut self, input: ConsensusInput, cx: &mut Context<'_, Mail>) {
         match input {
             ConsensusInput::Step(message) => self.raft.step(message),
-            ConsensusInput::Propose { request, data, conf_change } => {
+            ConsensusInput::Propose {
+                request,
+                data,
+                conf_change,
+            } => {
                 let outcome = if conf_change {
                     self.raft.propose_conf_change(data.clone())
                 } else {
@@ -126,12 +130,19 @@ impl Consensus {
             ConsensusInput::Applied { index } => self.raft.on_applied(index),
             ConsensusInput::ConfChange(change) => {
                 let conf_state = self.raft.apply_conf_change(&change);
-                cx.tell(Mail::Frontend(FrontendInput::Learner(self.raft.is_learner())));
+                cx.tell(Mail::Frontend(FrontendInput::Learner(
+                    self.raft.is_learner(),
+                )));
                 cx.tell(Mail::Integrity(IntegrityInput::Voters(conf_state)));
             }
             ConsensusInput::HandOver => self.hand_over(cx),
             ConsensusInput::Compact { mark, compact } => self.compact(mark, compact, cx),
-            ConsensusInput::Restore { snapshot, meta, from, term } => {
+            ConsensusInput::Restore {
+                snapshot,
+                meta,
+                from,
+                term,
+            } => {
                 if self.raft.restore(meta, from, term) {
                     self.restoring = Some(snapshot);
                 } else {
@@ -144,7 +155,11 @@ impl Consensus {
             }
             ConsensusInput::Status { call, request } => {
                 let raft = self.status();
-                cx.tell(Mail::Applier(ApplierInput::Status { call, request, raft }));
+                cx.tell(Mail::Applier(ApplierInput::Status {
+                    call,
+                    request,
+                    raft,
+                }));
             }
             ConsensusInput::MoveLeader { call, to } => self.move_leader(call, to, cx),
         }
@@ -192,7 +207,10 @@ impl Consensus {
             None
         };
         if let Some(error) = error {
-            cx.tell(Mail::Frontend(FrontendInput::Answer { call, result: Err(error) }));
+            cx.tell(Mail::Frontend(FrontendInput::Answer {
+                call,
+                result: Err(error),
+            }));
             return;
         }
         if self.raft.leader() == Some(to) {
@@ -201,7 +219,10 @@ impl Consensus {
         }
         if let Some(earlier) = self.moving.take() {
             let result = Err(ApiError::Timeout);
-            cx.tell(Mail::Frontend(FrontendInput::Answer { call: earlier.call, result }));
+            cx.tell(Mail::Frontend(FrontendInput::Answer {
+                call: earlier.call,
+                result,
+            }));
         }
         self.raft.transfer_leadership(to);
         // Raft gives a transfer up after one election timeout; then the caller hears of it.
@@ -222,7 +243,10 @@ impl Consensus {
         cx.tell(Mail::Integrity(IntegrityInput::Tick));
         if let Some(moving) = self.moving.take_if(|moving| moving.deadline <= cx.now) {
             let result = Err(ApiError::Timeout);
-            cx.tell(Mail::Frontend(FrontendInput::Answer { call: moving.call, result }));
+            cx.tell(Mail::Frontend(FrontendInput::Answer {
+                call: moving.call,
+                result,
+            }));
         }
     }
 
@@ -243,10 +267,18 @@ impl Consensus {
             then.push(Mail::Peers(PeersInput::Raft(message)));
         }
         if let Some(meta) = output.install {
-            let snapshot = self.restoring.take().expect("raft installs only what was restored");
+            let snapshot = self
+                .restoring
+                .take()
+                .expect("raft installs only what was restored");
             let keep_after = meta.id.index;
-            let install = ApplierInput::Install { id: snapshot, meta: meta.clone() };
-            cx.tell(Mail::Integrity(IntegrityInput::Voters(meta.conf_state.clone())));
+            let install = ApplierInput::Install {
+                id: snapshot,
+                meta: meta.clone(),
+            };
+            cx.tell(Mail::Integrity(IntegrityInput::Voters(
+                meta.conf_state.clone(),
+            )));
             then.push(Mail::Consensus(ConsensusInput::Durable(meta.id)));
             cx.tell(Mail::Journal(JournalInput::Mark {
                 meta,
@@ -309,7 +341,10 @@ impl Consensus {
 
 fn moved(call: CallId) -> FrontendInput {
     let response = MoveLeaderResponse { header: None };
-    FrontendInput::Answer { call, result: Ok(Response::MoveLeader(response)) }
+    FrontendInput::Answer {
+        call,
+        result: Ok(Response::MoveLeader(response)),
+    }
 }
 
 fn log_leader(before: Option<MemberId>, role: &RoleChange, cx: &mut Context<'_, Mail>) {

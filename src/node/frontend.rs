@@ -26,13 +26,13 @@ use crate::{
         effect::{LogLevel, LogLine},
         limits,
     },
+    lease::Reset,
     pb::{
         etcdserverpb::{CompactionResponse, alarm_request::AlarmAction},
         fated::command::{
             LeaseCheckpoint, LeaseRemaining, LeaseRevoke, MemberPublish, command::Body,
         },
     },
-    lease::Reset,
     raft::{Role, RoleChange},
 };
 
@@ -131,7 +131,11 @@ impl Frontend {
             next_forward: 0,
             resets: BTreeMap::new(),
             min_ttl_seconds: config.min_lease_ttl_seconds(),
-            role: RoleChange { role: Role::Follower, term: Term::ZERO, leader: None },
+            role: RoleChange {
+                role: Role::Follower,
+                term: Term::ZERO,
+                leader: None,
+            },
             leader_changes: 0,
             learner: false,
             apply_gap: 0,
@@ -146,7 +150,11 @@ impl Frontend {
     /// Handles one input.
     pub fn on_input(&mut self, input: FrontendInput, cx: &mut Context<'_, Mail>) {
         match input {
-            FrontendInput::Call { call, credentials, request } => {
+            FrontendInput::Call {
+                call,
+                credentials,
+                request,
+            } => {
                 self.on_call(call, &credentials, request, cx);
             }
             FrontendInput::Cancel { call } => {
@@ -154,7 +162,12 @@ impl Frontend {
             }
             FrontendInput::Answer { call, result } => self.answer(call, result, cx),
             FrontendInput::Applied { request, result } => self.on_applied(request, result, cx),
-            FrontendInput::Refused { request, data, conf_change, error } => {
+            FrontendInput::Refused {
+                request,
+                data,
+                conf_change,
+                error,
+            } => {
                 self.on_refused(request, data, conf_change, error, cx);
             }
             FrontendInput::ReadState { id, index } => self.on_read_state(id, index, cx),
@@ -166,7 +179,11 @@ impl Frontend {
             }
             FrontendInput::Role(role) => self.on_role(role, cx),
             FrontendInput::Learner(learner) => self.learner = learner,
-            FrontendInput::Load { applied, committed, overlay_bytes } => {
+            FrontendInput::Load {
+                applied,
+                committed,
+                overlay_bytes,
+            } => {
                 self.apply_gap = applied.distance_to(committed);
                 self.overlay_bytes = overlay_bytes;
             }
@@ -203,7 +220,10 @@ impl Frontend {
         cx: &mut Context<'_, Mail>,
     ) {
         if let Err(error) = self.admit(credentials, &request) {
-            cx.emit(Effect::Reply { call, result: Err(error) });
+            cx.emit(Effect::Reply {
+                call,
+                result: Err(error),
+            });
             return;
         }
         match self.route(request, cx) {
@@ -321,13 +341,7 @@ impl Frontend {
         self.pending.insert(call, waiting, now, timed);
     }
 
-    fn propose(
-        &mut self,
-        call: CallId,
-        asker: Asker,
-        body: Body,
-        cx: &mut Context<'_, Mail>,
-    ) {
+    fn propose(&mut self, call: CallId, asker: Asker, body: Body, cx: &mut Context<'_, Mail>) {
         let physical = match &body {
             Body::Compact(request) if request.physical => Some(request.revision),
             _ => None,
@@ -335,7 +349,10 @@ impl Frontend {
         let request = self.next_request;
         let data = encode_command(request, self.member, body);
         if data.len() > self.request_bytes_max {
-            cx.emit(Effect::Reply { call, result: Err(ApiError::RequestTooLarge) });
+            cx.emit(Effect::Reply {
+                call,
+                result: Err(ApiError::RequestTooLarge),
+            });
             return;
         }
         self.next_request = request.next();
@@ -346,8 +363,13 @@ impl Frontend {
             physical,
             compaction: None,
         };
-        self.pending.insert(call, waiting, cx.now, physical.is_none());
-        cx.tell(Mail::Consensus(ConsensusInput::Propose { request, data, conf_change: false }));
+        self.pending
+            .insert(call, waiting, cx.now, physical.is_none());
+        cx.tell(Mail::Consensus(ConsensusInput::Propose {
+            request,
+            data,
+            conf_change: false,
+        }));
     }
 
     fn run_local(&mut self, call: CallId, request: Request, cx: &mut Context<'_, Mail>) {
@@ -365,7 +387,10 @@ impl Frontend {
                 cx.tell(Mail::Snapshots(SnapshotsInput::Read { call, id, cursor }));
             }
             Request::SnapshotClose { id } => {
-                cx.tell(Mail::Snapshots(SnapshotsInput::Close { call: Some(call), id }));
+                cx.tell(Mail::Snapshots(SnapshotsInput::Close {
+                    call: Some(call),
+                    id,
+                }));
             }
             request => cx.tell(Mail::Applier(ApplierInput::Read {
                 index: LogIndex::ZERO,
@@ -406,7 +431,11 @@ impl Frontend {
         result: Result<Response, ApiError>,
         cx: &mut Context<'_, Mail>,
     ) {
-        if self.publishing.as_ref().is_some_and(|publishing| publishing.request == request) {
+        if self
+            .publishing
+            .as_ref()
+            .is_some_and(|publishing| publishing.request == request)
+        {
             self.publishing = None;
             // The member serves once it has caught up with what the cluster had committed by now.
             let call = self.pending.peer_call();
@@ -417,7 +446,9 @@ impl Frontend {
             cx.tell(Mail::Applier(ApplierInput::FinishReset { call, reset }));
             return;
         }
-        let Some(call) = self.pending.call_of(request) else { return };
+        let Some(call) = self.pending.call_of(request) else {
+            return;
+        };
         if let Ok(Response::Compact(_)) = &result
             && let Some(waiting) = self.pending.get_mut(call)
             && waiting.physical.is_some()
@@ -451,7 +482,11 @@ impl Frontend {
         self.parked_retry = None;
         for (request, data, conf_change) in std::mem::take(&mut self.parked) {
             if self.pending.call_of(request).is_some() {
-                cx.tell(Mail::Consensus(ConsensusInput::Propose { request, data, conf_change }));
+                cx.tell(Mail::Consensus(ConsensusInput::Propose {
+                    request,
+                    data,
+                    conf_change,
+                }));
             }
         }
     }
@@ -463,11 +498,18 @@ impl Frontend {
         self.resets.retain(|_, (call, _)| pending.contains(*call));
         let request = self.next_request;
         self.next_request = request.next();
-        let leases = vec![LeaseRemaining { id: reset.id().get(), remaining_ms: 0 }];
+        let leases = vec![LeaseRemaining {
+            id: reset.id().get(),
+            remaining_ms: 0,
+        }];
         let body = Body::LeaseCheckpoint(LeaseCheckpoint { leases });
         let data = encode_command(request, self.member, body);
         self.resets.insert(request, (call, reset));
-        cx.tell(Mail::Consensus(ConsensusInput::Propose { request, data, conf_change: false }));
+        cx.tell(Mail::Consensus(ConsensusInput::Propose {
+            request,
+            data,
+            conf_change: false,
+        }));
     }
 
     // ---- the read barrier ----
@@ -485,13 +527,19 @@ impl Frontend {
     fn start_round(&mut self, calls: Vec<(CallId, Behind)>, cx: &mut Context<'_, Mail>) {
         self.next_read = self.next_read.next();
         let id = self.next_read;
-        self.round = Some(Round { id, calls, retry: cx.now.after(RETRY) });
+        self.round = Some(Round {
+            id,
+            calls,
+            retry: cx.now.after(RETRY),
+        });
         cx.tell(Mail::Consensus(ConsensusInput::ReadIndex { id }));
     }
 
     /// Tries the barrier again under a fresh id, so that late confirmations of the old one count for nothing.
     fn retry_round(&mut self, cx: &mut Context<'_, Mail>) {
-        let Some(round) = self.round.take() else { return };
+        let Some(round) = self.round.take() else {
+            return;
+        };
         let pending = &self.pending;
         let alive = |(call, behind): &(CallId, Behind)| {
             matches!(behind, Behind::Publish) || pending.contains(*call)
@@ -503,7 +551,9 @@ impl Frontend {
     }
 
     fn on_read_state(&mut self, id: ReadId, index: LogIndex, cx: &mut Context<'_, Mail>) {
-        let Some(round) = self.round.take_if(|round| round.id == id) else { return };
+        let Some(round) = self.round.take_if(|round| round.id == id) else {
+            return;
+        };
         let mut reads = Vec::with_capacity(round.calls.len());
         for (call, behind) in round.calls {
             match behind {
@@ -515,7 +565,10 @@ impl Frontend {
             }
         }
         if !reads.is_empty() {
-            cx.tell(Mail::Applier(ApplierInput::Read { index, calls: reads }));
+            cx.tell(Mail::Applier(ApplierInput::Read {
+                index,
+                calls: reads,
+            }));
         }
     }
 
@@ -528,8 +581,19 @@ impl Frontend {
                 self.next_forward += 1;
                 let id = self.next_forward;
                 let retry = cx.now.after(RETRY);
-                cx.tell(Mail::Peers(PeersInput::Call { to: leader, id, request: request.clone() }));
-                self.forwarded.insert(id, Forwarded { call, request, retry });
+                cx.tell(Mail::Peers(PeersInput::Call {
+                    to: leader,
+                    id,
+                    request: request.clone(),
+                }));
+                self.forwarded.insert(
+                    id,
+                    Forwarded {
+                        call,
+                        request,
+                        retry,
+                    },
+                );
             }
             None => self.leaderless.push((call, request)),
         }
@@ -562,7 +626,11 @@ impl Frontend {
             None
         };
         if let Some(error) = refusal {
-            cx.tell(Mail::Peers(PeersInput::Reply { to: from, id, result: Err(error) }));
+            cx.tell(Mail::Peers(PeersInput::Reply {
+                to: from,
+                id,
+                result: Err(error),
+            }));
             return;
         }
         let call = self.pending.peer_call();
@@ -604,7 +672,9 @@ impl Frontend {
             .map(|(id, _)| *id)
             .collect();
         for id in due {
-            let Some(forwarded) = self.forwarded.remove(&id) else { continue };
+            let Some(forwarded) = self.forwarded.remove(&id) else {
+                continue;
+            };
             if self.pending.contains(forwarded.call) {
                 self.ask_leader(forwarded.call, forwarded.request, cx);
             }
@@ -644,8 +714,15 @@ impl Frontend {
             client_urls: self.client_urls.clone(),
         });
         let data = encode_command(request, self.member, body);
-        self.publishing = Some(Publishing { request, retry: cx.now.after(self.election) });
-        cx.tell(Mail::Consensus(ConsensusInput::Propose { request, data, conf_change: false }));
+        self.publishing = Some(Publishing {
+            request,
+            retry: cx.now.after(self.election),
+        });
+        cx.tell(Mail::Consensus(ConsensusInput::Propose {
+            request,
+            data,
+            conf_change: false,
+        }));
     }
 
     fn on_published(&mut self, cx: &mut Context<'_, Mail>) {
@@ -687,7 +764,11 @@ impl Frontend {
     pub fn deadline(&self) -> Option<Instant> {
         let round = self.round.as_ref().map(|round| round.retry);
         let publishing = self.publishing.as_ref().map(|publishing| publishing.retry);
-        let forwarded = self.forwarded.values().map(|forwarded| forwarded.retry).min();
+        let forwarded = self
+            .forwarded
+            .values()
+            .map(|forwarded| forwarded.retry)
+            .min();
         [
             round,
             publishing,
@@ -707,7 +788,11 @@ impl Frontend {
             let error = self.timeout_of(call);
             self.answer(call, Err(error), cx);
         }
-        if self.round.as_ref().is_some_and(|round| round.retry <= cx.now) {
+        if self
+            .round
+            .as_ref()
+            .is_some_and(|round| round.retry <= cx.now)
+        {
             self.retry_round(cx);
         }
         if self.parked_retry.is_some_and(|retry| retry <= cx.now) {
@@ -715,7 +800,11 @@ impl Frontend {
             self.ask_again(cx);
         }
         self.retry_forwarded(true, cx);
-        if self.publishing.as_ref().is_some_and(|publishing| publishing.retry <= cx.now) {
+        if self
+            .publishing
+            .as_ref()
+            .is_some_and(|publishing| publishing.retry <= cx.now)
+        {
             self.publish(cx);
         }
         if self.stopping.is_some_and(|deadline| deadline <= cx.now) {
@@ -735,7 +824,9 @@ impl Frontend {
     pub fn check(&self) {
         self.pending.check();
         assert!(
-            self.round.as_ref().is_none_or(|round| !round.calls.is_empty()),
+            self.round
+                .as_ref()
+                .is_none_or(|round| !round.calls.is_empty()),
             "a barrier is on its way for nobody"
         );
     }

@@ -74,7 +74,11 @@ impl Integrity {
         while self.hashes.len() > KEPT_MAX {
             self.hashes.pop_front();
         }
-        let due: Vec<_> = self.reports.range(..=index).map(|(index, _)| *index).collect();
+        let due: Vec<_> = self
+            .reports
+            .range(..=index)
+            .map(|(index, _)| *index)
+            .collect();
         for index in due {
             self.compare(index, cx);
         }
@@ -83,8 +87,14 @@ impl Integrity {
     fn on_tick(&mut self, cx: &mut Context<'_, Mail>) {
         if self.told < self.last {
             self.told = self.last;
-            let hash = *self.hashes.back().expect("the hash of the last index is kept");
-            cx.tell(Mail::Peers(PeersInput::StateHash { index: self.last, hash }));
+            let hash = *self
+                .hashes
+                .back()
+                .expect("the hash of the last index is kept");
+            cx.tell(Mail::Peers(PeersInput::StateHash {
+                index: self.last,
+                hash,
+            }));
         }
     }
 
@@ -109,7 +119,9 @@ impl Integrity {
 
     fn hash_at(&self, index: LogIndex) -> Option<u64> {
         let back = usize::try_from(index.distance_to(self.last)).ok()?;
-        self.hashes.get(self.hashes.len().checked_sub(back + 1)?).copied()
+        self.hashes
+            .get(self.hashes.len().checked_sub(back + 1)?)
+            .copied()
     }
 
     fn compare(&mut self, index: LogIndex, cx: &mut Context<'_, Mail>) {
@@ -117,7 +129,9 @@ impl Integrity {
             self.reports.remove(&index);
             return;
         };
-        let Some(reports) = self.reports.get(&index) else { return };
+        let Some(reports) = self.reports.get(&index) else {
+            return;
+        };
         if reports.values().all(|hash| *hash == own) {
             // Once all voters agree at an index there is nothing left to say about it.
             let others = self.voters.iter().filter(|voter| **voter != self.member);
@@ -129,7 +143,13 @@ impl Integrity {
         }
         if self.disputed.insert(index) {
             cx.tell(Mail::Peers(PeersInput::StateHash { index, hash: own }));
-            log(cx, LogLevel::Warn, "state hashes differ between members", index, own);
+            log(
+                cx,
+                LogLevel::Warn,
+                "state hashes differ between members",
+                index,
+                own,
+            );
         }
         self.judge(index, own, cx);
     }
@@ -144,7 +164,10 @@ impl Integrity {
             }
         }
         let majority = self.voters.len() / 2 + 1;
-        let winner = counts.iter().find(|(_, count)| **count >= majority).map(|(hash, _)| *hash);
+        let winner = counts
+            .iter()
+            .find(|(_, count)| **count >= majority)
+            .map(|(hash, _)| *hash);
         let everybody = self.voters.iter().all(|voter| votes.contains_key(voter));
         let wrong = match winner {
             Some(hash) => hash != own,
@@ -170,17 +193,14 @@ impl Integrity {
     }
 }
 
-fn log(
-    cx: &mut Context<'_, Mail>,
-    level: LogLevel,
-    message: &str,
-    index: LogIndex,
-    hash: u64,
-) {
+fn log(cx: &mut Context<'_, Mail>, level: LogLevel, message: &str, index: LogIndex, hash: u64) {
     cx.emit(Effect::Log(LogLine {
         level,
         caller: "node/integrity.rs",
         message: message.to_owned(),
-        fields: vec![("index", index.to_string()), ("hash", format!("{hash:016x}"))],
+        fields: vec![
+            ("index", index.to_string()),
+            ("hash", format!("{hash:016x}")),
+        ],
     }));
 }

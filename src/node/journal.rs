@@ -15,8 +15,7 @@ use super::{
 };
 use crate::{
     kernel::{
-        Context, DiskError, DiskOp, DiskOutcome, Effect, Fault, LogIndex, SegmentId, Ticket,
-        limits,
+        Context, DiskError, DiskOp, DiskOutcome, Effect, Fault, LogIndex, SegmentId, Ticket, limits,
     },
     raft::SnapshotMeta,
     wal::{Encoder, Record},
@@ -40,7 +39,11 @@ pub struct Journal {
 #[derive(Debug)]
 enum Item {
     Append(Append),
-    Mark { meta: SnapshotMeta, keep_after: LogIndex, then: Vec<Mail> },
+    Mark {
+        meta: SnapshotMeta,
+        keep_after: LogIndex,
+        then: Vec<Mail>,
+    },
 }
 
 impl Item {
@@ -49,7 +52,9 @@ impl Item {
         match self {
             Self::Append(append) => {
                 let entries = append.entries.iter();
-                let entries: u64 = entries.map(|entry| Record::Entry(entry).encoded_bytes()).sum();
+                let entries: u64 = entries
+                    .map(|entry| Record::Entry(entry).encoded_bytes())
+                    .sum();
                 let hard_state = append.hard_state.as_ref();
                 entries + hard_state.map_or(0, |state| Record::HardState(state).encoded_bytes())
             }
@@ -82,8 +87,16 @@ impl Journal {
     pub fn on_input(&mut self, input: JournalInput, cx: &mut Context<'_, Mail>) {
         match input {
             JournalInput::Append(append) => self.queue.push_back(Item::Append(append)),
-            JournalInput::Mark { meta, keep_after, then } => {
-                self.queue.push_back(Item::Mark { meta, keep_after, then });
+            JournalInput::Mark {
+                meta,
+                keep_after,
+                then,
+            } => {
+                self.queue.push_back(Item::Mark {
+                    meta,
+                    keep_after,
+                    then,
+                });
             }
             JournalInput::Remove { keep_after } => self.remove_old(keep_after, cx),
             JournalInput::Done { ticket, outcome } => self.on_done(ticket, outcome, cx),
@@ -108,7 +121,10 @@ impl Journal {
             self.encoder.on_prepared(segment);
             return;
         }
-        assert!(self.writing.remove(&ticket), "a write completed that nobody submitted");
+        assert!(
+            self.writing.remove(&ticket),
+            "a write completed that nobody submitted"
+        );
         if self.writing.is_empty() {
             self.encoder.on_durable();
             self.release(cx);
@@ -154,7 +170,12 @@ impl Journal {
             let ticket = self.tickets.issue();
             self.writing.insert(ticket);
             let (segment, offset, bytes) = (write.segment, write.offset, write.bytes);
-            let op = DiskOp::WalWrite { segment, offset, bytes, sync: true };
+            let op = DiskOp::WalWrite {
+                segment,
+                offset,
+                bytes,
+                sync: true,
+            };
             cx.emit(Effect::Disk { ticket, op });
         }
         if self.writing.is_empty() {
@@ -164,7 +185,11 @@ impl Journal {
 
     fn encode(&mut self, item: Item) {
         match item {
-            Item::Append(Append { entries, hard_state, then }) => {
+            Item::Append(Append {
+                entries,
+                hard_state,
+                then,
+            }) => {
                 for entry in &entries {
                     self.encoder.append(Record::Entry(entry));
                 }
@@ -173,11 +198,16 @@ impl Journal {
                 }
                 self.then.extend(then);
             }
-            Item::Mark { meta, keep_after, then } => {
+            Item::Mark {
+                meta,
+                keep_after,
+                then,
+            } => {
                 self.encoder.append(Record::Mark(&meta));
                 self.then.extend(then);
                 // Only a durable mark allows the log before it to go.
-                self.then.push(Mail::Journal(JournalInput::Remove { keep_after }));
+                self.then
+                    .push(Mail::Journal(JournalInput::Remove { keep_after }));
             }
         }
     }
@@ -190,7 +220,10 @@ impl Journal {
         if let Some(before) = self.encoder.take_removable(keep_after) {
             let ticket = self.tickets.issue();
             self.removing = Some(ticket);
-            cx.emit(Effect::Disk { ticket, op: DiskOp::WalRemove { before } });
+            cx.emit(Effect::Disk {
+                ticket,
+                op: DiskOp::WalRemove { before },
+            });
         }
     }
 
@@ -199,7 +232,10 @@ impl Journal {
         if let Some(wanted) = self.encoder.take_prepare(upcoming) {
             let ticket = self.tickets.issue();
             self.preparing.insert(ticket, wanted.segment);
-            let op = DiskOp::WalPrepare { segment: wanted.segment, bytes: wanted.bytes };
+            let op = DiskOp::WalPrepare {
+                segment: wanted.segment,
+                bytes: wanted.bytes,
+            };
             cx.emit(Effect::Disk { ticket, op });
         }
     }

@@ -31,7 +31,11 @@ pub struct Leases {
 impl Leases {
     /// Nothing runs out until this member leads.
     pub fn new(config: &NodeConfig) -> Self {
-        Self { member: config.member, election: config.election, leading: None }
+        Self {
+            member: config.member,
+            election: config.election,
+            leading: None,
+        }
     }
 
     /// Handles one input.
@@ -57,7 +61,10 @@ impl Leases {
                 }
             }
             LeasesInput::Installed => {
-                assert!(!machine.lessor().leads(), "a leader never installs an image");
+                assert!(
+                    !machine.lessor().leads(),
+                    "a leader never installs an image"
+                );
             }
         }
     }
@@ -65,7 +72,10 @@ impl Leases {
     /// When the next lease runs out or is to be recorded.
     pub fn deadline<B: Backend>(&self, machine: &StateMachine<B>) -> Option<Instant> {
         let lessor = machine.lessor();
-        [lessor.next_expiry(), lessor.next_checkpoint()].into_iter().flatten().min()
+        [lessor.next_expiry(), lessor.next_checkpoint()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Proposes what is due.
@@ -75,16 +85,27 @@ impl Leases {
         cx: &mut Context<'_, Mail>,
     ) {
         let Some(term) = self.leading else { return };
-        let expired = machine.lessor_mut().take_expired(cx.now, limits::LEASE_REVOKE_BATCH_MAX);
+        let expired = machine
+            .lessor_mut()
+            .take_expired(cx.now, limits::LEASE_REVOKE_BATCH_MAX);
         if !expired.is_empty() {
             let ids = expired.iter().map(|id| id.get()).collect();
-            self.propose(term, Body::LeaseRevoke(LeaseRevoke { ids, expired: true }), cx);
+            self.propose(
+                term,
+                Body::LeaseRevoke(LeaseRevoke { ids, expired: true }),
+                cx,
+            );
         }
-        let due = machine.lessor_mut().due_checkpoints(cx.now, limits::LEASE_REVOKE_BATCH_MAX);
+        let due = machine
+            .lessor_mut()
+            .due_checkpoints(cx.now, limits::LEASE_REVOKE_BATCH_MAX);
         if !due.is_empty() {
             let leases = due
                 .into_iter()
-                .map(|(id, remaining_ms)| LeaseRemaining { id: id.get(), remaining_ms })
+                .map(|(id, remaining_ms)| LeaseRemaining {
+                    id: id.get(),
+                    remaining_ms,
+                })
                 .collect();
             self.propose(term, Body::LeaseCheckpoint(LeaseCheckpoint { leases }), cx);
         }
@@ -93,6 +114,9 @@ impl Leases {
     /// Nobody waits for these proposals, so they share the request id zero.
     fn propose(&self, term: Term, body: Body, cx: &mut Context<'_, Mail>) {
         let data = encode_command(RequestId::ZERO, self.member, body);
-        cx.tell(Mail::Consensus(ConsensusInput::ProposeAsLeader { term, data }));
+        cx.tell(Mail::Consensus(ConsensusInput::ProposeAsLeader {
+            term,
+            data,
+        }));
     }
 }

@@ -32,29 +32,65 @@ pub enum Mail {
 /// For the actor that owns client calls.
 #[derive(Debug)]
 pub enum FrontendInput {
-    Call { call: CallId, credentials: Credentials, request: Request },
-    Cancel { call: CallId },
+    Call {
+        call: CallId,
+        credentials: Credentials,
+        request: Request,
+    },
+    Cancel {
+        call: CallId,
+    },
     /// A call has its answer.
-    Answer { call: CallId, result: Result<Response, ApiError> },
+    Answer {
+        call: CallId,
+        result: Result<Response, ApiError>,
+    },
     /// An entry of ours was applied.
-    Applied { request: RequestId, result: Result<Response, ApiError> },
+    Applied {
+        request: RequestId,
+        result: Result<Response, ApiError>,
+    },
     /// A proposal could not be appended; nothing of it went anywhere.
-    Refused { request: RequestId, data: Bytes, conf_change: bool, error: ApiError },
+    Refused {
+        request: RequestId,
+        data: Bytes,
+        conf_change: bool,
+        error: ApiError,
+    },
     /// The read barrier is passed at this index.
-    ReadState { id: ReadId, index: LogIndex },
+    ReadState {
+        id: ReadId,
+        index: LogIndex,
+    },
     /// The barrier could not be started.
-    ReadRefused { id: ReadId },
+    ReadRefused {
+        id: ReadId,
+    },
     Role(RoleChange),
     /// Whether this member only listens.
     Learner(bool),
     /// How far apply and commits to the backend are behind; for admission.
-    Load { applied: LogIndex, committed: LogIndex, overlay_bytes: usize },
+    Load {
+        applied: LogIndex,
+        committed: LogIndex,
+        overlay_bytes: usize,
+    },
     /// The deletions of a compaction up to `revision` are durable; the store stands at `current`.
-    CompactionDone { revision: i64, current: i64 },
+    CompactionDone {
+        revision: i64,
+        current: i64,
+    },
     /// A peer asks on behalf of its client.
-    PeerCall { from: MemberId, id: u64, request: PeerRequest },
+    PeerCall {
+        from: MemberId,
+        id: u64,
+        request: PeerRequest,
+    },
     /// A peer answers.
-    PeerReply { id: u64, result: Result<Response, ApiError> },
+    PeerReply {
+        id: u64,
+        result: Result<Response, ApiError>,
+    },
     /// This member's state differs from the cluster's.
     Corrupt,
     /// The operator wants a stop.
@@ -62,7 +98,10 @@ pub enum FrontendInput {
     /// Our own attributes are published; the member can serve.
     Published,
     /// A renewal needs the lease's recorded remaining time cleared through the log first.
-    ResetLease { call: CallId, reset: Reset },
+    ResetLease {
+        call: CallId,
+        reset: Reset,
+    },
     /// There is nobody to hand leadership to.
     NoHeir,
 }
@@ -78,25 +117,56 @@ pub enum PeerRequest {
 #[derive(Debug)]
 pub enum ConsensusInput {
     Step(raft::Message),
-    Propose { request: RequestId, data: Bytes, conf_change: bool },
+    Propose {
+        request: RequestId,
+        data: Bytes,
+        conf_change: bool,
+    },
     /// Propose only while this member leads in this term; otherwise the proposal is dropped.
-    ProposeAsLeader { term: Term, data: Bytes },
-    ReadIndex { id: ReadId },
+    ProposeAsLeader {
+        term: Term,
+        data: Bytes,
+    },
+    ReadIndex {
+        id: ReadId,
+    },
     /// The log is durable up to this entry.
     Durable(EntryId),
-    Applied { index: LogIndex },
+    Applied {
+        index: LogIndex,
+    },
     ConfChange(raft::ConfChange),
     /// The member stops: leadership goes to whoever is fit for it.
     HandOver,
     /// The backend holds everything up to `mark`; entries up to `compact` may go.
-    Compact { mark: SnapshotMeta, compact: LogIndex },
+    Compact {
+        mark: SnapshotMeta,
+        compact: LogIndex,
+    },
     /// An image up to `meta` is staged.
-    Restore { snapshot: SnapshotId, meta: SnapshotMeta, from: MemberId, term: Term },
-    Unreachable { peer: MemberId },
-    SnapshotDone { peer: MemberId, index: LogIndex, ok: bool },
+    Restore {
+        snapshot: SnapshotId,
+        meta: SnapshotMeta,
+        from: MemberId,
+        term: Term,
+    },
+    Unreachable {
+        peer: MemberId,
+    },
+    SnapshotDone {
+        peer: MemberId,
+        index: LogIndex,
+        ok: bool,
+    },
     /// A call that needs raft's figures; they are added, then the applier answers.
-    Status { call: CallId, request: Request },
-    MoveLeader { call: CallId, to: MemberId },
+    Status {
+        call: CallId,
+        request: Request,
+    },
+    MoveLeader {
+        call: CallId,
+        to: MemberId,
+    },
 }
 
 /// For the actor that owns the log on disk.
@@ -104,10 +174,19 @@ pub enum ConsensusInput {
 pub enum JournalInput {
     Append(Append),
     /// The log may start behind this point.
-    Mark { meta: SnapshotMeta, keep_after: LogIndex, then: Vec<Mail> },
+    Mark {
+        meta: SnapshotMeta,
+        keep_after: LogIndex,
+        then: Vec<Mail>,
+    },
     /// Segments whose entries all lie at or before this index may go.
-    Remove { keep_after: LogIndex },
-    Done { ticket: Ticket, outcome: Result<DiskOutcome, DiskError> },
+    Remove {
+        keep_after: LogIndex,
+    },
+    Done {
+        ticket: Ticket,
+        outcome: Result<DiskOutcome, DiskError>,
+    },
 }
 
 /// Persist these, then send those.
@@ -136,27 +215,61 @@ pub enum ApplierInput {
     /// Committed and locally durable entries, in order.
     Apply(Vec<Entry>),
     /// Answer these once the index is applied.
-    Read { index: LogIndex, calls: Vec<(CallId, Request)> },
-    Status { call: CallId, request: Request, raft: RaftStatus },
+    Read {
+        index: LogIndex,
+        calls: Vec<(CallId, Request)>,
+    },
+    Status {
+        call: CallId,
+        request: Request,
+        raft: RaftStatus,
+    },
     /// Cut the open batch, then pin the committed state under this id.
-    Image { id: SnapshotId },
+    Image {
+        id: SnapshotId,
+    },
     /// A sealed image is to become the live one.
-    Install { id: SnapshotId, meta: SnapshotMeta },
-    Defragment { call: CallId },
-    Done { ticket: Ticket, outcome: Result<DiskOutcome, DiskError> },
+    Install {
+        id: SnapshotId,
+        meta: SnapshotMeta,
+    },
+    Defragment {
+        call: CallId,
+    },
+    Done {
+        ticket: Ticket,
+        outcome: Result<DiskOutcome, DiskError>,
+    },
     /// Renew a lease; the leader's barrier was passed.
-    KeepAlive { call: CallId, id: i64 },
+    KeepAlive {
+        call: CallId,
+        id: i64,
+    },
     /// The reset that stood before a renewal is applied.
-    FinishReset { call: CallId, reset: Reset },
+    FinishReset {
+        call: CallId,
+        reset: Reset,
+    },
 }
 
 /// For the actor that owns watch streams.
 #[derive(Debug)]
 pub enum WatchesInput {
-    Opened { stream: StreamId, credentials: Credentials },
-    Item { stream: StreamId, item: StreamRequest },
-    Credit { stream: StreamId, bytes: u64 },
-    Closed { stream: StreamId },
+    Opened {
+        stream: StreamId,
+        credentials: Credentials,
+    },
+    Item {
+        stream: StreamId,
+        item: StreamRequest,
+    },
+    Credit {
+        stream: StreamId,
+        bytes: u64,
+    },
+    Closed {
+        stream: StreamId,
+    },
     Revisions(Vec<(i64, Vec<crate::pb::mvccpb::Event>)>),
     Compacted,
     Installed,
@@ -178,15 +291,42 @@ pub enum LeasesInput {
 /// For the network actor.
 #[derive(Debug)]
 pub enum PeersInput {
-    LinkUp { link: LinkId, peer: MemberId, outgoing: bool },
-    LinkDown { link: LinkId, reason: String },
-    Frame { link: LinkId, bytes: Bytes },
+    LinkUp {
+        link: LinkId,
+        peer: MemberId,
+        outgoing: bool,
+    },
+    LinkDown {
+        link: LinkId,
+        reason: String,
+    },
+    Frame {
+        link: LinkId,
+        bytes: Bytes,
+    },
     Raft(raft::Message),
-    SnapshotChunk { to: MemberId, chunk: SnapshotChunk },
-    SnapshotAck { to: MemberId, ack: SnapshotAck },
-    StateHash { index: LogIndex, hash: u64 },
-    Call { to: MemberId, id: u64, request: PeerRequest },
-    Reply { to: MemberId, id: u64, result: Result<Response, ApiError> },
+    SnapshotChunk {
+        to: MemberId,
+        chunk: SnapshotChunk,
+    },
+    SnapshotAck {
+        to: MemberId,
+        ack: SnapshotAck,
+    },
+    StateHash {
+        index: LogIndex,
+        hash: u64,
+    },
+    Call {
+        to: MemberId,
+        id: u64,
+        request: PeerRequest,
+    },
+    Reply {
+        to: MemberId,
+        id: u64,
+        result: Result<Response, ApiError>,
+    },
     /// The members and their addresses, whenever they may have changed.
     Members(Vec<(MemberId, Vec<String>)>),
 }
@@ -195,29 +335,67 @@ pub enum PeersInput {
 #[derive(Debug)]
 pub enum SnapshotsInput {
     /// A peer needs an image, because the log no longer holds what it lacks.
-    Wanted { peer: MemberId, term: Term },
+    Wanted {
+        peer: MemberId,
+        term: Term,
+    },
     /// The applier has cut a batch for the image; this is what the image will hold.
-    Cut { id: SnapshotId, meta: SnapshotMeta },
-    Chunk { from: MemberId, chunk: SnapshotChunk },
-    Ack { from: MemberId, ack: SnapshotAck },
+    Cut {
+        id: SnapshotId,
+        meta: SnapshotMeta,
+    },
+    Chunk {
+        from: MemberId,
+        chunk: SnapshotChunk,
+    },
+    Ack {
+        from: MemberId,
+        ack: SnapshotAck,
+    },
     /// The staged image was refused, because the log is ahead of it.
-    Stale { snapshot: SnapshotId },
+    Stale {
+        snapshot: SnapshotId,
+    },
     /// The staged image is live.
-    Installed { snapshot: SnapshotId },
-    Done { ticket: Ticket, outcome: Result<DiskOutcome, DiskError> },
-    Open { call: CallId },
-    Read { call: CallId, id: SnapshotId, cursor: Option<StoreCursor> },
-    Close { call: Option<CallId>, id: SnapshotId },
+    Installed {
+        snapshot: SnapshotId,
+    },
+    Done {
+        ticket: Ticket,
+        outcome: Result<DiskOutcome, DiskError>,
+    },
+    Open {
+        call: CallId,
+    },
+    Read {
+        call: CallId,
+        id: SnapshotId,
+        cursor: Option<StoreCursor>,
+    },
+    Close {
+        call: Option<CallId>,
+        id: SnapshotId,
+    },
     Role(RoleChange),
 }
 
 /// For the actor that compares state hashes.
 #[derive(Debug)]
 pub enum IntegrityInput {
-    Applied { index: LogIndex, hashes: Vec<u64> },
-    Report { from: MemberId, index: LogIndex, hash: u64 },
+    Applied {
+        index: LogIndex,
+        hashes: Vec<u64>,
+    },
+    Report {
+        from: MemberId,
+        index: LogIndex,
+        hash: u64,
+    },
     Voters(ConfState),
-    Installed { index: LogIndex, hash: u64 },
+    Installed {
+        index: LogIndex,
+        hash: u64,
+    },
     Tick,
 }
 

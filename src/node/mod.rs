@@ -96,7 +96,10 @@ impl<B: Backend> Node<B> {
         loop {
             while let Some(mail) = cx.take_mail() {
                 delivered += 1;
-                assert!(delivered <= limits::MAIL_PER_STEP_MAX, "a step does not come to an end");
+                assert!(
+                    delivered <= limits::MAIL_PER_STEP_MAX,
+                    "a step does not come to an end"
+                );
                 self.deliver(mail, &mut cx);
             }
             // Each of them may make mail for the others, so all get their turn until all are done.
@@ -115,7 +118,9 @@ impl<B: Backend> Node<B> {
     fn start(&mut self, cx: &mut Context<'_, Mail>) {
         self.started = true;
         self.journal.start(cx);
-        cx.tell(Mail::Peers(PeersInput::Members(self.applier.machine().addresses())));
+        cx.tell(Mail::Peers(PeersInput::Members(
+            self.applier.machine().addresses(),
+        )));
         self.consensus.start(cx.now, self.advance_ticks);
     }
 
@@ -187,7 +192,10 @@ impl<B: Backend> Node<B> {
         let raft = self.consensus.raft();
         let applied = self.applier.machine().applied_index();
         assert!(applied <= raft.committed(), "applied what is not committed");
-        assert!(applied <= raft.durable().index, "applied what is not durable");
+        assert!(
+            applied <= raft.durable().index,
+            "applied what is not durable"
+        );
     }
 
     /// The raft core, for observers.
@@ -237,21 +245,37 @@ impl<B: Backend> Node<B> {
 /// Turns an event into mail for whoever it concerns.
 fn deliver_event(event: Event, cx: &mut Context<'_, Mail>) {
     let mail = match event {
-        Event::Call { call, credentials, request } => {
-            Mail::Frontend(FrontendInput::Call { call, credentials, request })
-        }
+        Event::Call {
+            call,
+            credentials,
+            request,
+        } => Mail::Frontend(FrontendInput::Call {
+            call,
+            credentials,
+            request,
+        }),
         Event::Cancel { call } => Mail::Frontend(FrontendInput::Cancel { call }),
-        Event::StreamOpened { stream, credentials } => {
-            Mail::Watches(WatchesInput::Opened { stream, credentials })
-        }
+        Event::StreamOpened {
+            stream,
+            credentials,
+        } => Mail::Watches(WatchesInput::Opened {
+            stream,
+            credentials,
+        }),
         Event::StreamItem { stream, item } => Mail::Watches(WatchesInput::Item { stream, item }),
         Event::StreamCredit { stream, bytes } => {
             Mail::Watches(WatchesInput::Credit { stream, bytes })
         }
         Event::StreamClosed { stream } => Mail::Watches(WatchesInput::Closed { stream }),
-        Event::LinkUp { link, peer, outgoing } => {
-            Mail::Peers(PeersInput::LinkUp { link, peer, outgoing })
-        }
+        Event::LinkUp {
+            link,
+            peer,
+            outgoing,
+        } => Mail::Peers(PeersInput::LinkUp {
+            link,
+            peer,
+            outgoing,
+        }),
         Event::Frame { link, bytes } => Mail::Peers(PeersInput::Frame { link, bytes }),
         Event::LinkDown { link, reason } => Mail::Peers(PeersInput::LinkDown { link, reason }),
         Event::DiskDone { ticket, outcome } => match owner_of(ticket) {

@@ -57,13 +57,22 @@ enum State {
 impl Peers {
     /// A network actor that knows no peers yet.
     pub fn new(member: MemberId) -> Self {
-        Self { member, peers: BTreeMap::new(), incoming: BTreeMap::new(), next_link: LinkId::ZERO }
+        Self {
+            member,
+            peers: BTreeMap::new(),
+            incoming: BTreeMap::new(),
+            next_link: LinkId::ZERO,
+        }
     }
 
     /// Handles one input.
     pub fn on_input(&mut self, input: PeersInput, cx: &mut Context<'_, Mail>) {
         match input {
-            PeersInput::LinkUp { link, peer, outgoing } => {
+            PeersInput::LinkUp {
+                link,
+                peer,
+                outgoing,
+            } => {
                 self.on_link_up(link, peer, outgoing, cx);
             }
             PeersInput::LinkDown { link, reason } => self.on_link_down(link, &reason, cx),
@@ -86,7 +95,14 @@ impl Peers {
                     PeerRequest::KeepAlive(request) => peer_call::Request::KeepAlive(request),
                     PeerRequest::TimeToLive(request) => peer_call::Request::TimeToLive(request),
                 };
-                self.send_body(to, Body::Call(PeerCall { id, request: Some(request) }), cx);
+                self.send_body(
+                    to,
+                    Body::Call(PeerCall {
+                        id,
+                        request: Some(request),
+                    }),
+                    cx,
+                );
             }
             PeersInput::Reply { to, id, result } => {
                 self.send_body(to, Body::Reply(reply_to_wire(id, result)), cx);
@@ -97,10 +113,16 @@ impl Peers {
 
     /// Links follow the member set: new members are dialed, removed ones are cut off.
     fn on_members(&mut self, members: Vec<(MemberId, Vec<String>)>, cx: &mut Context<'_, Mail>) {
-        let wanted: BTreeMap<_, _> =
-            members.into_iter().filter(|(id, _)| *id != self.member).collect();
-        let gone: Vec<_> =
-            self.peers.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        let wanted: BTreeMap<_, _> = members
+            .into_iter()
+            .filter(|(id, _)| *id != self.member)
+            .collect();
+        let gone: Vec<_> = self
+            .peers
+            .keys()
+            .filter(|id| !wanted.contains_key(id))
+            .copied()
+            .collect();
         for id in gone {
             let peer = self.peers.remove(&id).expect("the key was just seen");
             if let State::Up(link) | State::Dialing(link) = peer.state {
@@ -129,7 +151,11 @@ impl Peers {
                 let link = LinkId::new(self.next_link.get() * 2);
                 peer.state = State::Dialing(link);
                 let urls = peer.urls.clone();
-                cx.emit(Effect::Link(LinkOp::Dial { link, peer: *id, urls }));
+                cx.emit(Effect::Link(LinkOp::Dial {
+                    link,
+                    peer: *id,
+                    urls,
+                }));
             }
         }
     }
@@ -150,7 +176,13 @@ impl Peers {
                 known.state = State::Up(link);
                 known.backoff = BACKOFF_MIN;
                 known.complained = false;
-                log(cx, LogLevel::Info, "established TCP streaming connection with remote peer", peer, "");
+                log(
+                    cx,
+                    LogLevel::Info,
+                    "established TCP streaming connection with remote peer",
+                    peer,
+                    "",
+                );
             }
             Some(_) | None => cx.emit(Effect::Link(LinkOp::Close { link })),
         }
@@ -160,21 +192,34 @@ impl Peers {
         if self.incoming.remove(&link).is_some() {
             return;
         }
-        let ours = |peer: &Peer| peer.state == State::Up(link) || peer.state == State::Dialing(link);
-        let Some((id, peer)) = self.peers.iter_mut().find(|(_, peer)| ours(peer)) else { return };
+        let ours =
+            |peer: &Peer| peer.state == State::Up(link) || peer.state == State::Dialing(link);
+        let Some((id, peer)) = self.peers.iter_mut().find(|(_, peer)| ours(peer)) else {
+            return;
+        };
         // A little disorder, so that members which lost each other do not dial in step for ever.
         let jitter = Duration::from_millis(cx.entropy.below(25));
-        peer.state = State::Down { dial_at: cx.now.after(peer.backoff + jitter) };
+        peer.state = State::Down {
+            dial_at: cx.now.after(peer.backoff + jitter),
+        };
         peer.backoff = peer.backoff.saturating_mul(2).min(BACKOFF_MAX);
         let id = *id;
         if !std::mem::replace(&mut peer.complained, true) {
-            log(cx, LogLevel::Warn, "lost TCP streaming connection with remote peer", id, reason);
+            log(
+                cx,
+                LogLevel::Warn,
+                "lost TCP streaming connection with remote peer",
+                id,
+                reason,
+            );
         }
         cx.tell(Mail::Consensus(ConsensusInput::Unreachable { peer: id }));
     }
 
     fn on_frame(&mut self, link: LinkId, bytes: Bytes, cx: &mut Context<'_, Mail>) {
-        let Some(from) = self.incoming.get(&link).copied() else { return };
+        let Some(from) = self.incoming.get(&link).copied() else {
+            return;
+        };
         match wire::decode(bytes) {
             // A message under another member's name is a forgery or a mix-up; either way not ours.
             Some(Frame::Raft(message)) if message.from == from && message.to == self.member => {
@@ -189,7 +234,13 @@ impl Peers {
             None => {
                 self.incoming.remove(&link);
                 cx.emit(Effect::Link(LinkOp::Close { link }));
-                log(cx, LogLevel::Warn, "closed a link that sent an unknown message", from, "");
+                log(
+                    cx,
+                    LogLevel::Warn,
+                    "closed a link that sent an unknown message",
+                    from,
+                    "",
+                );
             }
         }
     }
@@ -210,7 +261,10 @@ impl Peers {
     }
 
     fn broadcast_hash(&mut self, index: LogIndex, hash: u64, cx: &mut Context<'_, Mail>) {
-        let body = Body::StateHash(StateHash { index: index.get(), hash });
+        let body = Body::StateHash(StateHash {
+            index: index.get(),
+            hash,
+        });
         let frame = wire::encode_peer(&PeerMessage { body: Some(body) });
         let peers: Vec<_> = self.peers.keys().copied().collect();
         for peer in peers {
@@ -236,7 +290,10 @@ impl Peers {
 
     /// Asserts every invariant.
     pub fn check(&self) {
-        assert!(!self.peers.contains_key(&self.member), "a member has no link to itself");
+        assert!(
+            !self.peers.contains_key(&self.member),
+            "a member has no link to itself"
+        );
     }
 }
 
@@ -255,11 +312,17 @@ fn deliver(from: MemberId, body: Body, cx: &mut Context<'_, Mail>) {
                 Some(peer_call::Request::TimeToLive(request)) => PeerRequest::TimeToLive(request),
                 None => return,
             };
-            Mail::Frontend(FrontendInput::PeerCall { from, id: call.id, request })
+            Mail::Frontend(FrontendInput::PeerCall {
+                from,
+                id: call.id,
+                request,
+            })
         }
         Body::Reply(reply) => {
             let id = reply.id;
-            let Some(result) = reply_from_wire(reply) else { return };
+            let Some(result) = reply_from_wire(reply) else {
+                return;
+            };
             Mail::Frontend(FrontendInput::PeerReply { id, result })
         }
     };
@@ -270,21 +333,35 @@ fn reply_to_wire(id: u64, result: Result<Response, ApiError>) -> PeerReply {
     match result {
         Ok(Response::LeaseKeepAlive(response)) => {
             let response = Some(peer_reply::Response::KeepAlive(response));
-            PeerReply { id, error: 0, response }
+            PeerReply {
+                id,
+                error: 0,
+                response,
+            }
         }
         Ok(Response::LeaseTimeToLive(response)) => {
             let response = Some(peer_reply::Response::TimeToLive(response));
-            PeerReply { id, error: 0, response }
+            PeerReply {
+                id,
+                error: 0,
+                response,
+            }
         }
         Ok(other) => unreachable!("peers are never asked for {other:?}"),
-        Err(error) => PeerReply { id, error: error.number(), response: None },
+        Err(error) => PeerReply {
+            id,
+            error: error.number(),
+            response: None,
+        },
     }
 }
 
 fn reply_from_wire(reply: PeerReply) -> Option<Result<Response, ApiError>> {
     if reply.error != 0 {
         // An error we do not know comes from a newer member; the caller may simply try again.
-        return Some(Err(ApiError::from_number(reply.error).unwrap_or(ApiError::Timeout)));
+        return Some(Err(
+            ApiError::from_number(reply.error).unwrap_or(ApiError::Timeout)
+        ));
     }
     Some(Ok(match reply.response? {
         peer_reply::Response::KeepAlive(response) => Response::LeaseKeepAlive(response),
@@ -292,13 +369,7 @@ fn reply_from_wire(reply: PeerReply) -> Option<Result<Response, ApiError>> {
     }))
 }
 
-fn log(
-    cx: &mut Context<'_, Mail>,
-    level: LogLevel,
-    message: &str,
-    peer: MemberId,
-    reason: &str,
-) {
+fn log(cx: &mut Context<'_, Mail>, level: LogLevel, message: &str, peer: MemberId, reason: &str) {
     let mut fields = vec![("remote-peer-id", format!("{:x}", peer.get()))];
     if !reason.is_empty() {
         fields.push(("error", reason.to_owned()));
@@ -310,4 +381,3 @@ fn log(
         fields,
     }));
 }
-

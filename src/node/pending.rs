@@ -74,7 +74,8 @@ impl Pending {
         let before = self.calls.insert(call, waiting);
         assert!(before.is_none(), "a call came in twice");
         if timed {
-            self.deadlines.push_back((now.after(self.time_to_live), call));
+            self.deadlines
+                .push_back((now.after(self.time_to_live), call));
         }
     }
 
@@ -155,8 +156,15 @@ impl Pending {
     /// Asserts every invariant.
     pub fn check(&self) {
         for (request, call) in &self.requests {
-            let waiting = self.calls.get(call).expect("a request belongs to a waiting call");
-            assert_eq!(waiting.kind, Kind::Write(*request), "a request points to another call");
+            let waiting = self
+                .calls
+                .get(call)
+                .expect("a request belongs to a waiting call");
+            assert_eq!(
+                waiting.kind,
+                Kind::Write(*request),
+                "a request points to another call"
+            );
         }
     }
 }

@@ -92,19 +92,33 @@ fn time_to_live<B: Backend>(
             id: request.id,
             ttl: remaining,
             granted_ttl: granted,
-            keys: if request.keys { lessor.keys(id).cloned().collect() } else { Vec::new() },
+            keys: if request.keys {
+                lessor.keys(id).cloned().collect()
+            } else {
+                Vec::new()
+            },
         }),
         // A lease that is not there is an answer, not an error.
         Err(ApiError::LeaseNotFound) => {
             let id = request.id;
-            Ok(LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() })
+            Ok(LeaseTimeToLiveResponse {
+                header,
+                id,
+                ttl: -1,
+                ..Default::default()
+            })
         }
         Err(error) => Err(error),
     }
 }
 
 fn leases<B: Backend>(machine: &StateMachine<B>) -> Vec<LeaseStatus> {
-    machine.lessor().list().into_iter().map(|id| LeaseStatus { id: id.get() }).collect()
+    machine
+        .lessor()
+        .list()
+        .into_iter()
+        .map(|id| LeaseStatus { id: id.get() })
+        .collect()
 }
 
 /// The answer to Status.
@@ -137,7 +151,10 @@ pub fn status<B: Backend>(machine: &StateMachine<B>, facts: &Facts<'_>) -> Statu
 
 /// The version of the stored format: that of the cluster, as etcd shows it.
 fn storage_version<B: Backend>(machine: &StateMachine<B>) -> String {
-    machine.cluster().cluster_version().map_or(String::new(), |version| version.to_string())
+    machine
+        .cluster()
+        .cluster_version()
+        .map_or(String::new(), |version| version.to_string())
 }
 
 /// The member's figures under etcd's names.
@@ -145,14 +162,35 @@ pub fn metrics<B: Backend>(machine: &StateMachine<B>, facts: &Facts<'_>) -> Vec<
     let leader = facts.raft.leader;
     let figures: [(&'static str, u64); 9] = [
         ("etcd_server_has_leader", u64::from(leader.is_some())),
-        ("etcd_server_is_leader", u64::from(leader == Some(facts.member))),
+        (
+            "etcd_server_is_leader",
+            u64::from(leader == Some(facts.member)),
+        ),
         ("etcd_server_is_learner", u64::from(facts.raft.is_learner)),
-        ("etcd_server_proposals_committed_total", facts.raft.committed.get()),
-        ("etcd_server_proposals_applied_total", machine.applied_index().get()),
+        (
+            "etcd_server_proposals_committed_total",
+            facts.raft.committed.get(),
+        ),
+        (
+            "etcd_server_proposals_applied_total",
+            machine.applied_index().get(),
+        ),
         ("etcd_mvcc_db_total_size_in_bytes", facts.size.file_bytes),
-        ("etcd_mvcc_db_total_size_in_use_in_bytes", facts.size.used_bytes),
-        ("etcd_debugging_mvcc_current_revision", machine.store().revision().cast_unsigned()),
+        (
+            "etcd_mvcc_db_total_size_in_use_in_bytes",
+            facts.size.used_bytes,
+        ),
+        (
+            "etcd_debugging_mvcc_current_revision",
+            machine.store().revision().cast_unsigned(),
+        ),
         ("etcd_server_quota_backend_bytes", facts.quota_bytes),
     ];
-    figures.map(|(name, value)| Metric { name, labels: Vec::new(), value }).into()
+    figures
+        .map(|(name, value)| Metric {
+            name,
+            labels: Vec::new(),
+            value,
+        })
+        .into()
 }

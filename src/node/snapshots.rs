@@ -189,7 +189,11 @@ impl Snapshots {
             Some(OpenFor::Client(call)) => {
                 self.pinned.insert(id, ());
                 let header = ResponseHeader::default();
-                let result = Ok(Response::SnapshotOpened { id, bytes_estimate, header });
+                let result = Ok(Response::SnapshotOpened {
+                    id,
+                    bytes_estimate,
+                    header,
+                });
                 cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
             }
             Some(OpenFor::Peer(peer)) => {
@@ -207,7 +211,9 @@ impl Snapshots {
 
     /// Reads the next chunk for a peer if there is room for it.
     fn read_on(&mut self, peer: MemberId, cx: &mut Context<'_, Mail>) {
-        let Some(sending) = self.sending.get_mut(&peer) else { return };
+        let Some(sending) = self.sending.get_mut(&peer) else {
+            return;
+        };
         let full = sending.window.len() as u64 >= limits::SNAPSHOT_CHUNKS_INFLIGHT_MAX;
         if !sending.opened || sending.reading || sending.read_all || full {
             return;
@@ -230,7 +236,9 @@ impl Snapshots {
         next: Option<StoreCursor>,
         cx: &mut Context<'_, Mail>,
     ) {
-        let Some(sending) = self.sending.get_mut(&peer).filter(|of| of.id == id) else { return };
+        let Some(sending) = self.sending.get_mut(&peer).filter(|of| of.id == id) else {
+            return;
+        };
         sending.reading = false;
         sending.read_all = next.is_none();
         sending.cursor = next;
@@ -249,7 +257,9 @@ impl Snapshots {
     }
 
     fn on_ack(&mut self, from: MemberId, ack: &SnapshotAck, cx: &mut Context<'_, Mail>) {
-        let Some(sending) = self.sending.get_mut(&from) else { return };
+        let Some(sending) = self.sending.get_mut(&from) else {
+            return;
+        };
         if sending.id.get() != ack.snapshot_id || sending.term.get() != ack.term {
             return;
         }
@@ -258,7 +268,11 @@ impl Snapshots {
             return;
         }
         let before = sending.window.len();
-        while sending.window.front().is_some_and(|chunk| chunk.sequence < ack.next_sequence) {
+        while sending
+            .window
+            .front()
+            .is_some_and(|chunk| chunk.sequence < ack.next_sequence)
+        {
             sending.window.pop_front();
         }
         if sending.window.len() < before {
@@ -269,7 +283,9 @@ impl Snapshots {
     }
 
     fn end_sending(&mut self, peer: MemberId, ok: bool, cx: &mut Context<'_, Mail>) {
-        let Some(sending) = self.sending.remove(&peer) else { return };
+        let Some(sending) = self.sending.remove(&peer) else {
+            return;
+        };
         if sending.opened {
             self.submit(Job::Ignored, DiskOp::SnapshotClose { id: sending.id }, cx);
         }
@@ -277,7 +293,11 @@ impl Snapshots {
             log_transfer(cx, "sent database snapshot", peer, &sending.meta);
         }
         let index = sending.meta.id.index;
-        cx.tell(Mail::Consensus(ConsensusInput::SnapshotDone { peer, index, ok }));
+        cx.tell(Mail::Consensus(ConsensusInput::SnapshotDone {
+            peer,
+            index,
+            ok,
+        }));
     }
 
     fn on_role(&mut self, role: RoleChange, cx: &mut Context<'_, Mail>) {
@@ -293,14 +313,19 @@ impl Snapshots {
     // ---- in from the leader ----
 
     fn on_chunk(&mut self, from: MemberId, chunk: SnapshotChunk, cx: &mut Context<'_, Mail>) {
-        let Some(meta) = chunk.meta.as_ref().and_then(meta_from_wire) else { return };
+        let Some(meta) = chunk.meta.as_ref().and_then(meta_from_wire) else {
+            return;
+        };
         let remote = (chunk.snapshot_id, chunk.term);
         let known = self
             .receiving
             .as_ref()
             .is_some_and(|receiving| receiving.from == from && receiving.remote == remote);
         if !known {
-            let busy = self.receiving.as_ref().is_some_and(|receiving| receiving.sealed);
+            let busy = self
+                .receiving
+                .as_ref()
+                .is_some_and(|receiving| receiving.sealed);
             // A sealed image is on its way into the state; another one has to wait for it.
             if busy {
                 return;
@@ -308,13 +333,20 @@ impl Snapshots {
             // The beginning was lost with an earlier life of this member: the sender starts over.
             if chunk.sequence != 0 {
                 let (snapshot_id, term) = remote;
-                let ack = SnapshotAck { snapshot_id, term, failed: true, ..Default::default() };
+                let ack = SnapshotAck {
+                    snapshot_id,
+                    term,
+                    failed: true,
+                    ..Default::default()
+                };
                 cx.tell(Mail::Peers(PeersInput::SnapshotAck { to: from, ack }));
                 return;
             }
             self.begin_receiving(from, remote, meta, cx);
         }
-        let Some(receiving) = &mut self.receiving else { return };
+        let Some(receiving) = &mut self.receiving else {
+            return;
+        };
         if receiving.sealed {
             return;
         }
@@ -326,7 +358,14 @@ impl Snapshots {
         receiving.next_sequence += 1;
         receiving.sealed = chunk.last;
         let id = receiving.local;
-        self.submit(Job::Staged(id), DiskOp::StageWrite { id, data: chunk.data }, cx);
+        self.submit(
+            Job::Staged(id),
+            DiskOp::StageWrite {
+                id,
+                data: chunk.data,
+            },
+            cx,
+        );
         if chunk.last {
             self.submit(Job::Sealed(id), DiskOp::StageSeal { id }, cx);
         }
@@ -357,7 +396,9 @@ impl Snapshots {
     }
 
     fn ack(&mut self, cx: &mut Context<'_, Mail>) {
-        let Some(receiving) = &self.receiving else { return };
+        let Some(receiving) = &self.receiving else {
+            return;
+        };
         send_ack(receiving, receiving.staged, false, false, cx);
     }
 
@@ -418,7 +459,11 @@ impl Snapshots {
             cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
             return;
         }
-        let op = DiskOp::SnapshotRead { id, cursor, bytes_max: limits::SNAPSHOT_READ_BYTES };
+        let op = DiskOp::SnapshotRead {
+            id,
+            cursor,
+            bytes_max: limits::SNAPSHOT_READ_BYTES,
+        };
         self.submit(Job::ReadForClient(call), op, cx);
     }
 
@@ -440,7 +485,10 @@ impl Snapshots {
         outcome: Result<DiskOutcome, DiskError>,
         cx: &mut Context<'_, Mail>,
     ) {
-        let job = self.jobs.remove(&ticket).expect("an operation completed that nobody submitted");
+        let job = self
+            .jobs
+            .remove(&ticket)
+            .expect("an operation completed that nobody submitted");
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => return self.on_failed(&job, error, cx),
@@ -466,16 +514,27 @@ impl Snapshots {
     /// What arrives damaged is asked for again; a device that fails stops the member.
     fn on_failed(&mut self, job: &Job, error: DiskError, cx: &mut Context<'_, Mail>) {
         match (job, error.kind) {
-            (Job::Staged(id) | Job::Sealed(id), DiskErrorKind::Corrupt | DiskErrorKind::Missing) => {
+            (
+                Job::Staged(id) | Job::Sealed(id),
+                DiskErrorKind::Corrupt | DiskErrorKind::Missing,
+            ) => {
                 if let Some(receiving) = self.receiving.take_if(|of| of.local == *id) {
-                    log_transfer(cx, "refused a damaged snapshot", receiving.from, &receiving.meta);
+                    log_transfer(
+                        cx,
+                        "refused a damaged snapshot",
+                        receiving.from,
+                        &receiving.meta,
+                    );
                     send_ack(&receiving, 0, false, true, cx);
                     self.submit(Job::Ignored, DiskOp::StageDrop { id: *id }, cx);
                 }
             }
             (Job::ReadForClient(call), DiskErrorKind::Missing) => {
                 let result = Err(ApiError::Canceled);
-                cx.tell(Mail::Frontend(FrontendInput::Answer { call: *call, result }));
+                cx.tell(Mail::Frontend(FrontendInput::Answer {
+                    call: *call,
+                    result,
+                }));
             }
             (Job::ReadForPeer(..) | Job::Ignored, DiskErrorKind::Missing) => {}
             (_, _) => cx.emit(Effect::Halt(Fault::Disk(error))),
@@ -484,7 +543,10 @@ impl Snapshots {
 
     /// When to repeat or give up next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.sending.values().map(|sending| sending.resend_at.min(sending.give_up_at)).min()
+        self.sending
+            .values()
+            .map(|sending| sending.resend_at.min(sending.give_up_at))
+            .min()
     }
 
     /// Repeats what was not acknowledged, gives up what makes no progress.
@@ -525,16 +587,20 @@ fn send_ack(
     cx: &mut Context<'_, Mail>,
 ) {
     let (snapshot_id, term) = receiving.remote;
-    let ack = SnapshotAck { snapshot_id, term, next_sequence, installed, failed };
-    cx.tell(Mail::Peers(PeersInput::SnapshotAck { to: receiving.from, ack }));
+    let ack = SnapshotAck {
+        snapshot_id,
+        term,
+        next_sequence,
+        installed,
+        failed,
+    };
+    cx.tell(Mail::Peers(PeersInput::SnapshotAck {
+        to: receiving.from,
+        ack,
+    }));
 }
 
-fn log_transfer(
-    cx: &mut Context<'_, Mail>,
-    message: &str,
-    peer: MemberId,
-    meta: &SnapshotMeta,
-) {
+fn log_transfer(cx: &mut Context<'_, Mail>, message: &str, peer: MemberId, meta: &SnapshotMeta) {
     cx.emit(Effect::Log(LogLine {
         level: LogLevel::Info,
         caller: "node/snapshots.rs",

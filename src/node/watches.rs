@@ -65,10 +65,16 @@ impl Watches {
         cx: &mut Context<'_, Mail>,
     ) {
         match input {
-            WatchesInput::Opened { stream, credentials } => {
+            WatchesInput::Opened {
+                stream,
+                credentials,
+            } => {
                 self.hub.open(stream, &credentials, cx.now, cx.entropy);
             }
-            WatchesInput::Item { stream, item: StreamRequest::Watch(request) } => {
+            WatchesInput::Item {
+                stream,
+                item: StreamRequest::Watch(request),
+            } => {
                 self.hub.request(stream, request, Ok(()), store);
             }
             WatchesInput::Credit { stream, bytes } => self.hub.credit(stream, bytes),
@@ -126,13 +132,22 @@ impl Watches {
 
     /// When it wants `on_deadline`.
     pub fn deadline(&self) -> Option<Instant> {
-        let leaderless = self.leaderless_since.map(|since| since.after(self.leaderless_max));
-        [self.hub.deadline(), self.catch_up_at, leaderless].into_iter().flatten().min()
+        let leaderless = self
+            .leaderless_since
+            .map(|since| since.after(self.leaderless_max));
+        [self.hub.deadline(), self.catch_up_at, leaderless]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Progress, catch-up, and streams that waited too long for a leader.
     pub fn on_deadline(&mut self, store: &dyn History, cx: &mut Context<'_, Mail>) {
-        if self.hub.deadline().is_some_and(|deadline| deadline <= cx.now) {
+        if self
+            .hub
+            .deadline()
+            .is_some_and(|deadline| deadline <= cx.now)
+        {
             self.hub.on_deadline(cx.now, cx.entropy);
         }
         if self.catch_up_at.is_some_and(|at| at <= cx.now) {

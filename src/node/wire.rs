@@ -83,12 +83,14 @@ fn kind_of(body: &Body) -> u8 {
 
 fn entries_bytes(body: &Body) -> usize {
     match body {
-        Body::Append { entries, .. } => {
-            entries.iter().map(|entry| ENTRY_HEAD_BYTES + entry.data.len()).sum()
-        }
-        Body::Propose { entries, .. } => {
-            entries.iter().map(|(_, data)| PROPOSAL_HEAD_BYTES + data.len()).sum()
-        }
+        Body::Append { entries, .. } => entries
+            .iter()
+            .map(|entry| ENTRY_HEAD_BYTES + entry.data.len())
+            .sum(),
+        Body::Propose { entries, .. } => entries
+            .iter()
+            .map(|(_, data)| PROPOSAL_HEAD_BYTES + data.len())
+            .sum(),
         Body::PreVote { .. }
         | Body::PreVoteReply { .. }
         | Body::Vote { .. }
@@ -114,7 +116,11 @@ fn put_body(out: &mut BytesMut, body: &Body) {
         Body::PreVoteReply { granted } | Body::VoteReply { granted } => {
             out.put_u8(u8::from(*granted));
         }
-        Body::Append { prev, entries, commit } => {
+        Body::Append {
+            prev,
+            entries,
+            commit,
+        } => {
             put_id(out, *prev);
             out.put_u64_le(commit.get());
             out.put_u32_le(count(entries.len()));
@@ -135,7 +141,11 @@ fn put_body(out: &mut BytesMut, body: &Body) {
             out.put_u64_le(*round);
         }
         Body::HeartbeatReply { round } => out.put_u64_le(*round),
-        Body::Propose { boot, sequence, entries } => {
+        Body::Propose {
+            boot,
+            sequence,
+            entries,
+        } => {
             out.put_u64_le(*boot);
             out.put_u64_le(*sequence);
             out.put_u32_le(count(entries.len()));
@@ -174,37 +184,70 @@ fn decode_raft(mut bytes: Bytes) -> Option<Message> {
     let to = MemberId::new(take(&mut bytes)?);
     let term = Term::new(take(&mut bytes)?);
     let body = take_body(kind, &mut bytes)?;
-    bytes.is_empty().then_some(Message { from, to, term, body })
+    bytes.is_empty().then_some(Message {
+        from,
+        to,
+        term,
+        body,
+    })
 }
 
 fn take_body(kind: u8, bytes: &mut Bytes) -> Option<Body> {
     Some(match kind {
-        1 => Body::PreVote { last: take_id(bytes)? },
-        2 => Body::PreVoteReply { granted: take_flag(bytes)? },
-        3 => Body::Vote { last: take_id(bytes)?, transfer: take_flag(bytes)? },
-        4 => Body::VoteReply { granted: take_flag(bytes)? },
+        1 => Body::PreVote {
+            last: take_id(bytes)?,
+        },
+        2 => Body::PreVoteReply {
+            granted: take_flag(bytes)?,
+        },
+        3 => Body::Vote {
+            last: take_id(bytes)?,
+            transfer: take_flag(bytes)?,
+        },
+        4 => Body::VoteReply {
+            granted: take_flag(bytes)?,
+        },
         5 => {
             let prev = take_id(bytes)?;
             let commit = LogIndex::new(take(bytes)?);
             let entries = take_entries(bytes)?;
-            Body::Append { prev, entries, commit }
+            Body::Append {
+                prev,
+                entries,
+                commit,
+            }
         }
-        6 => Body::AppendReply { matched: take_id(bytes)? },
-        7 => Body::AppendReject { rejected: LogIndex::new(take(bytes)?), hint: take_id(bytes)? },
-        8 => Body::Heartbeat { commit: LogIndex::new(take(bytes)?), round: take(bytes)? },
-        9 => Body::HeartbeatReply { round: take(bytes)? },
+        6 => Body::AppendReply {
+            matched: take_id(bytes)?,
+        },
+        7 => Body::AppendReject {
+            rejected: LogIndex::new(take(bytes)?),
+            hint: take_id(bytes)?,
+        },
+        8 => Body::Heartbeat {
+            commit: LogIndex::new(take(bytes)?),
+            round: take(bytes)?,
+        },
+        9 => Body::HeartbeatReply {
+            round: take(bytes)?,
+        },
         10 => Body::Propose {
             boot: take(bytes)?,
             sequence: take(bytes)?,
             entries: take_proposals(bytes)?,
         },
-        11 => Body::ReadIndex { boot: take(bytes)?, id: ReadId::new(take(bytes)?) },
+        11 => Body::ReadIndex {
+            boot: take(bytes)?,
+            id: ReadId::new(take(bytes)?),
+        },
         12 => Body::ReadIndexReply {
             boot: take(bytes)?,
             id: ReadId::new(take(bytes)?),
             index: LogIndex::new(take(bytes)?),
         },
-        13 => Body::TransferLeader { to: MemberId::new(take(bytes)?) },
+        13 => Body::TransferLeader {
+            to: MemberId::new(take(bytes)?),
+        },
         14 => Body::TimeoutNow,
         _ => return None,
     })
@@ -223,7 +266,10 @@ fn take_flag(bytes: &mut Bytes) -> Option<bool> {
 }
 
 fn take_id(bytes: &mut Bytes) -> Option<EntryId> {
-    Some(EntryId::new(Term::new(take(bytes)?), LogIndex::new(take(bytes)?)))
+    Some(EntryId::new(
+        Term::new(take(bytes)?),
+        LogIndex::new(take(bytes)?),
+    ))
 }
 
 fn take_data(bytes: &mut Bytes) -> Option<Bytes> {
@@ -251,7 +297,11 @@ fn take_entries(bytes: &mut Bytes) -> Option<Vec<Entry>> {
     for _ in 0..count {
         let id = take_id(bytes)?;
         let kind = take_kind(bytes)?;
-        entries.push(Entry { id, kind, data: take_data(bytes)? });
+        entries.push(Entry {
+            id,
+            kind,
+            data: take_data(bytes)?,
+        });
     }
     Some(entries)
 }
@@ -295,21 +345,36 @@ mod tests {
             any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
             (id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
             any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
-            (id(), entries, index())
-                .prop_map(|(prev, entries, commit)| Body::Append { prev, entries, commit }),
+            (id(), entries, index()).prop_map(|(prev, entries, commit)| Body::Append {
+                prev,
+                entries,
+                commit
+            }),
             id().prop_map(|matched| Body::AppendReply { matched }),
             (index(), id()).prop_map(|(rejected, hint)| Body::AppendReject { rejected, hint }),
             (index(), any::<u64>()).prop_map(|(commit, round)| Body::Heartbeat { commit, round }),
             any::<u64>().prop_map(|round| Body::HeartbeatReply { round }),
             (any::<u64>(), any::<u64>(), proposals).prop_map(|(boot, sequence, entries)| {
-                Body::Propose { boot, sequence, entries }
+                Body::Propose {
+                    boot,
+                    sequence,
+                    entries,
+                }
             }),
-            (any::<u64>(), any::<u64>())
-                .prop_map(|(boot, id)| Body::ReadIndex { boot, id: ReadId::new(id) }),
+            (any::<u64>(), any::<u64>()).prop_map(|(boot, id)| Body::ReadIndex {
+                boot,
+                id: ReadId::new(id)
+            }),
             (any::<u64>(), any::<u64>(), index()).prop_map(|(boot, id, index)| {
-                Body::ReadIndexReply { boot, id: ReadId::new(id), index }
+                Body::ReadIndexReply {
+                    boot,
+                    id: ReadId::new(id),
+                    index,
+                }
             }),
-            any::<u64>().prop_map(|to| Body::TransferLeader { to: MemberId::new(to) }),
+            any::<u64>().prop_map(|to| Body::TransferLeader {
+                to: MemberId::new(to)
+            }),
             Just(Body::TimeoutNow),
         ]
     }
