@@ -25,7 +25,7 @@ use crate::{
     apply::{Applied, ApplyError, Notice, StateMachine, settle},
     backend::Backend,
     kernel::{
-        ApiError, BackendSize, CallId, Context, DiskError, DiskOp, DiskOutcome, Effect, Fault,
+        ApiError, BackendSize, CallId, Context, DiskError, DiskErrorKind, DiskOp, DiskOutcome, Effect, Fault,
         Instant, LeaseId, LogIndex, MemberId, Request, Response, SnapshotId, Term, Ticket,
         effect::{LogLevel, LogLine},
         limits,
@@ -459,6 +459,16 @@ impl<B: Backend> Applier<B> {
         outcome: Result<DiskOutcome, DiskError>,
         cx: &mut Context<'_, Mail>,
     ) -> Result<(), Fault> {
+        if let Some((_, call)) = self.defragmenting
+            && self.defragmenting == Some((ticket, call))
+            && matches!(&outcome, Err(error) if error.kind == DiskErrorKind::Full)
+        {
+            // There was no room for the copy; the store itself is untouched.
+            self.defragmenting = None;
+            let result = Err(ApiError::NoSpace);
+            cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
+            return Ok(());
+        }
         if let DiskOutcome::Backend(size) = outcome?
             && size != BackendSize::default()
         {

@@ -9,9 +9,9 @@ use super::{
 };
 use crate::{
     apply::StateMachine,
-    backend::Backend,
-    kernel::{Entropy, EntryId, Fault, MemberId, Outbox, RequestId, limits},
-    raft::{self, HardState, Raft},
+    backend::{Backend, ReadSnapshot},
+    kernel::{DiskError, Entropy, EntryId, Fault, MemberId, Outbox, RequestId, limits},
+    raft::{self, HardState, Raft, SnapshotMeta},
     wal::{Encoder, Recovered},
 };
 
@@ -81,6 +81,25 @@ impl<B: Backend> Node<B> {
             advance_ticks: advance_ticks(config, new),
         })
     }
+}
+
+/// Completes or undoes the installation of an image that a crash interrupted, as the log says, and
+/// returns the last entry inside the backend. Called between reading the log and finishing it.
+pub fn settle_image<B: Backend>(
+    backend: &B,
+    mark: Option<&SnapshotMeta>,
+) -> Result<EntryId, DiskError> {
+    let live = backend.snapshot()?.consistent()?;
+    if let Some((id, sealed)) = backend.sealed()? {
+        // The mark became durable before the image was to be installed; without it, the image counts
+        // for nothing, and nobody was told about it.
+        if mark.is_some_and(|mark| mark.id == sealed) && sealed.index > live.index {
+            backend.stage_install(id)?;
+            return Ok(sealed);
+        }
+        backend.stage_drop(id)?;
+    }
+    Ok(live)
 }
 
 /// A member that restarts need not wait a whole election timeout for a leader that is not there.

@@ -111,7 +111,7 @@ impl World {
             recovery.feed(*segment, bytes).expect("an undamaged log");
         }
         let backend = member.disk.backend.clone();
-        let applied = crate::backend::ReadSnapshot::consistent(&backend.image()).expect("memory");
+        let applied = boot::settle_image(&backend, recovery.mark()).expect("memory");
         let log = recovery.finish(applied).expect("an undamaged log");
         member.disk.lanes = Some(Lanes::new(backend.clone()));
         let entropy = Entropy::from_seed(at as u64 * 1000 + member.boots);

@@ -81,7 +81,8 @@ pub struct Recovered {
 }
 
 impl Recovered {
-    /// An empty disk in a cluster that starts with these members.
+    /// An empty disk: of a cluster that starts with these members, or, with the empty configuration, of a
+    /// member that joins a running one. The latter takes no entries before it got an image.
     pub fn fresh(conf_state: ConfState) -> Self {
         Self {
             hard_state: HardState::default(),

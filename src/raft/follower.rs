@@ -30,9 +30,6 @@ impl Raft {
             self.acknowledge_committed(from);
             return false;
         }
-        if !meta.conf_state.members().contains(&self.config.id) {
-            return false;
-        }
         self.log.restart_after(meta.id);
         self.conf = meta.conf_state.clone();
         self.send(from, Body::AppendReply { matched: meta.id });
@@ -50,7 +47,12 @@ impl Raft {
         if !self.follow(from) {
             return;
         }
-        if prev.index < self.log.committed() {
+        if self.conf.voters.is_empty() {
+            // A member that joins knows no configuration, so the log alone cannot tell it the later ones:
+            // refusing even the very beginning asks for an image.
+            let (rejected, hint) = (prev.index, EntryId::ZERO);
+            self.send(from, Body::AppendReject { rejected, hint });
+        } else if prev.index < self.log.committed() {
             self.acknowledge_committed(from);
         } else if self.log.contains(prev) {
             let matched = entries.last().map_or(prev, |entry| entry.id);

@@ -26,8 +26,6 @@ mod proposal;
 pub mod quorum;
 mod read_index;
 mod replication;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 

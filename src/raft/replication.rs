@@ -75,11 +75,18 @@ impl Raft {
             return;
         };
         progress.recent_active = true;
-        if progress.retreat(rejected, agreed.index.min(hint.index)) {
-            if progress.state == ProgressState::Replicate {
-                progress.become_probe();
-            }
-            self.sends_due = true;
+        if !progress.retreat(rejected, agreed.index.min(hint.index)) {
+            return;
+        }
+        match progress.state {
+            ProgressState::Replicate => progress.become_probe(),
+            ProgressState::Probe | ProgressState::Snapshot => {}
+        }
+        self.sends_due = true;
+        if rejected.is_zero() {
+            // It refuses the beginning of the log: it joins and knows no configuration.
+            progress.become_snapshot();
+            self.output.snapshot_wanted.push(from);
         }
     }
 
