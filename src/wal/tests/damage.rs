@@ -1,5 +1,5 @@
-//! Goal: no damage makes the log lose an acknowledged record silently, and no crash makes it refuse.
-//! Method: a small log of several segments and writes, harmed at every byte; the last write in every
+//! Goal: no damage makes the log lose an acknowledged record silently, no crash makes it refuse.
+//! Method: a small log of several segments and writes, harmed at every byte; each write in every
 //! subset of its sectors. "Whole" means that recovery returns what it returns on the unharmed log.
 
 use std::panic::catch_unwind;
@@ -177,7 +177,7 @@ fn every_blanked_sector_but_those_of_the_last_write_is_refused() {
     }
 }
 
-/// Goal: whatever part of any single write arrives, the member starts, with everything before it; and
+/// Goal: whatever part of any single write arrives, the member starts, with everything before it;
 /// an interrupted repair changes nothing of that. Method: every subset for the first write of a
 /// segment and the long ones, then every prefix of the zeroing and a new write on top.
 #[test]
