@@ -107,7 +107,7 @@ impl fmt::Display for Finding {
             }
             Self::Foreign { expected, found } => write!(
                 f,
-                "the file belongs to member {:x} of cluster {:x}, not to member {:x} of cluster {:x}",
+                "the file of member {:x} in cluster {:x}, not of member {:x} in cluster {:x}",
                 found.1.get(),
                 found.0.get(),
                 expected.1.get(),

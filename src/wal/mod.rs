@@ -18,7 +18,7 @@
 //!           12  crc of the write before, u32        sectors are all zero, u32
 //!           16  segment id, u64
 //!
-//! record:   | length u32 | kind u8 | entry kind u8 | 0 u16 | body ... | zeros to the next 8 bytes |
+//! record:   | length u32 | kind u8 | entry kind u8 | 0 u16 | body | zeros to the next 8 bytes |
 //!   1 head        fated.record.SegmentHead: format, cluster, member, the entry before the segment
 //!   2 entry       term u64, index u64, data
 //!   3 hard state  fated.record.HardState
@@ -36,8 +36,8 @@
 //! # Torn tail or corruption
 //!
 //! The journal has one write on its way at a time and acknowledges nothing before that write is
-//! durable. So after a crash only the *last* write can be unfinished, it was never acknowledged, and
-//! of its 512-byte sectors any subset may have arrived; the others still hold zeros. From this:
+//! durable. So after a crash only the *last* write can be unfinished, it was never acknowledged,
+//! and of its 512-byte sectors any subset may have arrived; the others still hold zeros. Thus:
 //!
 //! - A write with bytes behind it was durable once. If it is not whole now, that is corruption.
 //! - The head says how many sectors are blank and the trailer is never blank. A last write which
@@ -50,9 +50,9 @@
 //!
 //! Undecidable, because the bytes are the same in both cases: an acknowledged last write of which
 //! sectors or the end were blanked later looks like a torn one; so do several last writes blanked
-//! from some point to the end, and a last segment emptied as a whole. Unless the backend or the mark
-//! proves that more was there, recovery takes them for unfinished. Every other doubt refuses to start;
-//! this includes a value that imitates a later write head inside a torn write without its head.
+//! from some point to the end, and a last segment emptied as a whole. Unless the backend or the
+//! mark proves that more was there, recovery takes them for unfinished. Every other doubt refuses
+//! to start; this includes a value that imitates a later head inside a torn write without its own.
 //!
 //! # Invariants
 //!

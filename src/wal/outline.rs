@@ -1,8 +1,8 @@
 //! The outline of a log without its data: where it begins and ends, which terms it has, its hard
 //! state and mark; and the one place that decides which record may follow.
 //!
-//! Invariant: `commit <= last.index`, `mark.index <= last.index`, and `terms` holds the first index of
-//! each run of equal terms after `first`.
+//! Invariant: `commit <= last.index`, `mark.index <= last.index`, and `terms` holds the first index
+//! of each run of equal terms after `first`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -22,8 +22,8 @@ pub struct Outline {
     mark: Option<SnapshotMeta>,
 }
 
-/// What a mark does to the log. It is written down, because a reader who begins in the middle cannot
-/// tell: to him, a mark before the first entry he knows may be either.
+/// What a mark does to the log. It is written down, because a reader who begins in the middle
+/// cannot tell: a mark before the first entry it knows may be either.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum MarkKind {
     /// The log holds the entry and stays as it is.
@@ -113,7 +113,7 @@ impl Outline {
         Ok(())
     }
 
-    /// What a new mark means for the log. One before `first` was in the log while that could be seen.
+    /// What a new mark means for the log. One before `first` leaves it alone.
     pub(super) fn kind_of(&self, mark: &SnapshotMeta) -> MarkKind {
         let older = mark.id.index < self.first.index;
         if older || self.term_at(mark.id.index) == Some(mark.id.term) {

@@ -151,8 +151,8 @@ fn pad(length: usize, buffer: &mut Vec<u8>) {
     buffer.extend_from_slice(&[0; RECORD_ALIGN][..padding]);
 }
 
-/// Copies the data. A slice of the segment would be free, but a key that lives on in the index would
-/// then pin eight megabytes.
+/// Copies the data. A slice of the segment would be free, but a key that lives on in the index
+/// would then pin eight megabytes.
 fn decode_entry(kind: u8, body: &[u8]) -> Result<Decoded, Finding> {
     let Some((fixed, data)) = body.split_first_chunk::<ENTRY_FIXED_BYTES>() else {
         return Err(Finding::RecordUnreadable("an entry without term and index"));

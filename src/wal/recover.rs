@@ -1,7 +1,7 @@
 //! From bytes to records: reads a log segment by segment, in order, and decides what of it counts.
 //! The rules are in the parent module. One segment is in memory at a time, beside the entries.
 //!
-//! Entries before the mark are kept as far as their segments are, because followers may ask for them.
+//! Entries before the mark are kept as far as their segments are: followers may ask for them.
 //! A gap between segments is forgiven when the part behind it stands alone, that is when its mark
 //! covers all that came before: removing old segments may be interrupted, and names may survive in
 //! any order.
