@@ -2,10 +2,10 @@
 //! checkpoint of the time that is left is due.
 //!
 //! Invariants:
-//! - each lease stands in exactly one of `expiry` (at its deadline) and `retry` (its revoke is under
-//!   way), and in `retry` exactly when it stands in `revoking`;
-//! - a lease stands in `checkpoints` exactly when its `checkpoint` is not `NEVER`, and never while it
-//!   is being revoked;
+//! - each lease stands in exactly one of `expiry` (at its deadline) and `retry` (its revoke is
+//!   under way), and in `retry` exactly when it stands in `revoking`;
+//! - a lease stands in `checkpoints` exactly when its `checkpoint` is not `NEVER`, and never while
+//!   it is being revoked;
 //! - a lease in `unsettled` has had a checkpoint offered whose fate is unknown.
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
 
 use crate::kernel::{Instant, LeaseId};
 
-/// A revoke that has not been applied for this long is proposed again, for the proposal may be lost.
+/// A revoke not applied for this long is proposed again, for the proposal may be lost.
 pub const REVOKE_RETRY: Duration = Duration::from_secs(3);
 /// A new leader spreads deadlines so that no second sees more of them; later ones are put off.
 pub const EXPIRIES_PER_SECOND_AFTER_PROMOTION: usize = 750;

@@ -1,7 +1,7 @@
 //! The lessor: owns the leases, their records in the store, and the keys attached to them.
 //!
 //! Invariants:
-//! - every lease has its record in bucket `Lease`, written in the batch of the command that changed it;
+//! - every lease has its record in bucket `Lease`, in the batch of the command that changed it;
 //! - a key is attached to at most one lease, and only to one that exists; keys without a lease cost
 //!   nothing here;
 //! - `timetable` exists exactly while this member leads, and holds every lease.
@@ -205,7 +205,7 @@ impl Lessor {
         Ok(keys)
     }
 
-    /// Applies a checkpoint: what is left of a lease; zero, or no less than its TTL, means all of it.
+    /// Applies a checkpoint: what is left of a lease; zero, or its TTL and more, means all of it.
     /// A lease that is gone meanwhile is passed over.
     pub fn checkpoint<B: Backend>(&mut self, view: &mut View<B>, id: LeaseId, remaining_ms: u64) {
         let Some(lease) = self.leases.get_mut(&id) else {
@@ -275,7 +275,7 @@ impl Lessor {
         self.leases.get(&id).map(|lease| lease.ttl)
     }
 
-    /// The milliseconds of a lease's last checkpoint; zero when a new leader would start it in full.
+    /// Milliseconds of a lease's last checkpoint; zero when a new leader would start it in full.
     pub fn checkpointed_ms(&self, id: LeaseId) -> Option<u64> {
         self.leases.get(&id).map(|lease| lease.remaining_ms)
     }

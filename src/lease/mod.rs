@@ -1,11 +1,12 @@
 //! Leases: keys that live as long as somebody keeps them alive.
 //!
-//! The replicated part (which leases exist, their granted and checkpointed time, their keys) changes
-//! only by applied commands and is the same on every member. The volatile part (deadlines) exists on
-//! the leader only, follows the leader's clock alone, and is rebuilt by `Lessor::promote`.
+//! The replicated part (which leases exist, their granted and checkpointed time, their keys)
+//! changes only by applied commands and is the same on every member. The volatile part (deadlines)
+//! exists on the leader only, follows the leader's clock alone, and is rebuilt by
+//! `Lessor::promote`.
 //!
-//! What a client is promised: after a grant or a keep-alive was answered with a TTL, its lease lives
-//! at least that long on the leader's clock, whoever leads. Four rules keep it:
+//! What a client is promised: after a grant or a keep-alive was answered with a TTL, its lease
+//! lives at least that long on the leader's clock, whoever leads. Four rules keep it:
 //! 1. Only an applied revoke ends a lease. A deposed leader's proposals do not commit.
 //! 2. A new leader starts every lease with its full time, or with the checkpointed rest, plus one
 //!    election timeout for what the leader before it may have answered last.

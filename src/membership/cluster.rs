@@ -1,7 +1,7 @@
 //! The member set: what is stored, what may change, and how each change is written.
 //!
-//! Each change comes twice: `validate_*` before it is proposed, so that the client gets its error at
-//! once, and `apply_*` from the log, which validates again, since another change may have come
+//! Each change comes twice: `validate_*` before it is proposed, so that the client gets its error
+//! at once, and `apply_*` from the log, which validates again, since another change may have come
 //! between. An `apply_*` that fails has changed nothing, on any member.
 
 use std::{

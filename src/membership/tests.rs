@@ -388,85 +388,119 @@ fn url(number: u8) -> String {
     format!("http://u{number}:1")
 }
 
+/// Plain sets, and the words of the rules.
+#[derive(Default)]
+struct Model {
+    urls: BTreeMap<u64, u8>,
+    learners: BTreeSet<u64>,
+    removed: BTreeSet<u64>,
+}
+
+impl Model {
+    fn free(&self, number: u8, except: u64) -> bool {
+        let others = |(id, taken): (&u64, &u8)| *taken != number || *id == except;
+        self.urls.iter().all(others)
+    }
+
+    fn voters(&self) -> BTreeSet<u64> {
+        let ids = self.urls.keys().copied();
+        ids.filter(|id| !self.learners.contains(id)).collect()
+    }
+
+    /// Whether the step is allowed; then it is done.
+    fn step(&mut self, step: &Step) -> bool {
+        match *step {
+            Step::Add(id, number, learner) => {
+                let unused = !self.urls.contains_key(&id) && !self.removed.contains(&id);
+                let allowed = unused && self.free(number, 0);
+                if allowed {
+                    self.urls.insert(id, number);
+                }
+                if allowed && learner {
+                    self.learners.insert(id);
+                }
+                allowed
+            }
+            Step::Remove(id) => {
+                let allowed = self.learners.contains(&id)
+                    || (self.urls.contains_key(&id) && self.voters().len() > 1);
+                if allowed {
+                    self.urls.remove(&id);
+                    self.learners.remove(&id);
+                    self.removed.insert(id);
+                }
+                allowed
+            }
+            Step::Update(id, number) => {
+                let allowed = self.urls.contains_key(&id) && self.free(number, id);
+                if allowed {
+                    self.urls.insert(id, number);
+                }
+                allowed
+            }
+            Step::Promote(id) => self.learners.remove(&id),
+            Step::Publish(id, _) => self.urls.contains_key(&id),
+            Step::Version(_) | Step::Restart => true,
+        }
+    }
+}
+
+fn step(cluster: &mut Cluster, view: &mut View<Memory>, step: &Step) -> bool {
+    match *step {
+        Step::Add(raw, number, learner) => cluster
+            .apply_add(view, member(raw, &url(number), learner))
+            .is_ok(),
+        Step::Remove(raw) => cluster.apply_remove(view, id(raw)).is_ok(),
+        Step::Update(raw, number) => cluster
+            .apply_update(view, id(raw), vec![url(number)])
+            .is_ok(),
+        Step::Promote(raw) => cluster.apply_promote(view, id(raw)).is_ok(),
+        Step::Publish(raw, number) => cluster
+            .publish(view, id(raw), "n".into(), vec![url(number)])
+            .is_ok(),
+        Step::Version(minor) => {
+            cluster.set_cluster_version(view, Version::new(3, minor, 1));
+            cluster.cluster_version() == Some(Version::new(3, minor, 0))
+        }
+        Step::Restart => {
+            let backend = view.backend().clone();
+            if let Some(batch) = view.cut() {
+                backend.commit(&batch).unwrap();
+            }
+            *view = View::new(backend).unwrap();
+            *cluster = Cluster::load(view).unwrap();
+            true
+        }
+    }
+}
+
+fn raw_ids<'a>(ids: impl IntoIterator<Item = &'a MemberId>) -> BTreeSet<u64> {
+    ids.into_iter().map(|id| id.get()).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// Goal: after any history the stored members, raft's configuration and the naive model are one.
-    /// Method: the model keeps three plain sets and decides by the words of the rules.
+    /// Goal: after any history the stored members, raft's configuration and the model are one.
+    /// Method: after each step the cluster is read back and compared with plain sets.
     #[test]
     fn members_follow_the_model(steps in prop::collection::vec(steps(), 0..60)) {
-        let backend = Memory::default();
-        let mut view = View::new(backend.clone()).unwrap();
+        let mut view = View::new(Memory::default()).unwrap();
         let mut cluster = Cluster::default();
-        let first = Member { name: "n".into(), ..member(1, &url(0), false) };
+        let first = member(1, &url(0), false);
         cluster.bootstrap(&mut view, ClusterId::new(7), vec![first]).unwrap();
-        let (mut urls, mut learners) = (BTreeMap::from([(1u64, 0u8)]), BTreeSet::new());
-        let mut removed = BTreeSet::new();
-        for step in steps {
-            let free = |number: u8, except: u64| {
-                urls.iter().all(|(id, taken)| *taken != number || *id == except)
-            };
-            let voters = urls.keys().filter(|id| !learners.contains(*id)).count();
-            match step {
-                Step::Add(raw, number, learner) => {
-                    let new = !urls.contains_key(&raw) && !removed.contains(&raw);
-                    let expected = new && free(number, 0);
-                    let added = cluster.apply_add(&mut view, member(raw, &url(number), learner));
-                    prop_assert_eq!(added.is_ok(), expected);
-                    if expected {
-                        urls.insert(raw, number);
-                        if learner { learners.insert(raw); }
-                    }
-                }
-                Step::Remove(raw) => {
-                    let expected = urls.contains_key(&raw)
-                        && (learners.contains(&raw) || voters > 1);
-                    prop_assert_eq!(cluster.apply_remove(&mut view, id(raw)).is_ok(), expected);
-                    if expected {
-                        urls.remove(&raw);
-                        learners.remove(&raw);
-                        removed.insert(raw);
-                    }
-                }
-                Step::Update(raw, number) => {
-                    let expected = urls.contains_key(&raw) && free(number, raw);
-                    let updated = cluster.apply_update(&mut view, id(raw), vec![url(number)]);
-                    prop_assert_eq!(updated.is_ok(), expected);
-                    if expected { urls.insert(raw, number); }
-                }
-                Step::Promote(raw) => {
-                    let promoted = cluster.apply_promote(&mut view, id(raw));
-                    prop_assert_eq!(promoted.is_ok(), learners.remove(&raw));
-                }
-                Step::Publish(raw, number) => {
-                    let told = cluster.publish(&mut view, id(raw), "n".into(), vec![url(number)]);
-                    prop_assert_eq!(told.is_ok(), urls.contains_key(&raw));
-                }
-                Step::Version(minor) => {
-                    let version = Version::new(3, minor, 1);
-                    cluster.set_cluster_version(&mut view, version);
-                    prop_assert_eq!(cluster.cluster_version(), Some(version.cluster()));
-                }
-                Step::Restart => {
-                    if let Some(batch) = view.cut() {
-                        backend.commit(&batch).unwrap();
-                    }
-                    view = View::new(backend.clone()).unwrap();
-                    cluster = Cluster::load(&view).unwrap();
-                }
-            }
+        let mut model = Model::default();
+        model.urls.insert(1, 0);
+        for each in &steps {
+            let allowed = model.step(each);
+            prop_assert_eq!(step(&mut cluster, &mut view, each), allowed);
             assert_stored(&cluster, &view);
             let conf = cluster.conf_state();
-            let voters: BTreeSet<u64> = conf.voters.iter().map(|id| id.get()).collect();
-            let listening: BTreeSet<u64> = conf.learners.iter().map(|id| id.get()).collect();
-            let expected: BTreeSet<u64> =
-                urls.keys().copied().filter(|id| !learners.contains(id)).collect();
-            prop_assert_eq!(voters, expected);
-            prop_assert_eq!(&listening, &learners);
-            prop_assert_eq!(cluster.removed().map(|id| id.get()).collect::<BTreeSet<_>>(),
-                removed.clone());
+            prop_assert_eq!(raw_ids(&conf.voters), model.voters());
+            prop_assert_eq!(&raw_ids(&conf.learners), &model.learners);
+            prop_assert_eq!(&raw_ids(&cluster.removed().collect::<Vec<_>>()), &model.removed);
             for found in cluster.members() {
-                prop_assert_eq!(&found.peer_urls, &vec![url(urls[&found.id.get()])]);
+                prop_assert_eq!(&found.peer_urls, &vec![url(model.urls[&found.id.get()])]);
             }
         }
     }
