@@ -25,8 +25,9 @@ use crate::{
     apply::{Applied, ApplyError, Notice, StateMachine, settle},
     backend::Backend,
     kernel::{
-        ApiError, BackendSize, CallId, Context, DiskError, DiskErrorKind, DiskOp, DiskOutcome, Effect, Fault,
-        Instant, LeaseId, LogIndex, MemberId, Request, Response, SnapshotId, Term, Ticket,
+        ApiError, BackendSize, CallId, Context, DiskError, DiskErrorKind, DiskOp, DiskOutcome,
+        Effect, Fault, Instant, LeaseId, LogIndex, MemberId, Request, Response, SnapshotId, Term,
+        Ticket,
         effect::{LogLevel, LogLine},
         limits,
     },
