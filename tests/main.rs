@@ -1,3 +1,7 @@
 //! Integration tests.
 
+<<<<<<< HEAD
 mod backend;
+=======
+mod wal;
+>>>>>>> wal
