@@ -1,7 +1,4 @@
 //! Integration tests.
 
-<<<<<<< HEAD
 mod backend;
-=======
 mod wal;
->>>>>>> wal

@@ -66,25 +66,3 @@ fn a_log_lives_through_restarts() {
         encoder = Encoder::resume(&recovered, 4096);
     }
 }
-
-#[test]
-#[ignore = "a stopwatch; run it with optimisation"]
-fn appending_an_entry_takes_well_under_a_microsecond() {
-    let mut encoder = Encoder::create(ClusterId::new(1), MemberId::new(2), limits::SEGMENT_BYTES);
-    let data = Bytes::from(vec![7; 300]);
-    let (batches, batch) = (2000_u64, 100_u64);
-    let began = Instant::now();
-    for number in 0..batches {
-        while let Some(prepare) = encoder.take_prepare(batch * 400) {
-            encoder.on_prepared(prepare.segment);
-        }
-        for index in number * batch..(number + 1) * batch {
-            encoder.append(Record::Entry(&entry(index + 1, data.clone())));
-        }
-        assert!(!encoder.take_writes().is_empty());
-        encoder.on_durable();
-    }
-    let nanos = began.elapsed().as_nanos() / u128::from(batches * batch);
-    println!("{nanos} ns for each entry of 300 bytes");
-    assert!(nanos < 1000);
-}
