@@ -207,8 +207,8 @@ impl Lessor {
         Ok(ttl)
     }
 
-    /// Applies a revoke a client asked for, whatever life the id is in; returns the attached keys in byte order. The caller deletes them in one
-    /// revision, in the same batch.
+    /// Applies a revoke a client asked for, whatever life the id is in; returns the attached keys
+    /// in byte order. The caller deletes them in one revision, in the same batch.
     pub fn revoke<B: Backend>(
         &mut self,
         view: &mut View<B>,
