@@ -1,11 +1,11 @@
 //! The write-ahead log from outside. Goal: the public interface is enough for a journal and a boot,
 //! and appending costs next to nothing. Method: the life of a log in memory; a stopwatch.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fated::{
-    kernel::{ClusterId, EntryId, LogIndex, MemberId, SegmentId, Term, limits},
+    kernel::{ClusterId, EntryId, LogIndex, MemberId, SegmentId, Term},
     raft::{Entry, EntryKind, HardState},
     wal::{Encoder, Record, Recovery, parse_segment_name, segment_name},
 };
