@@ -1,3 +1,5 @@
 //! The ports of the core, and the adapters that fill them.
 
 pub mod port;
+#[cfg(feature = "server")]
+pub mod tokio;
