@@ -33,7 +33,8 @@ pub fn range_stream_unsupported(request: &RangeRequest) -> Option<&'static str> 
     let unsorted = request.sort_order == SortOrder::None as i32;
     let upwards = request.sort_order == SortOrder::Ascend as i32;
     let by_key = request.sort_target == SortTarget::Key as i32;
-    if !unsorted && !(upwards && by_key) {
+    let as_stored = unsorted || (upwards && by_key);
+    if !as_stored {
         return Some("RangeStream does not support custom sort orders");
     }
     let filters = [

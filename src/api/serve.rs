@@ -1,7 +1,7 @@
 //! Accepts client connections and answers gRPC and plain HTTP on the same port.
 //!
-//! Invariants: one slow client never holds up another or the accept loop; what one connection may make
-//! us hold is bounded by its HTTP/2 windows and header limits.
+//! Invariants: one slow client never holds up another or the accept loop; what one connection may
+//! make us hold is bounded by its HTTP/2 windows and header limits.
 
 use std::{convert::Infallible, future::Future, io, path::PathBuf, pin::pin, time::Duration};
 

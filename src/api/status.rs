@@ -13,7 +13,8 @@ pub fn of(error: ApiError) -> Status {
     Status::new(code(error.code()), error.text())
 }
 
-/// The answer of the core was of another kind than the question: our bug, and not worth the process.
+/// The answer of the core was of another kind than the question: our bug, and not worth the
+/// process.
 pub fn mismatch() -> Status {
     Status::internal("etcdserver: the answer does not belong to the request")
 }

@@ -1,5 +1,5 @@
-//! Each check by example, and the search for double changes against a model that compares everything
-//! with everything.
+//! Each check by example, and the search for double changes against a model that compares
+//! everything with everything.
 
 use proptest::prelude::*;
 
@@ -44,8 +44,10 @@ fn branches(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> TxnRequest {
 #[test]
 fn single_requests_are_refused_in_etcds_order() {
     let key = Bytes::from_static(b"k");
-    let mut request = RangeRequest::default();
-    request.sort_order = 9;
+    let mut request = RangeRequest {
+        sort_order: 9,
+        ..Default::default()
+    };
     assert_eq!(range(&request), Err(ApiError::EmptyKey));
     request.key = key.clone();
     assert_eq!(range(&request), Err(ApiError::InvalidSortOption));
@@ -237,7 +239,10 @@ proptest! {
         }
         for key in keys {
             let expected = spans.iter().any(|(from, to)| {
-                if to.is_empty() { from[..] == key[..] } else { from[..] <= key[..] && key[..] < to[..] }
+                match &to[..] {
+                    [] => from[..] == key[..],
+                    to => from[..] <= key[..] && key[..] < *to,
+                }
             });
             prop_assert_eq!(joined.contains(&key), expected, "{:?}", key);
         }

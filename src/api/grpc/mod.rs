@@ -93,7 +93,8 @@ impl Edge {
     }
 }
 
-/// Answers with a stream. The work ends early when the client goes, and its failure ends the stream.
+/// Answers with a stream. The work ends early when the client goes, and its failure ends the
+/// stream.
 fn stream<T, F, W>(work: W) -> Outgoing<Stream<T>>
 where
     T: Send + 'static,

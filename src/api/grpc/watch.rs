@@ -25,8 +25,8 @@ impl Watch for Edge {
     }
 }
 
-/// Hands requests to the core until the client has no more. A client that ends its side of the stream
-/// still wants events; one that vanished drops the other half, and with it the stream.
+/// Hands requests to the core until the client has no more. A client that ends its side of the
+/// stream still wants events; one that vanished drops the other half, and with it the stream.
 async fn forward(mut inbound: Streaming<WatchRequest>, requests: StreamRequests) {
     loop {
         match inbound.message().await {

@@ -1,6 +1,6 @@
 //! Reads flags and `ETCD_*` variables by etcd's rules: one dash or two, `--flag value` or
-//! `--flag=value`, bare booleans, the last of repeated flags wins, and a flag that is also set by its
-//! variable is an error.
+//! `--flag=value`, bare booleans, the last of repeated flags wins, and a flag that is also set by
+//! its variable is an error.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -138,7 +138,8 @@ fn check_founders<'a>(
     Ok(own)
 }
 
-/// A seed that no two boots share: the standard library keys its hashers from the system's generator.
+/// A seed that no two boots share: the standard library keys its hashers from the system's
+/// generator.
 fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     let wall = crate::host::tokio::clock::Clock::wall().as_nanos();

@@ -64,8 +64,8 @@ pub(super) fn boot(
     ))
 }
 
-/// Member and cluster ids as etcd makes them: a hash of the sorted URLs and the token, and a hash of
-/// the sorted member ids.
+/// Member and cluster ids as etcd makes them: a hash of the sorted URLs and the token, and a hash
+/// of the sorted member ids.
 pub(super) fn founders(
     initial_cluster: &str,
     token: &str,

@@ -1,9 +1,9 @@
 //! TCP between members: dialling, accepting, greeting, frames.
 //!
-//! Invariants: `LinkUp` comes before any frame of its link; after `LinkUp` or `Dial` there is exactly
-//! one `LinkDown` unless the core closed the link; what waits to be sent on a link is bounded in
-//! bytes, and frames beyond it are dropped, as a lossy medium may; what was received and not yet
-//! handed to the event loop is bounded too, and then the sender is made to wait.
+//! Invariants: `LinkUp` comes before any frame of its link; after `LinkUp` or `Dial` there is
+//! exactly one `LinkDown` unless the core closed the link; what waits to be sent on a link is
+//! bounded in bytes, and frames beyond it are dropped, as a lossy medium may; what was received and
+//! not yet handed to the event loop is bounded too, and then the sender is made to wait.
 //!
 //! Link ids of dials come from the core; those of accepted links are made here, from
 //! `ACCEPTED_FIRST` up, so that the two never meet.
@@ -445,4 +445,46 @@ async fn write_frames<W: AsyncWrite + Unpin>(
     }
     writer.write_all(together).await?;
     writer.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        host::tokio::log::{LogFormat, LogOutput},
+        kernel::effect::LogLevel,
+    };
+
+    /// Frames beyond the bound are dropped while small ones still find room. The other side takes
+    /// the connection and never greets, so nothing leaves the queue.
+    #[tokio::test]
+    async fn what_waits_on_a_link_is_bounded() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (events, _keep) = unbounded_channel();
+        let log = Log::open(LogLevel::Error, LogFormat::Json, &[LogOutput::Stderr]).unwrap();
+        let identity = Identity {
+            cluster: ClusterId::new(1),
+            member: MemberId::new(1),
+            patience: Duration::from_secs(60),
+        };
+        let links = Links::open(identity, Vec::new(), events, log);
+        let link = LinkId::new(1);
+        links.execute(LinkOp::Dial {
+            link,
+            peer: MemberId::new(2),
+            urls: vec![format!("http://{}", silent.local_addr().unwrap())],
+        });
+        let large = Bytes::from(vec![0; SEND_QUEUE_BYTES_MAX / 2 + 1]);
+        for bytes in [large.clone(), large, Bytes::from_static(b"small")] {
+            links.execute(LinkOp::Send { link, bytes });
+        }
+        let flow = Arc::clone(&links.shared.table().get(&link).unwrap().flow);
+        assert_eq!(flow.dropped.load(Ordering::Relaxed), 1);
+        let queued = flow.queued.load(Ordering::Relaxed);
+        assert_eq!(queued, SEND_QUEUE_BYTES_MAX / 2 + 1 + b"small".len());
+        links.execute(LinkOp::Close { link });
+        let bytes = Bytes::from_static(b"late");
+        links.execute(LinkOp::Send { link, bytes });
+        assert!(links.shared.table().is_empty());
+    }
 }

@@ -1,7 +1,8 @@
 //! Log lines in etcd's JSON form (or for a human eye), written by a thread of its own.
 //!
-//! Invariants: a line is one line; writing never makes the event loop wait. When the reader of the log
-//! is too slow the queue fills and further lines are dropped; the next one that fits says how many.
+//! Invariants: a line is one line; writing never makes the event loop wait. When the reader of the
+//! log is too slow the queue fills and further lines are dropped; the next one that fits says how
+//! many.
 
 use std::{
     fmt::Write as _,

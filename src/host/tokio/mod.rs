@@ -1,8 +1,8 @@
 //! The production host: real clocks, files, sockets and signals under one tokio runtime.
 //!
 //! Everything that happens outside becomes an event in one queue; the event loop takes from it in
-//! order. Invariants: each disk ticket comes back exactly once; a link's frames come in order between
-//! its `LinkUp` and its one `LinkDown`; nothing here knows what the bytes mean.
+//! order. Invariants: each disk ticket comes back exactly once; a link's frames come in order
+//! between its `LinkUp` and its one `LinkDown`; nothing here knows what the bytes mean.
 
 pub mod clock;
 pub mod lanes;

@@ -1,11 +1,11 @@
 //! The files of the write-ahead log: creating, writing and removing segments.
 //!
-//! Invariants: a segment appears under its name only after all of its blocks were written and synced,
-//! so a later write into it moves no metadata; `sync` writes are durable before they complete; a
-//! failed sync is reported once and never retried here.
+//! Invariants: a segment appears under its name only after all of its blocks were written and
+//! synced, so a later write into it moves no metadata; `sync` writes are durable before they
+//! complete; a failed sync is reported once and never retried here.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, FileExt},
@@ -134,25 +134,21 @@ impl WalWriter {
         sync: bool,
     ) -> Result<(), DiskError> {
         let path = self.dir.file(segment);
-        let fsync = self.dir.fsync;
         let failed = |error: io::Error| disk_error(&path, &error);
-        if !self.open.contains_key(&segment) {
-            let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
-            self.open.insert(segment, file);
-            while self.open.len() > SEGMENTS_OPEN_MAX {
-                self.open.pop_first();
+        let file = match self.open.entry(segment) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => {
+                let opened = OpenOptions::new().write(true).open(&path);
+                vacant.insert(opened.map_err(failed)?)
             }
-        }
-        // A write into a segment older than all that are open has just been closed again.
-        let file = self.open.get(&segment).ok_or_else(|| {
-            DiskError::new(
-                DiskErrorKind::Missing,
-                format!("{}: segments are written in order", path.display()),
-            )
-        })?;
+        };
         file.write_all_at(bytes, offset).map_err(failed)?;
-        if sync && fsync {
+        if sync && self.dir.fsync {
             file.sync_data().map_err(failed)?;
+        }
+        // The log moves forward, so the oldest is the one that is not written again.
+        while self.open.len() > SEGMENTS_OPEN_MAX {
+            self.open.pop_first();
         }
         Ok(())
     }
