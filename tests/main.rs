@@ -1,4 +1,6 @@
 //! Integration tests.
 
 mod backend;
+#[cfg(feature = "server")]
+mod cli;
 mod wal;
