@@ -1,6 +1,6 @@
 //! Runs a server from its command line to its end.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{io::Write, os::unix::fs::FileTypeExt, process::ExitCode, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -217,14 +217,22 @@ async fn bind_clients(urls: &[Url]) -> Result<Vec<Listener>, Fault> {
         let listener = if url.is_tcp() {
             TcpListener::bind(&url.address).await.map(Listener::Tcp)
         } else {
-            // A socket file that an earlier process left behind would be in the way.
-            let _ = std::fs::remove_file(&url.address);
+            remove_stale_socket(&url.address);
             let path = url.address.clone().into();
             UnixListener::bind(&url.address).map(|listener| Listener::Unix(listener, path))
         };
         listeners.push(listener.map_err(|error| cannot_listen(url, &error))?);
     }
     Ok(listeners)
+}
+
+/// A socket that an earlier process left behind would be in the way; any other file is not ours.
+fn remove_stale_socket(path: &str) {
+    let is_socket = |found: std::fs::Metadata| found.file_type().is_socket();
+    if std::fs::symlink_metadata(path).is_ok_and(is_socket) {
+        // If it stays, binding says why.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 fn cannot_listen(url: &Url, error: &std::io::Error) -> Fault {

@@ -115,10 +115,14 @@ impl Log {
 
     /// Waits until everything said so far is written, but not for ever.
     pub fn flush(&self) {
+        // A blocked terminal must not keep a stopped member alive, so both steps have an end.
         let (done, wait) = sync_channel(1);
-        if self.lines.send(Job::Flush(done)).is_ok() {
-            // A blocked terminal must not keep a stopped member alive.
-            let _ = wait.recv_timeout(Duration::from_secs(1));
+        for _ in 0..100 {
+            if self.lines.try_send(Job::Flush(done.clone())).is_ok() {
+                let _ = wait.recv_timeout(Duration::from_secs(1));
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
         }
     }
 
