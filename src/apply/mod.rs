@@ -21,6 +21,7 @@ use bytes::Bytes;
 use prost::Message;
 
 pub use alarm::Alarms;
+pub use cluster::InitialMember;
 pub use result::{Applied, ApplyError, Notice, Origin, settle};
 
 use crate::{
@@ -126,7 +127,8 @@ impl<B: Backend> StateMachine<B> {
         &self.view
     }
 
-    /// Applies the next entry. `now` starts the clock of leases on a leader and decides nothing else.
+    /// Applies the next entry. `now` starts the clock of leases on a leader and decides nothing
+    /// else.
     pub fn apply(&mut self, entry: &Entry, now: Instant) -> Result<Applied, Fault> {
         assert_eq!(
             entry.id.index,
@@ -223,6 +225,7 @@ impl<B: Backend> StateMachine<B> {
         now: Instant,
         applied: &mut Applied,
     ) -> Result<Response, ApplyError> {
+        let birth = applied.id.index;
         let Applied {
             revisions, notices, ..
         } = applied;
@@ -234,7 +237,7 @@ impl<B: Backend> StateMachine<B> {
             Body::Txn(request) => Response::Txn(self.txn(request, revisions)?),
             Body::Compact(request) => Response::Compact(self.compact(&request, notices)?),
             Body::LeaseGrant(request) => {
-                Response::LeaseGrant(self.lease_grant(&request, now, notices)?)
+                Response::LeaseGrant(self.lease_grant(&request, birth, now, notices)?)
             }
             Body::LeaseRevoke(request) => {
                 Response::LeaseRevoke(self.lease_revoke(&request, revisions, notices)?)

@@ -1,5 +1,5 @@
-//! Source text as the laws need it: comments and literals blanked out, test code marked, `use` trees
-//! unfolded. Not a parser: it knows as much of Rust as this repository uses.
+//! Source text as the laws need it: comments and literals blanked out, test code marked, trees of
+//! `use` unfolded. Not a parser: it knows as much of Rust as this repository uses.
 
 use std::{
     collections::BTreeSet,
@@ -131,7 +131,9 @@ pub fn find_word<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize
             let (before, after) = (&code[..*at], &code[at + word.len()..]);
             let begins = word.starts_with(|c: char| c.is_alphanumeric());
             let ends = word.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-            !(begins && name(before.chars().next_back())) && !(ends && name(after.chars().next()))
+            let cut_before = begins && name(before.chars().next_back());
+            let cut_behind = ends && name(after.chars().next());
+            !cut_before && !cut_behind
         })
 }
 
@@ -178,6 +180,21 @@ fn unfold(prefix: &str, tree: &str, out: &mut Vec<String>) {
                 .to_owned(),
         ),
     }
+}
+
+/// Where the body of the `fn` or `match` at `at` opens; none if it has no body.
+pub fn body_start(code: &str, at: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    for (offset, c) in code[at..].char_indices() {
+        match c {
+            '(' | '[' => depth += 1,
+            ')' | ']' => depth = depth.checked_sub(1)?,
+            '{' if depth == 0 => return Some(at + offset),
+            ';' if depth == 0 => return None,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// The end of the block whose `{` stands at `open`, one past its `}`.
