@@ -1,5 +1,6 @@
 //! Integration tests.
 
 mod backend;
+mod cli;
 mod tidy;
 mod wal;
