@@ -1,6 +1,6 @@
 //! Integration tests.
 
 mod backend;
-#[cfg(feature = "server")]
 mod cli;
+mod tidy;
 mod wal;
