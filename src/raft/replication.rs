@@ -82,12 +82,12 @@ impl Raft {
             ProgressState::Replicate => progress.become_probe(),
             ProgressState::Probe | ProgressState::Snapshot => {}
         }
-        self.sends_due = true;
         if rejected.is_zero() {
             // It refuses the beginning of the log: it joins and knows no configuration.
             progress.become_snapshot();
             self.output.snapshot_wanted.push(from);
         }
+        self.sends_due = true;
     }
 
     pub(super) fn on_heartbeat_reply(&mut self, from: MemberId, round: u64) {
