@@ -1,0 +1,114 @@
+//! The receiving side: entries and heartbeats of a leader, and images that replace the log.
+//!
+//! Invariants: an append cuts the log only where it truly conflicts, so a late or repeated one removes
+//! nothing; nothing at or below the commit index is ever looked at again.
+
+use crate::kernel::{EntryId, LogIndex, MemberId, ReadId, Term};
+
+use super::{Body, Entry, Raft, ReadState, Role, SnapshotMeta};
+
+impl Raft {
+    /// The owner has staged an image up to `meta.id`, which `from` sent as leader of `term`. True: the image
+    /// must be installed (`Output::install`) and the log starts after it. False: this member needs it no
+    /// more; whoever sent it is told how far we are.
+    pub fn restore(&mut self, meta: SnapshotMeta, from: MemberId, term: Term) -> bool {
+        meta.conf_state.check();
+        let foreign = from == self.config.id || term.is_zero() || meta.id.term > term;
+        if foreign || term < self.term {
+            return false;
+        }
+        if term > self.term {
+            self.become_follower(term, Some(from));
+        }
+        if !self.follow(from) {
+            return false;
+        }
+        let known = meta.id.index <= self.log.committed();
+        if known || self.log.contains(meta.id) {
+            // The log has it all; at most it did not know that so much is committed.
+            self.log.commit_to(meta.id.index);
+            self.acknowledge_committed(from);
+            return false;
+        }
+        self.log.restart_after(meta.id);
+        self.conf = meta.conf_state.clone();
+        self.send(from, Body::AppendReply { matched: meta.id });
+        self.output.install = Some(meta);
+        true
+    }
+
+    pub(super) fn on_append(
+        &mut self,
+        from: MemberId,
+        prev: EntryId,
+        entries: Vec<Entry>,
+        commit: LogIndex,
+    ) {
+        if !self.follow(from) {
+            return;
+        }
+        if self.conf.voters.is_empty() {
+            // A member that joins knows no configuration, so the log alone cannot tell it the later ones:
+            // refusing even the very beginning asks for an image.
+            let (rejected, hint) = (prev.index, EntryId::ZERO);
+            self.send(from, Body::AppendReject { rejected, hint });
+        } else if prev.index < self.log.committed() {
+            self.acknowledge_committed(from);
+        } else if self.log.contains(prev) {
+            let matched = entries.last().map_or(prev, |entry| entry.id);
+            self.accept_entries(entries);
+            self.log.commit_to(commit.min(matched.index));
+            self.send(from, Body::AppendReply { matched });
+        } else {
+            let hint = self.log.agreement_hint(prev.index, prev.term);
+            let rejected = prev.index;
+            self.send(from, Body::AppendReject { rejected, hint });
+        }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, from: MemberId, commit: LogIndex, round: u64) {
+        if self.follow(from) {
+            self.log.commit_to(commit);
+            self.send(from, Body::HeartbeatReply { round });
+        }
+    }
+
+    pub(super) fn on_read_index_reply(&mut self, boot: u64, id: ReadId, index: LogIndex) {
+        if boot == self.boot {
+            self.output.read_states.push(ReadState { id, index });
+        }
+    }
+
+    /// Accepts the sender as leader of the current term. False if that cannot be: then it is not heard.
+    fn follow(&mut self, from: MemberId) -> bool {
+        match self.role {
+            Role::Leader => return false,
+            Role::PreCandidate | Role::Candidate => self.become_follower(self.term, Some(from)),
+            Role::Follower => {
+                self.election_elapsed = 0;
+                self.leader = Some(from);
+            }
+        }
+        true
+    }
+
+    /// Adds what is new and cuts what conflicts. The entry before them matches and is not below the commit
+    /// index, so no cut can reach a committed entry; `truncate` asserts it.
+    fn accept_entries(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            if self.log.contains(entry.id) {
+                continue;
+            }
+            if entry.id.index <= self.log.last().index {
+                self.log.truncate(entry.id.index);
+            }
+            self.log.push(entry);
+        }
+    }
+
+    fn acknowledge_committed(&mut self, to: MemberId) {
+        let matched = self.log.id_at(self.log.committed());
+        let matched = matched.expect("the commit index lies between first and last");
+        self.send(to, Body::AppendReply { matched });
+    }
+}
