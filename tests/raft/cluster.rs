@@ -27,6 +27,10 @@ struct Run {
     repeats: u64,
     crashes: bool,
     membership: bool,
+    /// One fault step in this many is carried out.
+    calm: u64,
+    /// A disk that completes one write in eight.
+    slow: Option<MemberId>,
     config: Config,
 }
 
@@ -60,6 +64,10 @@ impl Run {
             },
             crashes: !dice.one_in(3),
             membership: dice.one_in(2),
+            calm: 1 + dice.below(8),
+            slow: dice
+                .one_in(2)
+                .then(|| MemberId::new(1 + dice.below(voters))),
             config,
             dice,
         };
@@ -118,7 +126,9 @@ impl Run {
                 }
             }
             60..72 => {
-                if let Some(id) = self.any_with(|member| !member.jobs.is_empty()) {
+                if let Some(id) = self.any_with(|member| !member.jobs.is_empty())
+                    && (self.slow != Some(id) || self.dice.one_in(8))
+                {
                     self.world.persist(id);
                 }
             }
@@ -141,7 +151,7 @@ impl Run {
             }
             85..95 => self.request(),
             95..97 => self.maintain(),
-            _ if self.dice.one_in(4) => self.fault(),
+            _ if self.dice.one_in(self.calm) => self.fault(),
             _ => {}
         }
         self.observer.check(&mut self.world);
@@ -365,6 +375,9 @@ impl Run {
             return false;
         };
         let conf = leader.raft.as_ref().expect("running").conf_state().clone();
+        if conf.auto_leave {
+            return false;
+        }
         conf.members()
             .iter()
             .all(|id| self.world.member(*id).state.id.index >= goal)

@@ -33,6 +33,13 @@ pub struct Observer {
 }
 
 impl Observer {
+    /// The cluster begins with a log that is committed and compacted up to here.
+    pub fn begins_after(&mut self, id: EntryId) {
+        if !id.index.is_zero() {
+            self.ledger.insert(id.index, id);
+        }
+    }
+
     /// Counts an event.
     pub fn count(&mut self, what: &'static str) {
         *self.seen.entry(what).or_default() += 1;
@@ -66,6 +73,7 @@ impl Observer {
         }
         for message in std::mem::take(&mut world.left) {
             self.see_message(&message);
+            self.see_promise(world, &message);
         }
         for id in world.ids() {
             self.see_member(world, id);
@@ -133,6 +141,29 @@ impl Observer {
             Body::PreVoteReply { granted: false } => self.count("pre-vote refused"),
             Body::Append { entries, .. } => self.see_entries(entries),
             Body::TimeoutNow => self.count("transfer told"),
+            _ => {}
+        }
+    }
+
+    /// What a member promises must be on its disk when the promise leaves.
+    fn see_promise(&self, world: &World, message: &Message) {
+        let disk = &world.member(message.from).disk;
+        match &message.body {
+            Body::Vote { .. } | Body::VoteReply { granted: true } => {
+                let voted = match message.body {
+                    Body::Vote { .. } => message.from,
+                    _ => message.to,
+                };
+                let durable = (disk.hard_state.term, disk.hard_state.vote);
+                assert!(
+                    durable == (message.term, Some(voted)) || durable.0 > message.term,
+                    "a vote leaves before it is durable: {message:?}, durable {durable:?}"
+                );
+            }
+            Body::AppendReply { matched } => assert!(
+                disk.id_at(matched.index) == Some(*matched) || matched.index <= disk.first.index,
+                "an acknowledgement leaves before the entry is durable: {message:?}"
+            ),
             _ => {}
         }
     }

@@ -13,6 +13,9 @@ use fated::raft::{
     ReadState, Recovered, SnapshotMeta,
 };
 
+/// Marks data of a configuration change that only the owner understands.
+pub const WRAPPED: u8 = 0xee;
+
 /// What applying the log has made so far: a model of the state machine and of its images.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct State {
@@ -141,7 +144,11 @@ fn advance(state: &mut State, entry: &Entry) -> Option<ConfChange> {
     state.id = entry.id;
     match entry.kind {
         EntryKind::Normal => None,
-        EntryKind::ConfChange => ConfChange::decode(&entry.data),
+        // The owner may wrap a change in its own format; here a marker before it.
+        EntryKind::ConfChange => {
+            let wrapped = entry.data.first() == Some(&WRAPPED);
+            ConfChange::decode(&entry.data[usize::from(wrapped)..])
+        }
     }
 }
 
