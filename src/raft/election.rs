@@ -1,8 +1,8 @@
 //! Who leads: timers, campaigns, votes, and how terms of others are met.
 //!
-//! Invariants: a member votes once per term, and only for a log at least as good as its own; a pre-vote
-//! changes nothing at either side; with CheckQuorum, a member that hears a leader refuses votes (unless that
-//! leader asked for them), and a leader that hears no quorum steps down.
+//! Invariants: a member votes once per term, and only for a log at least as good as its own; a
+//! pre-vote changes nothing at either side; with CheckQuorum, a member that hears a leader refuses
+//! votes (unless that leader asked for them), and a leader that hears no quorum steps down.
 
 use crate::kernel::{EntryId, LogIndex, MemberId, Term};
 
@@ -85,8 +85,8 @@ impl Raft {
         }
     }
 
-    /// Whether the message can come from a member at all. Members the configuration does not name may be
-    /// legitimate (the own configuration may lag), so only nonsense is refused here.
+    /// Whether the message can come from a member at all. Members the configuration does not name
+    /// may be legitimate (the own configuration may lag), so only nonsense is refused here.
     pub(super) fn is_well_formed(&self, message: &Message) -> bool {
         let addressed = message.to == self.config.id && message.from != self.config.id;
         let sane = |id: EntryId| id.index.get() < NUMBER_MAX && id.term <= message.term;
@@ -100,12 +100,11 @@ impl Raft {
                     && entries.iter().all(|e| sane(e.id))
             }
             Body::AppendReply { matched } => sane(*matched),
+            Body::PreVoteReply { commit, .. } | Body::VoteReply { commit, .. } => sane(*commit),
             Body::AppendReject { rejected, hint } => {
                 rejected.get() < NUMBER_MAX && hint.index.get() < NUMBER_MAX
             }
-            Body::PreVoteReply { .. }
-            | Body::VoteReply { .. }
-            | Body::Heartbeat { .. }
+            Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::Propose { .. }
             | Body::ReadIndex { .. }
@@ -117,7 +116,8 @@ impl Raft {
         addressed && !message.from.is_zero() && term_sane && body_sane
     }
 
-    /// A message of a later term: usually this member moves there. Returns whether to go on with it.
+    /// A message of a later term: usually this member moves there. Returns whether to go on with
+    /// it.
     pub(super) fn meet_later_term(&mut self, message: &Message) -> bool {
         match message.body {
             Body::PreVote { .. } => !self.hears_leader(),
@@ -129,12 +129,12 @@ impl Raft {
                 true
             }
             // It names the term that would begin, not one that has begun.
-            Body::PreVoteReply { granted: true } => true,
+            Body::PreVoteReply { granted: true, .. } => true,
             Body::Append { .. } | Body::Heartbeat { .. } => {
                 self.become_follower(message.term, Some(message.from));
                 true
             }
-            Body::PreVoteReply { granted: false }
+            Body::PreVoteReply { granted: false, .. }
             | Body::VoteReply { .. }
             | Body::AppendReply { .. }
             | Body::AppendReject { .. }
@@ -150,8 +150,9 @@ impl Raft {
         }
     }
 
-    /// A message of an earlier term. Most are ignored; a leader or pre-candidate that does not know of the
-    /// current term is told, else it might never catch up while this member refuses to disturb others.
+    /// A message of an earlier term. Most are ignored; a leader or pre-candidate that does not know
+    /// of the current term is told, else it might never catch up while this member refuses to
+    /// disturb others.
     pub(super) fn answer_earlier_term(&mut self, message: &Message) {
         match message.body {
             Body::Append { .. } | Body::Heartbeat { .. } => {
@@ -161,7 +162,8 @@ impl Raft {
                 }
             }
             Body::PreVote { .. } => {
-                self.send(message.from, Body::PreVoteReply { granted: false });
+                let (granted, commit) = (false, self.committed_id());
+                self.send(message.from, Body::PreVoteReply { granted, commit });
             }
             Body::PreVoteReply { .. }
             | Body::Vote { .. }
@@ -181,7 +183,8 @@ impl Raft {
         let free = term > self.term || self.may_vote_for(from);
         let granted = free && last >= self.log.last();
         let reply_term = if granted { term } else { self.term };
-        self.send_in_term(from, reply_term, Body::PreVoteReply { granted });
+        let commit = self.committed_id();
+        self.send_in_term(from, reply_term, Body::PreVoteReply { granted, commit });
     }
 
     pub(super) fn on_vote(&mut self, from: MemberId, last: EntryId) {
@@ -190,7 +193,21 @@ impl Raft {
             self.election_elapsed = 0;
             self.vote = Some(from);
         }
-        self.send(from, Body::VoteReply { granted });
+        let commit = self.committed_id();
+        self.send(from, Body::VoteReply { granted, commit });
+    }
+
+    /// A voter tells what it knows committed. Whoever has that very entry has everything before it.
+    /// If a change of the configuration is among it, the campaign counted the wrong quorum and
+    /// ends.
+    pub(super) fn learn_commit(&mut self, commit: EntryId) {
+        if self.role == Role::Leader || !self.log.contains(commit) {
+            return;
+        }
+        let moved = self.log.commit_to(commit.index);
+        if moved && self.role != Role::Follower && self.has_unapplied_conf_change() {
+            self.become_follower(self.term, None);
+        }
     }
 
     pub(super) fn on_pre_vote_reply(&mut self, from: MemberId, term: Term, granted: bool) {
@@ -296,7 +313,8 @@ impl Raft {
         let own = self.progress.get_mut(&self.config.id);
         own.expect("a leader is a voter")
             .become_leader_itself(durable);
-        // Changes of earlier terms may be in the log and not applied: no further one until we are past them.
+        // Changes of earlier terms may be in the log and not applied: no further one until we are
+        // past them.
         self.pending_conf = last;
         self.append_entry(EntryKind::Normal, bytes::Bytes::new());
     }
@@ -330,7 +348,8 @@ impl Raft {
         self.vote == Some(id) || (self.vote.is_none() && self.leader.is_none())
     }
 
-    /// Whether a leader was heard within the shortest election timeout, so that others need not campaign.
+    /// Whether a leader was heard within the shortest election timeout, so that others need not
+    /// campaign.
     fn hears_leader(&self) -> bool {
         self.config.check_quorum
             && self.leader.is_some()

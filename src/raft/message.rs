@@ -1,7 +1,8 @@
 //! What members say to each other. Each message is one variant with only the fields it has.
 //!
-//! `term` is the sender's term, with two exceptions that PreVote needs: a pre-vote request and its granted
-//! reply carry the term the candidate would start. Images of the state machine are no message of the core.
+//! `term` is the sender's term, with two exceptions that PreVote needs: a pre-vote request and its
+//! granted reply carry the term the candidate would start. Images of the state machine are no
+//! message of the core.
 
 use bytes::Bytes;
 
@@ -34,6 +35,8 @@ pub enum Body {
     PreVoteReply {
         /// Yes or no.
         granted: bool,
+        /// What the sender knows committed, see `VoteReply`.
+        commit: EntryId,
     },
     /// Vote for me in this term.
     Vote {
@@ -46,6 +49,9 @@ pub enum Body {
     VoteReply {
         /// Yes or no.
         granted: bool,
+        /// What the sender knows committed. A candidate may lack only this to get on: a leader that
+        /// removed itself has stepped down with a longer log, votes for nobody, and cannot lead.
+        commit: EntryId,
     },
     /// Entries that follow `prev`; none makes it a probe or tells a commit.
     Append {
@@ -65,14 +71,16 @@ pub enum Body {
     AppendReject {
         /// Index of the `prev` that was refused.
         rejected: LogIndex,
-        /// Where the logs may agree: the highest entry at or below it whose term is not above `prev`'s.
+        /// Where the logs may agree: the highest entry at or below it whose term is not above
+        /// `prev`'s.
         hint: EntryId,
     },
     /// The leader is alive.
     Heartbeat {
         /// What the receiver may commit: never beyond what it acknowledged.
         commit: LogIndex,
-        /// The latest round of read confirmation; rounds only grow, so an old reply confirms nothing new.
+        /// The latest round of read confirmation; rounds only grow, so an old reply confirms
+        /// nothing new.
         round: u64,
     },
     /// The sender still follows this leader.
