@@ -12,8 +12,9 @@ impl Raft {
     /// the image must be installed (`Output::install`) and the log starts after it. False: this
     /// member needs it no more; whoever sent it is told how far we are.
     pub fn restore(&mut self, meta: SnapshotMeta, from: MemberId, term: Term) -> bool {
-        meta.conf_state.check();
         let nonsense = from == self.config.id
+            || !meta.conf_state.is_sound()
+            || meta.conf_state.voters.is_empty()
             || meta.id.term > term
             || meta.id.term.is_zero()
             || term.get().max(meta.id.index.get()) >= NUMBER_MAX;

@@ -342,7 +342,7 @@ impl Run {
             let raft = self.world.member(*id).raft.as_ref();
             raft.is_some_and(|raft| raft.role() == Role::Leader)
         };
-        let leader = self.world.ids().into_iter().filter(leads).next_back()?;
+        let leader = self.world.ids().into_iter().rfind(leads)?;
         self.proposals += 1;
         let text = format!("p{}", self.proposals);
         if self.world.propose(leader, &text).is_err() {
@@ -372,7 +372,7 @@ impl Run {
                 .as_ref()
                 .is_some_and(|raft| raft.role() == Role::Leader)
         };
-        let Some(leader) = self.world.members.values().filter(leads).next_back() else {
+        let Some(leader) = self.world.members.values().rfind(leads) else {
             return false;
         };
         let conf = leader.raft.as_ref().expect("running").conf_state().clone();

@@ -190,6 +190,23 @@ fn a_commit_index_reaches_no_further_than_the_append_proves() {
     assert_eq!(raft.committed(), LogIndex::new(2));
 }
 
+/// An image whose configuration contradicts itself is refused.
+#[test]
+fn an_image_needs_a_sound_configuration() {
+    let mut raft = member(1..=3, &[1]);
+    settle(&mut raft);
+    let learner_and_voter = ConfState {
+        learners: [MemberId::new(2)].into(),
+        ..ConfState::of_voters([2, 3].map(MemberId::new))
+    };
+    for conf_state in [ConfState::default(), learner_and_voter] {
+        let id = id(2, 9);
+        let meta = SnapshotMeta { id, conf_state };
+        assert!(!raft.restore(meta, MemberId::new(2), Term::new(2)));
+        assert!(!raft.has_output());
+    }
+}
+
 /// Entries of a write that is overwritten on its way may return; a leader that was told so must not
 /// commit.
 #[test]
