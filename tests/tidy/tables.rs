@@ -35,6 +35,7 @@ pub const ARROWS: &[(&str, &str, &str)] = &[
     // layer 6
     ("host/tokio", "kernel backend wal host", ""),
     ("api", "kernel pb", ""),
+    ("api", "backend::stream", "the download ends in padding that the stream's format defines"),
     ("cli", "kernel pb backend wal membership node reactor host api", "the program, put together"),
 ];
 
