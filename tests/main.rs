@@ -3,5 +3,6 @@
 mod backend;
 #[cfg(feature = "server")]
 mod cli;
+mod raft;
 mod tidy;
 mod wal;

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     kernel::{
         ApiError, CallId, ClusterId, Context, Credentials, Effect, Fault, Instant, LogIndex,
-        MemberId, ReadId, Request, RequestId, Response, Term,
+        MemberId, ReadId, Request, RequestId, Response, Term, WallTime,
         effect::{LogLevel, LogLine},
         limits,
     },
@@ -70,6 +70,7 @@ pub struct Frontend {
     /// Renewals that wait for a reset of theirs to be applied.
     resets: BTreeMap<RequestId, (CallId, Reset)>,
     min_ttl_seconds: i64,
+    last_lease_id: u64,
     role: RoleChange,
     leader_changes: u64,
     learner: bool,
@@ -125,6 +126,7 @@ impl Frontend {
             next_forward: 0,
             resets: BTreeMap::new(),
             min_ttl_seconds: config.min_lease_ttl_seconds(),
+            last_lease_id: 0,
             role: RoleChange {
                 role: Role::Follower,
                 term: Term::ZERO,
@@ -262,6 +264,17 @@ impl Frontend {
             return Err(ApiError::TooManyRequests);
         }
         Ok(())
+    }
+
+    /// A lease id that rises with time, as etcd's do: clients sort keys that end in one. The upper
+    /// bits keep members apart, the lower ones the grants of one millisecond.
+    fn fresh_lease_id(&mut self, wall: WallTime) -> i64 {
+        let millis = (wall.as_nanos() / 1_000_000) & 0xff_ffff_ffff;
+        self.last_lease_id = (millis << 8).max(self.last_lease_id + 1);
+        let member = (self.member.get() & 0x7fff) << 48;
+        (member | (self.last_lease_id & 0xffff_ffff_ffff))
+            .cast_signed()
+            .max(1)
     }
 
     fn wait(&mut self, call: CallId, asker: Asker, timed: bool, now: Instant) {

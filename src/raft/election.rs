@@ -7,13 +7,24 @@
 use crate::kernel::{EntryId, LogIndex, MemberId, Term};
 
 use super::{
-    Body, EntryKind, Message, Raft, Role,
+    Body, Entry, EntryKind, Message, Raft, Role,
     progress::Progress,
     quorum::{self, VoteResult},
 };
 
 /// Larger terms and indexes never occur; a message that has one is not from a member.
-const NUMBER_MAX: u64 = 1 << 62;
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
+
+/// Whether the entries follow `prev` without gaps and without falling terms.
+fn is_run(prev: EntryId, entries: &[Entry]) -> bool {
+    let mut before = prev;
+    entries.iter().all(|entry| {
+        let gap = before.index.get().checked_add(1) != Some(entry.id.index.get());
+        let falls = entry.id.term < before.term || entry.id.term.is_zero();
+        before = entry.id;
+        !gap && !falls
+    })
+}
 
 /// Why an election begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,14 +93,11 @@ impl Raft {
         let body_sane = match &message.body {
             Body::PreVote { last } | Body::Vote { last, .. } => sane(*last),
             Body::Append { prev, entries, .. } => {
-                let mut before = *prev;
-                let follows = entries.iter().all(|entry| {
-                    let gapless = entry.id.index == before.index.next();
-                    let ordered = entry.id.term >= before.term && sane(entry.id);
-                    before = entry.id;
-                    gapless && ordered && !entry.id.term.is_zero()
-                });
-                sane(*prev) && prev.index.is_zero() == prev.term.is_zero() && follows
+                let rooted = prev.index.is_zero() == prev.term.is_zero();
+                sane(*prev)
+                    && rooted
+                    && is_run(*prev, entries)
+                    && entries.iter().all(|e| sane(e.id))
             }
             Body::AppendReply { matched } => sane(*matched),
             Body::AppendReject { rejected, hint } => {

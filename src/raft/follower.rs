@@ -5,7 +5,7 @@
 
 use crate::kernel::{EntryId, LogIndex, MemberId, ReadId, Term};
 
-use super::{Body, Entry, Raft, ReadState, Role, SnapshotMeta};
+use super::{Body, Entry, Raft, ReadState, Role, SnapshotMeta, election::NUMBER_MAX};
 
 impl Raft {
     /// The owner has staged an image up to `meta.id`, which `from` sent as leader of `term`. True:
@@ -13,8 +13,11 @@ impl Raft {
     /// member needs it no more; whoever sent it is told how far we are.
     pub fn restore(&mut self, meta: SnapshotMeta, from: MemberId, term: Term) -> bool {
         meta.conf_state.check();
-        let foreign = from == self.config.id || term.is_zero() || meta.id.term > term;
-        if foreign || term < self.term {
+        let nonsense = from == self.config.id
+            || meta.id.term > term
+            || meta.id.term.is_zero()
+            || term.get().max(meta.id.index.get()) >= NUMBER_MAX;
+        if nonsense || term < self.term {
             return false;
         }
         if term > self.term {
@@ -58,7 +61,7 @@ impl Raft {
             let matched = entries.last().map_or(prev, |entry| entry.id);
             self.accept_entries(entries);
             self.log.commit_to(commit.min(matched.index));
-            self.send(from, Body::AppendReply { matched });
+            self.acknowledge(from, matched);
         } else {
             let hint = self.log.agreement_hint(prev.index, prev.term);
             let rejected = prev.index;
@@ -110,6 +113,19 @@ impl Raft {
     fn acknowledge_committed(&mut self, to: MemberId) {
         let matched = self.log.id_at(self.log.committed());
         let matched = matched.expect("the commit index lies between first and last");
-        self.send(to, Body::AppendReply { matched });
+        self.acknowledge(to, matched);
+    }
+
+    /// Acknowledges; of several acknowledgements that wait for the same write, the highest says it all.
+    fn acknowledge(&mut self, to: MemberId, matched: EntryId) {
+        let term = self.term;
+        if let Some(last) = self.output.after_append.last_mut()
+            && (last.to, last.term) == (to, term)
+            && let Body::AppendReply { matched: earlier } = &mut last.body
+        {
+            *earlier = matched.max(*earlier);
+        } else {
+            self.send(to, Body::AppendReply { matched });
+        }
     }
 }

@@ -30,7 +30,7 @@ pub(super) enum Behind {
 
 impl Frontend {
     /// Where a request goes.
-    pub(super) fn route(&self, request: Request, cx: &mut Context<'_, Mail>) -> Route {
+    pub(super) fn route(&mut self, request: Request, cx: &mut Context<'_, Mail>) -> Route {
         match request {
             Request::Put(request) => Route::Propose(Body::Put(request)),
             Request::DeleteRange(request) => Route::Propose(Body::DeleteRange(request)),
@@ -48,8 +48,7 @@ impl Frontend {
                 // it.
                 request.ttl = request.ttl.max(self.min_ttl_seconds);
                 if request.id == 0 {
-                    // A positive number, as clients print it in hexadecimal.
-                    request.id = (cx.entropy.next_u64() >> 1).max(1).cast_signed();
+                    request.id = self.fresh_lease_id(cx.wall);
                 }
                 Route::Propose(Body::LeaseGrant(request))
             }
