@@ -1,4 +1,5 @@
-//! The consensus core in a world of its own: random schedules under an observer, and golden scripts.
+//! The consensus core in a world of its own: random schedules under an observer, and golden
+//! scripts.
 
 mod cluster;
 mod hostile;

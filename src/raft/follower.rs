@@ -116,7 +116,8 @@ impl Raft {
         self.acknowledge(to, matched);
     }
 
-    /// Acknowledges; of several acknowledgements that wait for the same write, the highest says it all.
+    /// Acknowledges; of several acknowledgements that wait for the same write, the highest says it
+    /// all.
     fn acknowledge(&mut self, to: MemberId, matched: EntryId) {
         let term = self.term;
         if let Some(last) = self.output.after_append.last_mut()

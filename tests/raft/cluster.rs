@@ -1,7 +1,8 @@
 //! Goal: no schedule breaks a guarantee, and every schedule ends well once the faults stop.
-//! Method: a seed drives members, disks and network through loss, repetition, reordering, partitions,
-//! crashes that lose what was not durable, configuration changes, transfers, reads and compaction, with the
-//! observer looking after each step; then everything heals and must make progress.
+//! Method: a seed drives members, disks and network through loss, repetition, reordering,
+//! partitions, crashes that lose what was not durable, configuration changes, transfers, reads and
+//! compaction, with the observer looking after each step; then everything heals and must make
+//! progress.
 
 use std::collections::BTreeSet;
 
@@ -305,8 +306,8 @@ impl Run {
         }
     }
 
-    /// All faults stop: there must be a leader, it must commit, and everybody in the configuration must see
-    /// what was committed.
+    /// All faults stop: there must be a leader, it must commit, and everybody in the configuration
+    /// must see what was committed.
     fn heal(&mut self) {
         self.cut.clear();
         for id in self.world.ids() {
@@ -334,8 +335,8 @@ impl Run {
         panic!("liveness: no progress after healing\n{}", states.join("\n"));
     }
 
-    /// Asks the leader, if there is one, for a last proposal and a read. Once its own reply to both is in,
-    /// the index to be reached by everybody is known.
+    /// Asks the leader, if there is one, for a last proposal and a read. Once its own reply to both
+    /// is in, the index to be reached by everybody is known.
     fn settle(&mut self) -> Option<LogIndex> {
         let leads = |id: &MemberId| {
             let raft = self.world.member(*id).raft.as_ref();

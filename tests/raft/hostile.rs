@@ -1,5 +1,6 @@
 //! Goal: whatever the network says, a member neither panics nor breaks an invariant.
-//! Method: a member of any role is fed messages made of small random numbers, so that many of them nearly fit.
+//! Method: a member of any role is fed messages made of small random numbers, so that many of them
+//! nearly fit.
 
 use bytes::Bytes;
 use fated::kernel::{Entropy, EntryId, LogIndex, MemberId, ReadId, Term};
@@ -174,7 +175,8 @@ proptest! {
     }
 }
 
-/// An append proves the log equal only up to its last entry: a higher commit index must not commit the rest.
+/// An append proves the log equal only up to its last entry: a higher commit index must not commit
+/// the rest.
 #[test]
 fn a_commit_index_reaches_no_further_than_the_append_proves() {
     let mut raft = member(1..=3, &[1, 1, 1, 1]);
@@ -187,7 +189,8 @@ fn a_commit_index_reaches_no_further_than_the_append_proves() {
     assert_eq!(raft.committed(), LogIndex::new(2));
 }
 
-/// Entries of a write that is overwritten on its way may return; a leader that was told so must not commit.
+/// Entries of a write that is overwritten on its way may return; a leader that was told so must not
+/// commit.
 #[test]
 fn a_follower_applies_nothing_that_is_not_durable_here() {
     let mut raft = member(1..=3, &[1]);
@@ -220,7 +223,8 @@ fn a_follower_applies_nothing_that_is_not_durable_here() {
     assert_eq!(raft.take_output().apply, [entry(2, 2)]);
 }
 
-/// A member's own image of itself at boot: the term of its log counts, even if the hard state was lost.
+/// A member's own image of itself at boot: the term of its log counts, even if the hard state was
+/// lost.
 #[test]
 fn the_term_is_never_behind_the_log() {
     let mut raft = member(1..=3, &[1, 3]);

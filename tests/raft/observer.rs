@@ -1,7 +1,7 @@
 //! Watches all members from above, where a member cannot look, and names the guarantee that breaks.
 //!
-//! It keeps what was ever true (leaders, votes, entries, commits) over crashes, so a broken promise shows in
-//! the step that breaks it.
+//! It keeps what was ever true (leaders, votes, entries, commits) over crashes, so a broken promise
+//! shows in the step that breaks it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,8 +103,9 @@ impl Observer {
         }
     }
 
-    /// Entries that left the memory of a member, to a disk or to another member: from now on they are facts.
-    /// (A sole voter that loses its memory may lead the same term again; of what only it knew, no trace is left.)
+    /// Entries that left the memory of a member, to a disk or to another member: from now on they
+    /// are facts. (A sole voter that loses its memory may lead the same term again; of what only it
+    /// knew, no trace is left.)
     fn see_entries(&mut self, entries: &[Entry]) {
         for entry in entries {
             let known = self

@@ -1,9 +1,10 @@
 //! Goal: every behaviour that etcd's raft documents by a script is documented here by one of ours.
-//! Method: each `tests/raft/*.txt` is a list of commands, each followed by `----` and what it printed;
-//! `UPDATE_EXPECT=1` writes what is printed now. Read the difference before accepting it.
+//! Method: each `tests/raft/*.txt` is a list of commands, each followed by `----` and what it
+//! printed; `UPDATE_EXPECT=1` writes what is printed now. Read the difference before accepting it.
 //!
-//! The world does nothing by itself: messages wait for `deliver`, writes for `persist`, committed entries
-//! for `apply`; `stabilize` does all of it until nothing is left. See `Script::execute` for the commands.
+//! The world does nothing by itself: messages wait for `deliver`, writes for `persist`, committed
+//! entries for `apply`; `stabilize` does all of it until nothing is left. See `Script::execute` for
+//! the commands.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -294,7 +295,8 @@ impl Script {
         }
     }
 
-    /// Delivers everything that is on its way to the members named, in order; `from=` narrows it down.
+    /// Delivers everything that is on its way to the members named, in order; `from=` narrows it
+    /// down.
     fn deliver(&mut self, line: &Line<'_>) -> bool {
         let (to, from) = (line.members(), line.list("from"));
         let mut any = false;
@@ -376,8 +378,8 @@ impl Script {
         any
     }
 
-    /// Runs the members named, or all, until nothing is left to do. `hold=` names members whose disk does
-    /// not answer.
+    /// Runs the members named, or all, until nothing is left to do. `hold=` names members whose
+    /// disk does not answer.
     fn stabilize(&mut self, line: &Line<'_>) {
         let named = line.members();
         let members = if named.is_empty() {
