@@ -1,3 +1,7 @@
 //! Integration tests.
 
 mod backend;
+#[cfg(feature = "server")]
+mod cluster;
+#[cfg(feature = "server")]
+mod support;
