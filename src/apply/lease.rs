@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::{ApplyError, Notice, StateMachine, kv::commit};
 use crate::{
     backend::Backend,
-    kernel::{ApiError, Instant, LeaseId},
+    kernel::{Instant, LeaseId, LogIndex},
+    lease::{Grant, Incarnation},
     pb::{
         etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeResponse},
         fated::command::{LeaseCheckpoint, LeaseRevoke},
@@ -17,11 +18,17 @@ impl<B: Backend> StateMachine<B> {
     pub(super) fn lease_grant(
         &mut self,
         request: &LeaseGrantRequest,
+        birth: LogIndex,
         now: Instant,
         notices: &mut Vec<Notice>,
     ) -> Result<LeaseGrantResponse, ApplyError> {
         let id = LeaseId::new(request.id);
-        let ttl = self.lessor.grant(&mut self.view, id, request.ttl, now)?;
+        let grant = Grant {
+            id,
+            ttl: request.ttl,
+            birth,
+        };
+        let ttl = self.lessor.grant(&mut self.view, grant, now)?;
         notices.push(Notice::Leases);
         Ok(LeaseGrantResponse {
             header: super::kv::header(self.store.revision()),
@@ -38,21 +45,27 @@ impl<B: Backend> StateMachine<B> {
         revisions: &mut Vec<(i64, Vec<Event>)>,
         notices: &mut Vec<Notice>,
     ) -> Result<LeaseRevokeResponse, ApplyError> {
-        let mut missing = false;
-        for id in &request.ids {
-            match self.lessor.revoke(&mut self.view, LeaseId::new(*id)) {
-                Ok(keys) => self.delete_keys(&keys, revisions),
-                Err(_) => missing = true,
+        if request.expired {
+            for (id, birth) in request.ids.iter().zip(&request.births) {
+                let id = LeaseId::new(*id);
+                let lease = Incarnation {
+                    id,
+                    birth: LogIndex::new(*birth),
+                };
+                // One that is gone, or was granted anew meanwhile, is passed over.
+                if let Ok(keys) = self.lessor.revoke_expired(&mut self.view, lease) {
+                    self.delete_keys(&keys, revisions);
+                }
+            }
+        } else {
+            for id in &request.ids {
+                let keys = self.lessor.revoke(&mut self.view, LeaseId::new(*id))?;
+                self.delete_keys(&keys, revisions);
             }
         }
         notices.push(Notice::Leases);
-        // A client names one lease; leases that ran out may be gone already, which is no error.
-        if missing && !request.expired {
-            return Err(ApiError::LeaseNotFound.into());
-        }
-        Ok(LeaseRevokeResponse {
-            header: super::kv::header(self.store.revision()),
-        })
+        let header = super::kv::header(self.store.revision());
+        Ok(LeaseRevokeResponse { header })
     }
 
     fn delete_keys(&mut self, keys: &[Bytes], revisions: &mut Vec<(i64, Vec<Event>)>) {
@@ -70,8 +83,12 @@ impl<B: Backend> StateMachine<B> {
     ) {
         for lease in &request.leases {
             let id = LeaseId::new(lease.id);
+            let incarnation = Incarnation {
+                id,
+                birth: LogIndex::new(lease.birth),
+            };
             self.lessor
-                .checkpoint(&mut self.view, id, lease.remaining_ms);
+                .checkpoint(&mut self.view, incarnation, lease.remaining_ms);
         }
         notices.push(Notice::Leases);
     }

@@ -223,6 +223,7 @@ impl<B: Backend> StateMachine<B> {
         now: Instant,
         applied: &mut Applied,
     ) -> Result<Response, ApplyError> {
+        let birth = applied.id.index;
         let Applied {
             revisions, notices, ..
         } = applied;
@@ -234,7 +235,7 @@ impl<B: Backend> StateMachine<B> {
             Body::Txn(request) => Response::Txn(self.txn(request, revisions)?),
             Body::Compact(request) => Response::Compact(self.compact(&request, notices)?),
             Body::LeaseGrant(request) => {
-                Response::LeaseGrant(self.lease_grant(&request, now, notices)?)
+                Response::LeaseGrant(self.lease_grant(&request, birth, now, notices)?)
             }
             Body::LeaseRevoke(request) => {
                 Response::LeaseRevoke(self.lease_revoke(&request, revisions, notices)?)

@@ -18,12 +18,12 @@ use super::expiry::{Promoted, Round, Timetable, Timing, span};
 use crate::{
     backend::{Backend, Bucket, View},
     kernel::{
-        ApiError, DiskError, DiskErrorKind, Entropy, Instant, LeaseId,
+        ApiError, DiskError, DiskErrorKind, Entropy, Instant, LeaseId, LogIndex,
         limits::LEASE_TTL_SECONDS_MAX,
     },
 };
 
-const RECORD_BYTES: usize = 16;
+const RECORD_BYTES: usize = 24;
 
 /// The shortest lease of a cluster: one and a half election timeouts in whole seconds, rounded up,
 /// so that a lease outlives a change of leader.
@@ -54,7 +54,29 @@ struct Lease {
     /// What was left at the last checkpoint; zero when the lease was renewed since, or never idle.
     /// Invariant: less than `ttl`.
     remaining_ms: u64,
+    /// Where in the log it was granted.
+    birth: LogIndex,
     timing: Timing,
+}
+
+/// One life of a lease id, which may be granted again after its lease has ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Incarnation {
+    /// The id.
+    pub id: LeaseId,
+    /// Index of the entry that granted it.
+    pub birth: LogIndex,
+}
+
+/// A grant as it is applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// The id the client or the proposer chose.
+    pub id: LeaseId,
+    /// Time to live in seconds, as `Lessor::admit` gave it to the proposer.
+    pub ttl: i64,
+    /// Index of the entry that is applied.
+    pub birth: LogIndex,
 }
 
 /// What became of a keep-alive.
@@ -72,14 +94,14 @@ pub enum Renewal {
 /// Ticket for a reset that has to go through the log before a renewal may be answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reset {
-    id: LeaseId,
+    lease: Incarnation,
     round: Round,
 }
 
 impl Reset {
     /// The lease to reset.
-    pub fn id(self) -> LeaseId {
-        self.id
+    pub fn lease(self) -> Incarnation {
+        self.lease
     }
 }
 
@@ -155,10 +177,10 @@ impl Lessor {
     pub fn grant<B: Backend>(
         &mut self,
         view: &mut View<B>,
-        id: LeaseId,
-        ttl: i64,
+        grant: Grant,
         now: Instant,
     ) -> Result<i64, ApiError> {
+        let Grant { id, ttl, birth } = grant;
         if id.is_none() {
             return Err(ApiError::LeaseNotFound);
         }
@@ -177,6 +199,7 @@ impl Lessor {
         let lease = Lease {
             ttl,
             remaining_ms: 0,
+            birth,
             timing,
         };
         view.put(Bucket::Lease, record_key(id), encode(&lease));
@@ -184,8 +207,8 @@ impl Lessor {
         Ok(ttl)
     }
 
-    /// Applies a revoke; returns the attached keys in byte order. The caller deletes them in one
-    /// revision, in the same batch.
+    /// Applies a revoke a client asked for, whatever life the id is in; returns the attached keys
+    /// in byte order. The caller deletes them in one revision, in the same batch.
     pub fn revoke<B: Backend>(
         &mut self,
         view: &mut View<B>,
@@ -205,10 +228,29 @@ impl Lessor {
         Ok(keys)
     }
 
+    /// Applies a revoke the leader proposed because a lease ran out. An id that was granted again
+    /// meanwhile is another lease: that one is not found.
+    pub fn revoke_expired<B: Backend>(
+        &mut self,
+        view: &mut View<B>,
+        lease: Incarnation,
+    ) -> Result<Vec<Bytes>, ApiError> {
+        match self.incarnation(lease.id) {
+            Some(living) if living == lease => self.revoke(view, lease.id),
+            Some(_) | None => Err(ApiError::LeaseNotFound),
+        }
+    }
+
     /// Applies a checkpoint: what is left of a lease; zero, or its TTL and more, means all of it.
-    /// A lease that is gone meanwhile is passed over.
-    pub fn checkpoint<B: Backend>(&mut self, view: &mut View<B>, id: LeaseId, remaining_ms: u64) {
-        let Some(lease) = self.leases.get_mut(&id) else {
+    /// A lease that is gone meanwhile is passed over, even if its id was granted again.
+    pub fn checkpoint<B: Backend>(
+        &mut self,
+        view: &mut View<B>,
+        Incarnation { id, birth }: Incarnation,
+        remaining_ms: u64,
+    ) {
+        let living = self.leases.get_mut(&id);
+        let Some(lease) = living.filter(|lease| lease.birth == birth) else {
             return;
         };
         let full_ms = span(lease.ttl).as_millis();
@@ -270,6 +312,12 @@ impl Lessor {
             .map(|(_, key)| key)
     }
 
+    /// The life a lease id is in.
+    pub fn incarnation(&self, id: LeaseId) -> Option<Incarnation> {
+        let birth = self.leases.get(&id)?.birth;
+        Some(Incarnation { id, birth })
+    }
+
     /// The TTL a lease was granted, in seconds.
     pub fn granted_ttl(&self, id: LeaseId) -> Option<i64> {
         self.leases.get(&id).map(|lease| lease.ttl)
@@ -317,7 +365,8 @@ impl Lessor {
         self.timetable = Some(timetable);
     }
 
-    /// This member does not lead any more: no lease runs out here until the next promotion.
+    /// This member does not lead any more: no lease runs out here until the next promotion. Call it
+    /// before an entry of a later term is applied.
     pub fn demote(&mut self) {
         self.timetable = None;
         for lease in self.leases.values_mut() {
@@ -340,8 +389,11 @@ impl Lessor {
         // Time starts anew even if a reset has to follow: the client was heard in time.
         lease.timing = timetable.renew(id, lease.ttl, lease.timing, now);
         if lease.remaining_ms != 0 || timetable.is_unsettled(id) {
-            let round = self.round;
-            return Ok(Renewal::ResetFirst(Reset { id, round }));
+            let birth = lease.birth;
+            return Ok(Renewal::ResetFirst(Reset {
+                lease: Incarnation { id, birth },
+                round: self.round,
+            }));
         }
         Ok(Renewal::Renewed { ttl: lease.ttl })
     }
@@ -350,8 +402,8 @@ impl Lessor {
     /// Tries the renewal again; a checkpoint offered meanwhile asks for another reset.
     pub fn finish_reset(&mut self, reset: Reset, now: Instant) -> Result<Renewal, ApiError> {
         let timetable = self.timetable.as_mut().ok_or(ApiError::NotLeader)?;
-        timetable.settle(reset.id, reset.round);
-        self.renew(reset.id, now)
+        timetable.settle(reset.lease.id, reset.round);
+        self.renew(reset.lease.id, now)
     }
 
     /// How long a lease still lives.
@@ -385,13 +437,18 @@ impl Lessor {
 
     /// Up to `max` leases that ran out, the earliest first, for the caller to propose their revoke.
     /// Those whose revoke is not applied within `REVOKE_RETRY` are offered again.
-    pub fn take_expired(&mut self, now: Instant, max: usize) -> Vec<LeaseId> {
+    pub fn take_expired(&mut self, now: Instant, max: usize) -> Vec<Incarnation> {
         let leases = &self.leases;
-        let timing = |id| leases.get(&id).expect("timed leases exist").timing;
-        match &mut self.timetable {
-            Some(timetable) => timetable.take_expired(now, max, timing),
-            None => Vec::new(),
-        }
+        let lease = |id| leases.get(&id).expect("timed leases exist");
+        let Some(timetable) = &mut self.timetable else {
+            return Vec::new();
+        };
+        let taken = timetable.take_expired(now, max, |id| lease(id).timing);
+        let name = |id| Incarnation {
+            id,
+            birth: lease(id).birth,
+        };
+        taken.into_iter().map(name).collect()
     }
 
     /// Leases that ran out and whose revoke was offered and is not applied.
@@ -406,7 +463,7 @@ impl Lessor {
 
     /// Up to `max` leases with the milliseconds they have left, for the caller to propose as one
     /// command, in the order of the calls.
-    pub fn due_checkpoints(&mut self, now: Instant, max: usize) -> Vec<(LeaseId, u64)> {
+    pub fn due_checkpoints(&mut self, now: Instant, max: usize) -> Vec<(Incarnation, u64)> {
         let mut offered = Vec::new();
         let Some(timetable) = &mut self.timetable else {
             return offered;
@@ -418,7 +475,8 @@ impl Lessor {
             let lease = self.leases.get_mut(&id).expect("timed leases exist");
             let at = (now, self.round);
             if let Some(left) = timetable.offer(id, lease.ttl, &mut lease.timing, at) {
-                offered.push((id, left));
+                let birth = lease.birth;
+                offered.push((Incarnation { id, birth }, left));
             }
         }
         offered
@@ -452,22 +510,24 @@ fn record_key(id: LeaseId) -> Bytes {
 fn encode(lease: &Lease) -> Bytes {
     let mut record = [0; RECORD_BYTES];
     record[..8].copy_from_slice(&lease.ttl.to_be_bytes());
-    record[8..].copy_from_slice(&lease.remaining_ms.to_be_bytes());
+    record[8..16].copy_from_slice(&lease.remaining_ms.to_be_bytes());
+    record[16..].copy_from_slice(&lease.birth.get().to_be_bytes());
     Bytes::copy_from_slice(&record)
 }
 
 fn decode(key: &[u8], value: &[u8]) -> Option<(LeaseId, Lease)> {
     let id = LeaseId::new(i64::from_be_bytes(key.try_into().ok()?));
     let record: [u8; RECORD_BYTES] = value.try_into().ok()?;
-    let (ttl, remaining_ms) = record.split_at(8);
-    let ttl = i64::from_be_bytes(ttl.try_into().ok()?);
-    let remaining_ms = u64::from_be_bytes(remaining_ms.try_into().ok()?);
+    let ttl = i64::from_be_bytes(record[..8].try_into().ok()?);
+    let remaining_ms = u64::from_be_bytes(record[8..16].try_into().ok()?);
+    let birth = u64::from_be_bytes(record[16..].try_into().ok()?);
     let valid = !id.is_none()
         && (1..=LEASE_TTL_SECONDS_MAX).contains(&ttl)
         && u128::from(remaining_ms) < span(ttl).as_millis();
     let lease = Lease {
         ttl,
         remaining_ms,
+        birth: LogIndex::new(birth),
         timing: Timing::NONE,
     };
     valid.then_some((id, lease))

@@ -13,12 +13,15 @@
 //! 3. A checkpoint shortens what a later leader grants, so a renewal may be answered only when no
 //!    checkpoint is stored and none is on its way; otherwise a reset goes through the log first.
 //! 4. A lease that ran out is never renewed, because its revoke may already be in the log.
+//! 5. What the leader decides about a lease names its grant too: the id may be granted again while
+//!    the decision is on its way, and the new lease must not pay for the old one.
 //!
 //! Stored format, bucket `Lease`: the id as 8 bytes big-endian, then
 //! ```text
-//! 0        8              16
-//! | ttl, s | remaining, ms |      both big-endian; remaining 0 means "all of the TTL"
+//! 0        8               16                       24
+//! | ttl, s | remaining, ms | log index of the grant |    big-endian
 //! ```
+//! where a remaining time of 0 means "all of the TTL".
 
 mod expiry;
 mod lessor;
@@ -29,4 +32,4 @@ pub use expiry::{
     CHECKPOINTS_PER_SECOND_MAX, EXPIRIES_PER_SECOND_AFTER_PROMOTION, REVOKE_RETRY,
     checkpoint_patience, checkpoint_period,
 };
-pub use lessor::{Lessor, Renewal, Reset, TimeToLive, minimum_ttl_seconds};
+pub use lessor::{Grant, Incarnation, Lessor, Renewal, Reset, TimeToLive, minimum_ttl_seconds};

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     backend::{Bucket, Memory, View},
-    kernel::{ApiError, DiskErrorKind, Entropy, Instant, LeaseId, limits::LEASE_TTL_SECONDS_MAX},
+    kernel::{
+        ApiError, DiskErrorKind, Entropy, Instant, LeaseId, LogIndex, limits::LEASE_TTL_SECONDS_MAX,
+    },
 };
 
 const EXTEND: Duration = Duration::from_secs(1);
@@ -20,6 +22,17 @@ fn at(ms: u64) -> Instant {
 
 fn id(raw: i64) -> LeaseId {
     LeaseId::new(raw)
+}
+
+/// The life of an id in the examples, where it is granted at the index of its own number.
+fn life(raw: i64) -> Incarnation {
+    let birth = LogIndex::new(raw.unsigned_abs());
+    Incarnation { id: id(raw), birth }
+}
+
+fn grant(raw: i64, ttl: i64) -> Grant {
+    let Incarnation { id, birth } = life(raw);
+    Grant { id, ttl, birth }
 }
 
 fn key(text: &'static str) -> Bytes {
@@ -36,8 +49,8 @@ fn leader(ttls: &[i64]) -> (Lessor, View<Memory>) {
     let (mut lessor, mut view) = empty();
     lessor.promote(at(0), EXTEND);
     for (position, ttl) in ttls.iter().enumerate() {
-        let id = id(position as i64 + 1);
-        assert_eq!(lessor.grant(&mut view, id, *ttl, at(0)), Ok(*ttl));
+        let grant = grant(position as i64 + 1, *ttl);
+        assert_eq!(lessor.grant(&mut view, grant, at(0)), Ok(*ttl));
     }
     (lessor, view)
 }
@@ -69,7 +82,16 @@ fn fresh_ids_are_positive_and_free() {
     let (mut lessor, mut view) = empty();
     let first = lessor.fresh_id(&mut Entropy::from_seed(3));
     assert!(first.get() > 0);
-    lessor.grant(&mut view, first, 10, at(0)).unwrap();
+    lessor
+        .grant(
+            &mut view,
+            Grant {
+                id: first,
+                ..grant(1, 10)
+            },
+            at(0),
+        )
+        .unwrap();
     let second = lessor.fresh_id(&mut Entropy::from_seed(3));
     assert_ne!(first, second);
 }
@@ -83,7 +105,7 @@ fn grants_are_refused_with_etcds_errors() {
         (2, LEASE_TTL_SECONDS_MAX + 1, ApiError::LeaseTtlTooLarge),
     ];
     for (raw, ttl, error) in grants {
-        assert_eq!(lessor.grant(&mut view, id(raw), ttl, at(0)), Err(error));
+        assert_eq!(lessor.grant(&mut view, grant(raw, ttl), at(0)), Err(error));
     }
     assert_eq!(lessor.len(), 1);
     lessor.check();
@@ -94,7 +116,7 @@ fn the_longest_lease_does_not_overflow() {
     let (mut lessor, mut view) = leader(&[LEASE_TTL_SECONDS_MAX]);
     let late = at(u64::MAX / 4_000_000);
     lessor
-        .grant(&mut view, id(2), LEASE_TTL_SECONDS_MAX, late)
+        .grant(&mut view, grant(2, LEASE_TTL_SECONDS_MAX), late)
         .unwrap();
     lessor.promote(late, EXTEND);
     lessor.check();
@@ -142,8 +164,8 @@ fn attaching_needs_a_lease_and_detaching_needs_nothing() {
 #[test]
 fn leases_come_back_from_the_store() {
     let (mut lessor, mut view) = leader(&[10, 20]);
-    lessor.grant(&mut view, id(-7), 30, at(0)).unwrap();
-    lessor.checkpoint(&mut view, id(2), 5_500);
+    lessor.grant(&mut view, grant(-7, 30), at(0)).unwrap();
+    lessor.checkpoint(&mut view, life(2), 5_500);
     lessor.revoke(&mut view, id(1)).unwrap();
     let again = Lessor::load(&view, 2).unwrap();
     again.check();
@@ -156,17 +178,17 @@ fn leases_come_back_from_the_store() {
 
 #[test]
 fn damaged_records_are_an_error_and_no_panic() {
-    let good = [0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1];
+    let mut good = [0; 24];
+    (good[7], good[15]) = (9, 1);
+    let mut spent = good;
+    (spent[7], spent[14], spent[15]) = (1, 3, 0xe8);
     let records: [(&[u8], &[u8]); 6] = [
         (&[1], &good),
         (&[0; 8], &good),
-        (&[1; 8], &good[..15]),
-        (&[1; 8], &[0; 16]),
-        (&[1; 8], &[0xff; 16]),
-        (
-            &[1; 8],
-            &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3, 0xe8],
-        ),
+        (&[1; 8], &good[..23]),
+        (&[1; 8], &[0; 24]),
+        (&[1; 8], &[0xff; 24]),
+        (&[1; 8], &spent),
     ];
     for (key, value) in records {
         let mut view = View::new(Memory::default()).unwrap();
@@ -183,7 +205,7 @@ fn a_lease_runs_out_at_its_ttl_and_not_before() {
     assert_eq!(lessor.list(), [id(2), id(1)]);
     assert_eq!(lessor.next_expiry(), Some(at(5_000)));
     assert!(lessor.take_expired(at(4_999), 10).is_empty());
-    assert_eq!(lessor.take_expired(at(5_000), 10), [id(2)]);
+    assert_eq!(lessor.take_expired(at(5_000), 10), [life(2)]);
     assert!(lessor.take_expired(at(5_001), 10).is_empty());
     lessor.revoke(&mut view, id(2)).unwrap();
     assert_eq!(lessor.next_expiry(), Some(at(10_000)));
@@ -193,14 +215,14 @@ fn a_lease_runs_out_at_its_ttl_and_not_before() {
 #[test]
 fn a_lost_revoke_is_offered_again() {
     let (mut lessor, mut view) = leader(&[5, 6]);
-    assert_eq!(lessor.take_expired(at(5_500), 10), [id(1)]);
+    assert_eq!(lessor.take_expired(at(5_500), 10), [life(1)]);
     assert_eq!(lessor.revoking(), 1);
     assert_eq!(lessor.next_expiry(), Some(at(6_000)));
-    assert_eq!(lessor.take_expired(at(8_499), 10), [id(2)]);
-    assert_eq!(lessor.take_expired(at(8_500), 10), [id(1)]);
+    assert_eq!(lessor.take_expired(at(8_499), 10), [life(2)]);
+    assert_eq!(lessor.take_expired(at(8_500), 10), [life(1)]);
     lessor.check();
     lessor.revoke(&mut view, id(1)).unwrap();
-    assert_eq!(lessor.take_expired(at(20_000), 10), [id(2)]);
+    assert_eq!(lessor.take_expired(at(20_000), 10), [life(2)]);
     lessor.check();
 }
 
@@ -216,7 +238,7 @@ fn a_storm_of_expiry_is_taken_in_portions() {
     assert_eq!(taken.len(), 2500);
     taken
         .iter()
-        .for_each(|id| drop(lessor.revoke(&mut view, *id).unwrap()));
+        .for_each(|lease| drop(lessor.revoke_expired(&mut view, *lease).unwrap()));
     assert!(lessor.is_empty());
     assert_eq!(lessor.next_expiry(), None);
     assert_eq!(lessor.next_checkpoint(), None);
@@ -239,7 +261,7 @@ fn a_renewal_starts_the_time_anew() {
 fn a_lease_that_ran_out_is_not_renewed() {
     let (mut lessor, mut view) = leader(&[10]);
     assert_eq!(lessor.renew(id(1), at(10_000)), Ok(Renewal::Expired));
-    assert_eq!(lessor.take_expired(at(10_000), 1), [id(1)]);
+    assert_eq!(lessor.take_expired(at(10_000), 1), [life(1)]);
     assert_eq!(lessor.renew(id(1), at(10_001)), Ok(Renewal::Expired));
     lessor.revoke(&mut view, id(1)).unwrap();
     assert_eq!(
@@ -284,12 +306,12 @@ fn time_to_live_is_rounded_down_and_never_negative() {
 #[test]
 fn a_new_leader_extends_every_lease() {
     let (mut lessor, mut view) = leader(&[10, 20]);
-    lessor.checkpoint(&mut view, id(2), 4_000);
+    lessor.checkpoint(&mut view, life(2), 4_000);
     lessor.promote(at(100_000), EXTEND);
     assert!(lessor.take_expired(at(104_999), 10).is_empty());
-    assert_eq!(lessor.take_expired(at(105_000), 10), [id(2)]);
-    assert_eq!(lessor.take_expired(at(110_999), 10), [id(2)]);
-    assert_eq!(lessor.take_expired(at(111_000), 10), [id(1)]);
+    assert_eq!(lessor.take_expired(at(105_000), 10), [life(2)]);
+    assert_eq!(lessor.take_expired(at(110_999), 10), [life(2)]);
+    assert_eq!(lessor.take_expired(at(111_000), 10), [life(1)]);
 }
 
 #[test]
@@ -337,10 +359,10 @@ fn a_lease_that_is_kept_alive_has_no_checkpoints() {
 fn an_idle_lease_is_checkpointed_each_period() {
     let (mut lessor, mut view) = leader(&[80]);
     assert_eq!(lessor.next_checkpoint(), Some(at(30_000)));
-    assert_eq!(lessor.due_checkpoints(at(30_001), 10), [(id(1), 49_999)]);
-    lessor.checkpoint(&mut view, id(1), 49_999);
+    assert_eq!(lessor.due_checkpoints(at(30_001), 10), [(life(1), 49_999)]);
+    lessor.checkpoint(&mut view, life(1), 49_999);
     assert_eq!(lessor.next_checkpoint(), Some(at(40_001)));
-    assert_eq!(lessor.due_checkpoints(at(79_999), 10), [(id(1), 1)]);
+    assert_eq!(lessor.due_checkpoints(at(79_999), 10), [(life(1), 1)]);
     assert_eq!(lessor.next_checkpoint(), None);
     lessor.check();
 }
@@ -360,12 +382,12 @@ fn checkpoints_are_bounded_per_second() {
 #[test]
 fn a_checkpointed_lease_is_renewed_through_the_log() {
     let (mut lessor, mut view) = leader(&[80]);
-    lessor.checkpoint(&mut view, id(1), 5_000);
+    lessor.checkpoint(&mut view, life(1), 5_000);
     let Ok(Renewal::ResetFirst(reset)) = lessor.renew(id(1), at(1_000)) else {
         panic!("a renewal was answered against a checkpoint");
     };
-    assert_eq!(reset.id(), id(1));
-    lessor.checkpoint(&mut view, id(1), 0);
+    assert_eq!(reset.lease(), life(1));
+    lessor.checkpoint(&mut view, life(1), 0);
     let renewed = Ok(Renewal::Renewed { ttl: 80 });
     assert_eq!(lessor.finish_reset(reset, at(2_000)), renewed);
     assert_eq!(lessor.next_expiry(), Some(at(82_000)));
@@ -384,16 +406,46 @@ fn a_checkpoint_on_its_way_also_asks_for_a_reset() {
     // The client goes quiet, so that another checkpoint leaves behind the reset.
     let second = lessor.due_checkpoints(at(70_000), 10);
     assert_eq!((first.len(), second.len()), (1, 1));
-    lessor.checkpoint(&mut view, id(1), first[0].1);
-    lessor.checkpoint(&mut view, id(1), 0);
+    lessor.checkpoint(&mut view, life(1), first[0].1);
+    lessor.checkpoint(&mut view, life(1), 0);
     let Ok(Renewal::ResetFirst(two)) = lessor.finish_reset(one, at(70_001)) else {
         panic!("a renewal was answered while the second checkpoint was on its way");
     };
-    lessor.checkpoint(&mut view, id(1), second[0].1);
-    lessor.checkpoint(&mut view, id(1), 0);
+    lessor.checkpoint(&mut view, life(1), second[0].1);
+    lessor.checkpoint(&mut view, life(1), 0);
     let renewed = Ok(Renewal::Renewed { ttl: 80 });
     assert_eq!(lessor.finish_reset(two, at(70_002)), renewed);
     assert_eq!(lessor.renew(id(1), at(70_003)), renewed);
+    lessor.check();
+}
+
+/// An id that is granted again is another lease: neither a late checkpoint nor a repeated revoke of
+/// the one before may touch it.
+#[test]
+fn a_granted_again_id_does_not_pay_for_the_life_before() {
+    let (mut lessor, mut view) = leader(&[80]);
+    let view = &mut view;
+    let late = lessor.due_checkpoints(at(30_000), 10);
+    let expired = lessor.take_expired(at(80_000), 10);
+    assert_eq!(lessor.take_expired(at(83_000), 10), expired);
+    assert!(lessor.revoke_expired(view, expired[0]).is_ok());
+    let birth = LogIndex::new(99);
+    let again = Grant {
+        birth,
+        ..grant(1, 80)
+    };
+    lessor.grant(view, again, at(83_001)).unwrap();
+    lessor.checkpoint(view, late[0].0, late[0].1);
+    assert_eq!(lessor.checkpointed_ms(id(1)), Some(0));
+    let refused = lessor.revoke_expired(view, expired[0]);
+    assert_eq!(refused, Err(ApiError::LeaseNotFound));
+    let loaded = Lessor::load(view, 2).unwrap();
+    let life = Incarnation { id: id(1), birth };
+    assert_eq!(loaded.incarnation(id(1)), Some(life));
+    assert_eq!(
+        lessor.renew(id(1), at(83_002)),
+        Ok(Renewal::Renewed { ttl: 80 })
+    );
     lessor.check();
 }
 

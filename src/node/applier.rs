@@ -193,7 +193,7 @@ impl<B: Backend> Applier<B> {
             }
             ApplierInput::FinishReset { call, reset } => {
                 let renewal = self.machine.lessor_mut().finish_reset(reset, cx.now);
-                self.on_renewal(call, reset.id().get(), renewal, cx);
+                self.on_renewal(call, reset.lease().id.get(), renewal, cx);
                 Ok(())
             }
         };

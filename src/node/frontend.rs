@@ -295,6 +295,7 @@ impl Frontend {
             Request::LeaseRevoke(request) => Route::Propose(Body::LeaseRevoke(LeaseRevoke {
                 ids: vec![request.id],
                 expired: false,
+                births: Vec::new(),
             })),
             Request::Alarm(request) if request.action() != AlarmAction::Get => {
                 Route::Propose(Body::Alarm(request))
@@ -498,9 +499,11 @@ impl Frontend {
         self.resets.retain(|_, (call, _)| pending.contains(*call));
         let request = self.next_request;
         self.next_request = request.next();
+        let lease = reset.lease();
         let leases = vec![LeaseRemaining {
-            id: reset.id().get(),
+            id: lease.id.get(),
             remaining_ms: 0,
+            birth: lease.birth.get(),
         }];
         let body = Body::LeaseCheckpoint(LeaseCheckpoint { leases });
         let data = encode_command(request, self.member, body);

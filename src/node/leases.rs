@@ -89,10 +89,15 @@ impl Leases {
             .lessor_mut()
             .take_expired(cx.now, limits::LEASE_REVOKE_BATCH_MAX);
         if !expired.is_empty() {
-            let ids = expired.iter().map(|id| id.get()).collect();
+            let ids = expired.iter().map(|lease| lease.id.get()).collect();
+            let births = expired.iter().map(|lease| lease.birth.get()).collect();
             self.propose(
                 term,
-                Body::LeaseRevoke(LeaseRevoke { ids, expired: true }),
+                Body::LeaseRevoke(LeaseRevoke {
+                    ids,
+                    expired: true,
+                    births,
+                }),
                 cx,
             );
         }
@@ -102,9 +107,10 @@ impl Leases {
         if !due.is_empty() {
             let leases = due
                 .into_iter()
-                .map(|(id, remaining_ms)| LeaseRemaining {
-                    id: id.get(),
+                .map(|(lease, remaining_ms)| LeaseRemaining {
+                    id: lease.id.get(),
                     remaining_ms,
+                    birth: lease.birth.get(),
                 })
                 .collect();
             self.propose(term, Body::LeaseCheckpoint(LeaseCheckpoint { leases }), cx);

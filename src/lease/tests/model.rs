@@ -35,8 +35,9 @@ enum Step {
 enum Command {
     Grant { id: LeaseId, ttl: i64 },
     Revoke { id: LeaseId },
+    Expire { lease: Incarnation },
     Put { key: usize, id: LeaseId },
-    Checkpoint { leases: Vec<(LeaseId, u64)> },
+    Checkpoint { leases: Vec<(Incarnation, u64)> },
     Reset { reset: Reset },
 }
 
@@ -54,6 +55,8 @@ struct Member {
 #[derive(Clone, Copy)]
 struct Naive {
     ttl: i64,
+    /// Where in the log it was granted.
+    birth: usize,
     checkpoint: u64,
     deadline: u64,
     /// No leader may end the lease before this moment of true time.
@@ -99,20 +102,18 @@ impl Member {
         let clock = self.clock(now);
         match command {
             Command::Grant { id, ttl } => {
-                let _ = self.lessor.grant(&mut self.view, *id, *ttl, clock);
+                let birth = LogIndex::new(self.applied as u64);
+                let (id, ttl) = (*id, *ttl);
+                let grant = Grant { id, ttl, birth };
+                let _ = self.lessor.grant(&mut self.view, grant, clock);
             }
             Command::Revoke { id } => {
-                let Ok(keys) = self.lessor.revoke(&mut self.view, *id) else {
-                    return;
-                };
-                let held: Vec<Bytes> = self
-                    .keys
-                    .iter()
-                    .filter(|(_, owner)| *owner == id)
-                    .map(|(key, _)| super::key(KEYS[*key]))
-                    .collect();
-                assert_eq!(keys, held);
-                self.keys.retain(|_, owner| owner != id);
+                let revoked = self.lessor.revoke(&mut self.view, *id);
+                self.revoked(*id, revoked);
+            }
+            Command::Expire { lease } => {
+                let revoked = self.lessor.revoke_expired(&mut self.view, *lease);
+                self.revoked(lease.id, revoked);
             }
             Command::Put { key, id } => {
                 if self.lessor.attach(*id, super::key(KEYS[*key])).is_ok() {
@@ -120,13 +121,29 @@ impl Member {
                 }
             }
             Command::Checkpoint { leases } => {
-                for (id, left) in leases {
-                    self.lessor.checkpoint(&mut self.view, *id, *left);
+                for (lease, left) in leases {
+                    self.lessor.checkpoint(&mut self.view, *lease, *left);
                 }
             }
-            Command::Reset { reset } => self.lessor.checkpoint(&mut self.view, reset.id(), 0),
+            Command::Reset { reset } => {
+                self.lessor.checkpoint(&mut self.view, reset.lease(), 0);
+            }
         }
         self.applied += 1;
+    }
+
+    fn revoked(&mut self, id: LeaseId, revoked: Result<Vec<Bytes>, ApiError>) {
+        let Ok(keys) = revoked else {
+            return;
+        };
+        let held: Vec<Bytes> = self
+            .keys
+            .iter()
+            .filter(|(_, owner)| **owner == id)
+            .map(|(key, _)| super::key(KEYS[*key]))
+            .collect();
+        assert_eq!(keys, held);
+        self.keys.retain(|_, owner| *owner != id);
     }
 
     fn flush(&mut self) {
@@ -252,8 +269,8 @@ impl World {
         self.now += ms;
         let clock = self.clock();
         let leases = self.members[self.leader].lessor.due_checkpoints(clock, 3);
-        for (id, left) in &leases {
-            let naive = &self.naive[id];
+        for (lease, left) in &leases {
+            let naive = &self.naive[&lease.id];
             assert_eq!(*left, naive.deadline - self.now);
             assert!(*left < naive.ttl as u64 * 1000);
         }
@@ -268,7 +285,7 @@ impl World {
         let taken = self.members[self.leader]
             .lessor
             .take_expired(clock, usize::MAX);
-        let taken_set: BTreeSet<LeaseId> = taken.iter().copied().collect();
+        let taken_set: BTreeSet<LeaseId> = taken.iter().map(|lease| lease.id).collect();
         let retry = REVOKE_RETRY.as_millis() as u64;
         let expected: BTreeSet<LeaseId> = self
             .naive
@@ -278,10 +295,12 @@ impl World {
             .map(|(id, _)| *id)
             .collect();
         assert_eq!(taken_set, expected);
-        for id in taken {
-            assert!(self.naive[&id].promised <= now, "a promise was broken");
-            self.offered.insert(id, now);
-            self.propose(Command::Revoke { id });
+        for lease in taken {
+            let naive = &self.naive[&lease.id];
+            assert!(naive.promised <= now, "a promise was broken");
+            assert_eq!(naive.birth as u64, lease.birth.get());
+            self.offered.insert(lease.id, now);
+            self.propose(Command::Expire { lease });
         }
     }
 
@@ -295,7 +314,7 @@ impl World {
         if let Command::Reset { reset } = command {
             let clock = self.clock();
             let outcome = self.members[self.leader].lessor.finish_reset(reset, clock);
-            self.answered(reset.id(), outcome);
+            self.answered(reset.lease().id, outcome);
         }
     }
 
@@ -306,16 +325,19 @@ impl World {
                 let deadline = self.now + *ttl as u64 * 1000;
                 let naive = Naive {
                     ttl: *ttl,
+                    birth: self.log.len(),
                     checkpoint: 0,
                     deadline,
                     promised: deadline,
                 };
                 self.naive.entry(*id).or_insert(naive);
             }
-            Command::Revoke { id } => {
-                self.naive.remove(id);
-                self.offered.remove(id);
-                self.naive_keys.retain(|_, owner| owner != id);
+            Command::Revoke { id } => self.end(*id),
+            Command::Expire { lease } => {
+                if let Some(naive) = self.living(*lease) {
+                    assert!(naive.promised <= self.now, "a lease ended early");
+                    self.end(lease.id);
+                }
             }
             Command::Put { key, id } => {
                 if self.naive.contains_key(id) {
@@ -323,18 +345,29 @@ impl World {
                 }
             }
             Command::Checkpoint { leases } => {
-                for (id, left) in leases {
-                    self.naive
-                        .entry(*id)
-                        .and_modify(|naive| naive.checkpoint = *left);
+                for (lease, left) in leases {
+                    if let Some(naive) = self.living(*lease) {
+                        naive.checkpoint = *left;
+                    }
                 }
             }
             Command::Reset { reset } => {
-                self.naive
-                    .entry(reset.id())
-                    .and_modify(|naive| naive.checkpoint = 0);
+                if let Some(naive) = self.living(reset.lease()) {
+                    naive.checkpoint = 0;
+                }
             }
         }
+    }
+
+    fn living(&mut self, lease: Incarnation) -> Option<&mut Naive> {
+        let naive = self.naive.get_mut(&lease.id)?;
+        (naive.birth as u64 == lease.birth.get()).then_some(naive)
+    }
+
+    fn end(&mut self, id: LeaseId) {
+        self.naive.remove(&id);
+        self.offered.remove(&id);
+        self.naive_keys.retain(|_, owner| *owner != id);
     }
 
     /// A prefix of what was proposed survives; the rest is lost.
@@ -368,12 +401,15 @@ impl World {
         self.members[to].lessor.promote(clock, EXTEND);
     }
 
+    /// Whoever receives entries of a later term knows that it was deposed.
     fn follow(&mut self, member: usize) {
+        if self.deposed == Some(member) {
+            self.members[member].lessor.demote();
+            self.deposed = None;
+        }
         let member = &mut self.members[member];
         for command in &self.log[member.applied..] {
-            let before = member.applied;
             member.apply(command, self.now);
-            member.applied = before + 1;
         }
     }
 

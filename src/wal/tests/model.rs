@@ -1,6 +1,6 @@
 //! Goal: after any history of batches, truncations, marks, rotations, removals and crashes,
-//! recovery returns what a naive log holds. Method: random steps on both; a crash leaves any sectors of the
-//! write on its way, and removing leaves any of the old files.
+//! recovery returns what a naive log holds. Method: random steps on both; a crash leaves any
+//! sectors of the write on its way, and removing leaves any of the old files.
 
 use std::mem;
 
