@@ -49,7 +49,11 @@ impl Client {
             let _inside = runtime.enter();
             endpoint.connect_lazy()
         };
-        Self { runtime, channel, limit: CALL_LIMIT }
+        Self {
+            runtime,
+            channel,
+            limit: CALL_LIMIT,
+        }
     }
 
     /// The same with another bound for each call.
@@ -64,7 +68,10 @@ impl Client {
     }
 
     /// Runs a call to its end or for the client's time.
-    pub fn run<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    pub fn run<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Status> {
         self.runtime.block_on(async {
             match tokio::time::timeout(self.limit, call).await {
                 Ok(result) => result.map(Response::into_inner),
@@ -84,8 +91,16 @@ impl Client {
     }
 
     /// Puts a value.
-    pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<PutResponse, Status> {
-        self.put_request(PutRequest { key: key.into(), value: value.into(), ..Default::default() })
+    pub fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<PutResponse, Status> {
+        self.put_request(PutRequest {
+            key: key.into(),
+            value: value.into(),
+            ..Default::default()
+        })
     }
 
     /// Puts with options.
@@ -95,7 +110,10 @@ impl Client {
 
     /// Reads the value of a key, linearizably.
     pub fn get(&self, key: impl Into<Bytes>) -> Result<Option<Bytes>, Status> {
-        let response = self.range(RangeRequest { key: key.into(), ..Default::default() })?;
+        let response = self.range(RangeRequest {
+            key: key.into(),
+            ..Default::default()
+        })?;
         Ok(response.kvs.into_iter().next().map(|kv| kv.value))
     }
 
@@ -116,7 +134,10 @@ impl Client {
 
     /// Deletes one key.
     pub fn delete(&self, key: impl Into<Bytes>) -> Result<DeleteRangeResponse, Status> {
-        let request = DeleteRangeRequest { key: key.into(), ..Default::default() };
+        let request = DeleteRangeRequest {
+            key: key.into(),
+            ..Default::default()
+        };
         self.run(self.kv().delete_range(request))
     }
 
@@ -127,7 +148,10 @@ impl Client {
 
     /// Compacts up to a revision.
     pub fn compact(&self, revision: i64) -> Result<CompactionResponse, Status> {
-        self.run(self.kv().compact(CompactionRequest { revision, ..Default::default() }))
+        self.run(self.kv().compact(CompactionRequest {
+            revision,
+            ..Default::default()
+        }))
     }
 
     /// Grants a lease; 0 lets the server choose its id.
@@ -147,13 +171,18 @@ impl Client {
         self.run(async move {
             let mut answers = lease.lease_keep_alive(requests).await?.into_inner();
             let first = answers.message().await?;
-            first.map(Response::new).ok_or_else(|| Status::cancelled("no answer in the stream"))
+            first
+                .map(Response::new)
+                .ok_or_else(|| Status::cancelled("no answer in the stream"))
         })
     }
 
     /// The remaining time of a lease.
     pub fn time_to_live(&self, id: i64) -> Result<LeaseTimeToLiveResponse, Status> {
-        self.run(self.lease().lease_time_to_live(LeaseTimeToLiveRequest { id, keys: true }))
+        self.run(
+            self.lease()
+                .lease_time_to_live(LeaseTimeToLiveRequest { id, keys: true }),
+        )
     }
 
     /// All leases.
@@ -179,22 +208,36 @@ impl Client {
 
     /// Hands leadership to another member.
     pub fn move_leader(&self, target_id: u64) -> Result<(), Status> {
-        self.run(self.maintenance().move_leader(MoveLeaderRequest { target_id })).map(|_| ())
+        self.run(
+            self.maintenance()
+                .move_leader(MoveLeaderRequest { target_id }),
+        )
+        .map(|_| ())
     }
 
     /// Opens a watch and waits until it is created.
     pub fn watch(&self, request: WatchCreateRequest) -> Result<Watch<'_>, Status> {
         let (requests, source) = unbounded_channel();
-        let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(request)) };
+        let create = WatchRequest {
+            request_union: Some(RequestUnion::CreateRequest(request)),
+        };
         requests.send(create).expect("the receiver is at hand");
         let mut service = WatchClient::new(self.channel()).max_decoding_message_size(MESSAGE_MAX);
         let responses = self.run(service.watch(UnboundedReceiverStream::new(source)))?;
-        let mut watch = Watch { client: self, requests, responses };
+        let mut watch = Watch {
+            client: self,
+            requests,
+            responses,
+        };
         match watch.next(self.limit) {
             Some(Ok(first)) if first.created => Ok(watch),
-            Some(Ok(first)) => Err(Status::internal(format!("first answer of a watch: {first:?}"))),
+            Some(Ok(first)) => Err(Status::internal(format!(
+                "first answer of a watch: {first:?}"
+            ))),
             Some(Err(status)) => Err(status),
-            None => Err(Status::deadline_exceeded("the watch was not created in time")),
+            None => Err(Status::deadline_exceeded(
+                "the watch was not created in time",
+            )),
         }
     }
 
@@ -240,7 +283,9 @@ impl Watch<'_> {
 
     /// Sends a further request on the stream.
     pub fn send(&self, request: RequestUnion) {
-        let request = WatchRequest { request_union: Some(request) };
+        let request = WatchRequest {
+            request_union: Some(request),
+        };
         // When the stream has ended, `next` tells.
         let _ = self.requests.send(request);
     }

@@ -48,7 +48,10 @@ impl Builder {
         let mut plans: Vec<Plan> = (0..self.members)
             .map(|number| Plan::new(&format!("m{number}"), home.path(), &self.flags))
             .collect();
-        let urls: Vec<String> = plans.iter().map(|plan| plan.initial_cluster.clone()).collect();
+        let urls: Vec<String> = plans
+            .iter()
+            .map(|plan| plan.initial_cluster.clone())
+            .collect();
         for plan in &mut plans {
             plan.initial_cluster = urls.join(",");
         }
@@ -65,7 +68,11 @@ impl Builder {
 impl Cluster {
     /// Begins to plan a cluster.
     pub fn of(members: usize) -> Builder {
-        Builder { members, flags: Vec::new(), permits: 1 }
+        Builder {
+            members,
+            flags: Vec::new(),
+            permits: 1,
+        }
     }
 
     /// Starts every member that is down, then waits until all serve.
@@ -111,7 +118,8 @@ impl Cluster {
         let limit = Duration::from_secs(30);
         let clients = self.clients();
         let settled = wait_for(limit, || {
-            let status: Option<Vec<_>> = clients.iter().map(|client| client.status().ok()).collect();
+            let status: Option<Vec<_>> =
+                clients.iter().map(|client| client.status().ok()).collect();
             let status = status?;
             let first = status.first()?;
             let same = |other: &fated::pb::etcdserverpb::StatusResponse| {
@@ -129,7 +137,12 @@ impl Cluster {
     pub fn assert_same_hash(&self) {
         self.settle();
         let clients = self.clients();
-        let revision = clients[0].status().expect("settled").header.expect("a header").revision;
+        let revision = clients[0]
+            .status()
+            .expect("settled")
+            .header
+            .expect("a header")
+            .revision;
         let hashes: Vec<_> = clients
             .iter()
             .map(|client| {
@@ -138,7 +151,11 @@ impl Cluster {
             })
             .collect();
         let same = hashes.iter().all(|hash| *hash == hashes[0]);
-        assert!(same, "members differ at revision {revision}: {hashes:?}\n{}", self.tails());
+        assert!(
+            same,
+            "members differ at revision {revision}: {hashes:?}\n{}",
+            self.tails()
+        );
     }
 
     /// The last log lines of all members.
@@ -152,7 +169,9 @@ impl Cluster {
         let mut best = None;
         for (place, member) in self.members.iter().enumerate() {
             let client = member.client().with_timeout(Duration::from_millis(500));
-            let Ok(status) = client.status() else { continue };
+            let Ok(status) = client.status() else {
+                continue;
+            };
             let id = status.header.as_ref().map_or(0, |header| header.member_id);
             if status.leader == id && best.is_none_or(|(term, _)| term < status.raft_term) {
                 best = Some((status.raft_term, place));

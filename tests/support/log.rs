@@ -59,7 +59,10 @@ impl LogLines {
     pub fn tail(&self) -> String {
         let lines = self.lock();
         let first = lines.len().saturating_sub(TAIL);
-        lines[first..].iter().map(|line| format!("    {line}\n")).collect()
+        lines[first..]
+            .iter()
+            .map(|line| format!("    {line}\n"))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<String>> {

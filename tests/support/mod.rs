@@ -4,7 +4,10 @@
 //! every process ends with the value that owns it, also when a test panics; at most
 //! [`permit::PERMITS`] permits are held at a time, so that tests with timing bounds share two cores.
 
-#![allow(dead_code, reason = "each part of the test suite uses another part of the harness")]
+#![allow(
+    dead_code,
+    reason = "each part of the test suite uses another part of the harness"
+)]
 
 pub mod client;
 pub mod cluster;

@@ -132,7 +132,11 @@ impl Server {
     /// Waits for a line of this life that contains `needle`, and returns it.
     pub fn wait_log(&self, needle: &str, limit: Duration) -> String {
         self.log.wait(self.born, needle, limit).unwrap_or_else(|| {
-            panic!("{} did not say {needle:?} in {limit:?}:\n{}", self.plan.name, self.log.tail())
+            panic!(
+                "{} did not say {needle:?} in {limit:?}:\n{}",
+                self.plan.name,
+                self.log.tail()
+            )
         })
     }
 
@@ -155,7 +159,11 @@ impl Server {
         let child = self.child.as_mut().expect("it runs");
         let status = wait_for(limit, || child.try_wait().expect("our own process"));
         let status = status.unwrap_or_else(|| {
-            panic!("{} did not end in {limit:?}:\n{}", self.plan.name, self.log.tail())
+            panic!(
+                "{} did not end in {limit:?}:\n{}",
+                self.plan.name,
+                self.log.tail()
+            )
         });
         self.child = None;
         status
@@ -214,7 +222,10 @@ impl Server {
         self.log.push(format!("--- SIG{name} ---"));
         let pid = self.pid().to_string();
         let sent = Command::new("kill").args(["-s", name, &pid]).status();
-        assert!(sent.expect("there is a kill command").success(), "SIG{name} to {pid}");
+        assert!(
+            sent.expect("there is a kill command").success(),
+            "SIG{name} to {pid}"
+        );
     }
 }
 
@@ -234,7 +245,13 @@ impl Drop for Server {
 /// The binary with arguments, piped output and no surprising variables.
 pub fn command(arguments: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fated"));
-    command.args(arguments).env_clear().env("RUST_BACKTRACE", "1");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .env_clear()
+        .env("RUST_BACKTRACE", "1");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
