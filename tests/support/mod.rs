@@ -6,6 +6,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each part of the test suite uses another part of the harness"
 )]
 
