@@ -64,13 +64,13 @@ fn a_member_killed_while_it_receives_a_snapshot_comes_back() {
     cluster.members[away].kill();
     let writer = &clients[(away + 1) % 3];
     write_large(writer, &mut random);
-    for delay in [0, 30, 100, 300, random.below(600)] {
+    for delay in [0, 15, 40, 80, random.below(300)] {
         cluster.members[away].spawn();
         cluster.members[away].wait_log("receiving database snapshot", TRANSFER);
         thread::sleep(Duration::from_millis(delay));
         cluster.members[away].kill();
-        // The log moves on, so that the next transfer is another one.
-        for number in 0..30 {
+        // The log moves on, so that a snapshot is needed again even if this one was complete.
+        for number in 0..ENTRIES {
             writer.put(format!("round/{delay}/{number}"), "x").unwrap();
         }
     }
@@ -103,6 +103,8 @@ fn a_leader_killed_while_it_sends_a_snapshot_is_replaced() {
 }
 
 const LARGE_VALUES: i64 = 120;
+/// Enough for the log to be cut.
+const ENTRIES: usize = 130;
 
 fn short_log() -> Cluster {
     Cluster::of(3)
@@ -119,7 +121,7 @@ fn write_large(client: &Client, random: &mut Random) {
             .collect();
         client.put(format!("large/{number:04}"), value).unwrap();
     }
-    for number in 0..110 {
+    for number in 0..ENTRIES {
         client.put(format!("small/{number}"), "x").unwrap();
     }
 }

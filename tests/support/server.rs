@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -73,6 +73,7 @@ pub struct Server {
     plan: Plan,
     child: Option<Child>,
     log: LogLines,
+    readers: Vec<JoinHandle<()>>,
     /// Where the log of the present life begins.
     born: usize,
     /// Only a member alone owns these; a cluster owns them for its members.
@@ -99,6 +100,7 @@ impl Server {
             plan,
             child: None,
             log: LogLines::default(),
+            readers: Vec::new(),
             born: 0,
             _home: None,
             _permit: None,
@@ -119,8 +121,9 @@ impl Server {
         let mut child = command(&self.plan.arguments())
             .spawn()
             .expect("the binary was built with this test");
-        self.log.collect(child.stderr.take().expect("it is piped"));
-        self.log.collect(child.stdout.take().expect("it is piped"));
+        let errors = self.log.collect(child.stderr.take().expect("it is piped"));
+        let output = self.log.collect(child.stdout.take().expect("it is piped"));
+        self.readers = vec![errors, output];
         self.child = Some(child);
     }
 
@@ -146,6 +149,7 @@ impl Server {
         self.log.push("--- kill -9 ---".to_owned());
         child.kill().expect("our own process can be killed");
         child.wait().expect("our own process can be waited for");
+        self.read_rest();
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -166,6 +170,7 @@ impl Server {
             )
         });
         self.child = None;
+        self.read_rest();
         status
     }
 
@@ -218,6 +223,13 @@ impl Server {
         self.child.as_ref().expect("it runs").id()
     }
 
+    /// Takes in the last words, so that they cannot be mistaken for those of the next life.
+    fn read_rest(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.join().expect("reading lines does not panic");
+        }
+    }
+
     fn signal(&self, name: &str) {
         self.log.push(format!("--- SIG{name} ---"));
         let pid = self.pid().to_string();
@@ -235,6 +247,7 @@ impl Drop for Server {
             // Nothing more can be done about a process that cannot be killed.
             let _ = child.kill();
             let _ = child.wait();
+            self.read_rest();
         }
         if thread::panicking() {
             eprintln!("last lines of {}:\n{}", self.plan.name, self.log.tail());
