@@ -5,6 +5,8 @@ mod backend;
 mod cli;
 #[cfg(feature = "server")]
 mod cluster;
+mod raft;
 #[cfg(feature = "server")]
 mod support;
+mod tidy;
 mod wal;

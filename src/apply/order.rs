@@ -23,6 +23,12 @@ pub fn is_natural(request: &RangeRequest) -> bool {
     }
 }
 
+/// Whether a limit may cut before sorting. etcd decides this before it takes a missing order for an
+/// ascending one, and clients see the difference.
+pub fn cuts_early(request: &RangeRequest) -> bool {
+    request.sort_order() == SortOrder::None || is_natural(request)
+}
+
 /// Whether any revision filter is on.
 pub fn has_filters(request: &RangeRequest) -> bool {
     request.min_mod_revision != 0

@@ -1,9 +1,9 @@
-//! The actor that watches the leader's lease clock: it proposes the end of leases that ran out, and
-//! records how much time the others have left.
+//! The actor of what only a leader proposes: the end of leases that ran out on its clock, how much
+//! time the others have left, and the version of a new cluster.
 //!
 //! Inputs: `LeasesInput`. Timers: the next expiry, the next checkpoint.
-//! Invariants: only a leader proposes, and only under its own term, so that a deposed leader's clock
-//! ends no lease.
+//! Invariants: only a leader proposes, and only under its own term, so that a deposed leader's
+//! clock ends no lease.
 
 use std::time::Duration;
 
@@ -15,7 +15,9 @@ use crate::{
     apply::StateMachine,
     backend::Backend,
     kernel::{Context, Instant, MemberId, RequestId, Term, limits},
-    pb::fated::command::{LeaseCheckpoint, LeaseRemaining, LeaseRevoke, command::Body},
+    pb::fated::command::{
+        ClusterVersion, LeaseCheckpoint, LeaseRemaining, LeaseRevoke, command::Body,
+    },
     raft::Role,
 };
 
@@ -24,6 +26,8 @@ use crate::{
 pub struct Leases {
     member: MemberId,
     election: Duration,
+    /// The version of this server.
+    version: String,
     /// The term this member leads in.
     leading: Option<Term>,
 }
@@ -34,6 +38,7 @@ impl Leases {
         Self {
             member: config.member,
             election: config.election,
+            version: config.version.clone(),
             leading: None,
         }
     }
@@ -47,8 +52,10 @@ impl Leases {
     ) {
         match input {
             LeasesInput::Role(role) => {
-                self.leading = (role.role == Role::Leader).then_some(role.term);
-                if self.leading.is_none() {
+                let leading = (role.role == Role::Leader).then_some(role.term);
+                // Also from one leadership to the next: others may have led between.
+                if self.leading != leading {
+                    self.leading = leading;
                     machine.lessor_mut().demote();
                 }
             }
@@ -58,6 +65,7 @@ impl Leases {
                 if self.leading == Some(term) {
                     // Clients could renew nothing during the election, so it does not count.
                     machine.lessor_mut().promote(cx.now, self.election);
+                    self.maybe_set_version(term, machine, cx);
                 }
             }
             LeasesInput::Installed => {
@@ -66,6 +74,19 @@ impl Leases {
                     "a leader never installs an image"
                 );
             }
+        }
+    }
+
+    /// A new cluster gets its version from its first leader.
+    fn maybe_set_version<B: Backend>(
+        &self,
+        term: Term,
+        machine: &StateMachine<B>,
+        cx: &mut Context<'_, Mail>,
+    ) {
+        if machine.cluster().cluster_version().is_none() {
+            let version = self.version.clone();
+            self.propose(term, Body::ClusterVersion(ClusterVersion { version }), cx);
         }
     }
 

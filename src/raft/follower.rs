@@ -1,20 +1,23 @@
 //! The receiving side: entries and heartbeats of a leader, and images that replace the log.
 //!
-//! Invariants: an append cuts the log only where it truly conflicts, so a late or repeated one removes
-//! nothing; nothing at or below the commit index is ever looked at again.
+//! Invariants: an append cuts the log only where it truly conflicts, so a late or repeated one
+//! removes nothing; nothing at or below the commit index is ever looked at again.
 
 use crate::kernel::{EntryId, LogIndex, MemberId, ReadId, Term};
 
-use super::{Body, Entry, Raft, ReadState, Role, SnapshotMeta};
+use super::{Body, Entry, Raft, ReadState, Role, SnapshotMeta, election::NUMBER_MAX};
 
 impl Raft {
-    /// The owner has staged an image up to `meta.id`, which `from` sent as leader of `term`. True: the image
-    /// must be installed (`Output::install`) and the log starts after it. False: this member needs it no
-    /// more; whoever sent it is told how far we are.
+    /// The owner has staged an image up to `meta.id`, which `from` sent as leader of `term`. True:
+    /// the image must be installed (`Output::install`) and the log starts after it. False: this
+    /// member needs it no more; whoever sent it is told how far we are.
     pub fn restore(&mut self, meta: SnapshotMeta, from: MemberId, term: Term) -> bool {
         meta.conf_state.check();
-        let foreign = from == self.config.id || term.is_zero() || meta.id.term > term;
-        if foreign || term < self.term {
+        let nonsense = from == self.config.id
+            || meta.id.term > term
+            || meta.id.term.is_zero()
+            || term.get().max(meta.id.index.get()) >= NUMBER_MAX;
+        if nonsense || term < self.term {
             return false;
         }
         if term > self.term {
@@ -48,8 +51,8 @@ impl Raft {
             return;
         }
         if self.conf.voters.is_empty() {
-            // A member that joins knows no configuration, so the log alone cannot tell it the later ones:
-            // refusing even the very beginning asks for an image.
+            // A member that joins knows no configuration, so the log alone cannot tell it the later
+            // ones: refusing even the very beginning asks for an image.
             let (rejected, hint) = (prev.index, EntryId::ZERO);
             self.send(from, Body::AppendReject { rejected, hint });
         } else if prev.index < self.log.committed() {
@@ -58,7 +61,7 @@ impl Raft {
             let matched = entries.last().map_or(prev, |entry| entry.id);
             self.accept_entries(entries);
             self.log.commit_to(commit.min(matched.index));
-            self.send(from, Body::AppendReply { matched });
+            self.acknowledge(from, matched);
         } else {
             let hint = self.log.agreement_hint(prev.index, prev.term);
             let rejected = prev.index;
@@ -79,7 +82,8 @@ impl Raft {
         }
     }
 
-    /// Accepts the sender as leader of the current term. False if that cannot be: then it is not heard.
+    /// Accepts the sender as leader of the current term. False if that cannot be: then it is not
+    /// heard.
     fn follow(&mut self, from: MemberId) -> bool {
         match self.role {
             Role::Leader => return false,
@@ -92,8 +96,8 @@ impl Raft {
         true
     }
 
-    /// Adds what is new and cuts what conflicts. The entry before them matches and is not below the commit
-    /// index, so no cut can reach a committed entry; `truncate` asserts it.
+    /// Adds what is new and cuts what conflicts. The entry before them matches and is not below the
+    /// commit index, so no cut can reach a committed entry; `truncate` asserts it.
     fn accept_entries(&mut self, entries: Vec<Entry>) {
         for entry in entries {
             if self.log.contains(entry.id) {
@@ -109,6 +113,19 @@ impl Raft {
     fn acknowledge_committed(&mut self, to: MemberId) {
         let matched = self.log.id_at(self.log.committed());
         let matched = matched.expect("the commit index lies between first and last");
-        self.send(to, Body::AppendReply { matched });
+        self.acknowledge(to, matched);
+    }
+
+    /// Acknowledges; of several acknowledgements that wait for the same write, the highest says it all.
+    fn acknowledge(&mut self, to: MemberId, matched: EntryId) {
+        let term = self.term;
+        if let Some(last) = self.output.after_append.last_mut()
+            && (last.to, last.term) == (to, term)
+            && let Body::AppendReply { matched: earlier } = &mut last.body
+        {
+            *earlier = matched.max(*earlier);
+        } else {
+            self.send(to, Body::AppendReply { matched });
+        }
     }
 }

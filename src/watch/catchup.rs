@@ -99,7 +99,6 @@ impl Hub {
         let answer = Control::Compacted {
             id: watch.id,
             compact_revision: self.compact_revision,
-            revision: max(self.revision, self.compact_revision),
         };
         self.answer(watch.stream, answer);
     }

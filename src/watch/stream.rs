@@ -50,11 +50,7 @@ pub(super) enum Control {
     /// A watch ended because its client wanted that.
     Canceled { id: WatchId, revision: i64 },
     /// A watch ended because what it needs was compacted.
-    Compacted {
-        id: WatchId,
-        compact_revision: i64,
-        revision: i64,
-    },
+    Compacted { id: WatchId, compact_revision: i64 },
     /// Everything up to the revision was sent, to one watch or to all of the stream.
     Progress { id: WatchId, revision: i64 },
 }
@@ -122,9 +118,9 @@ impl Control {
             Self::Compacted {
                 id,
                 compact_revision,
-                revision,
             } => rpc::WatchResponse {
-                header: Some(header(revision)),
+                // etcd tells no revision here, and its clients print what they get.
+                header: Some(header(0)),
                 watch_id: id.get(),
                 canceled: true,
                 compact_revision,

@@ -88,7 +88,9 @@ fn found_member(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Faul
         ));
     }
     let (cluster, members) = founders(config).map_err(|error| Fault::State(error.to_string()))?;
-    let own = members.iter().find(|member| member.name == config.node.name);
+    let own = members
+        .iter()
+        .find(|member| member.name == config.node.name);
     node.member = own.expect("the local name was verified").id;
     node.cluster = cluster;
     node.initial_members = members;
@@ -99,7 +101,11 @@ fn found_member(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Faul
 /// stands twice.
 fn founders(config: &ServerConfig) -> Result<(ClusterId, Vec<InitialMember>), BootstrapError> {
     let initial = parse_initial_cluster(&config.initial_cluster)?;
-    let advertised: Vec<String> = config.advertise_peer.iter().map(ToString::to_string).collect();
+    let advertised: Vec<String> = config
+        .advertise_peer
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     verify_local(&initial, &config.node.name)?;
     verify_advertised(&initial, &config.node.name, &advertised)?;
     let members = initial_members(&initial, &config.token)?;

@@ -37,7 +37,9 @@ pub(super) fn recover(dir: &WalDir, store: &Store) -> Result<Option<Recovered>, 
                 .and_then(|file| file.sync_all())
                 .map_err(|error| disk_error(&path, &error))?;
         }
-        recovery.feed(segment, &dir.read(segment)?).map_err(Fault::from)?;
+        recovery
+            .feed(segment, &dir.read(segment)?)
+            .map_err(Fault::from)?;
     }
     let applied = settle_image(store, recovery.mark())?;
     recovery.finish(applied).map_err(Fault::from)
