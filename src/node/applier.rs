@@ -582,7 +582,8 @@ impl<B: Backend> Applier<B> {
         cx.tell(Mail::Snapshots(SnapshotsInput::Installed {
             snapshot: installing.id,
         }));
-        cx.tell(Mail::Watches(WatchesInput::Installed));
+        let revision = self.machine.store().revision();
+        cx.tell(Mail::Watches(WatchesInput::Installed { revision }));
         cx.tell(Mail::Leases(LeasesInput::Installed));
         cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
         let held: Vec<Entry> = self

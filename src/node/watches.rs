@@ -86,7 +86,7 @@ impl Watches {
                 }
             }
             WatchesInput::Compacted => self.hub.on_compacted(store),
-            WatchesInput::Installed => self.hub.on_installed(store),
+            WatchesInput::Installed { revision } => self.hub.on_installed(revision, store),
             WatchesInput::Role(role) => self.on_role(role, cx.now),
             WatchesInput::End(error) => self.hub.cancel_all(error),
         }
