@@ -2163,7 +2163,9 @@ def main():
     def interrupted(signum, frame):
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupted)
+    # A shell that starts this in the background leaves SIGINT ignored, for etcdctl as well.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
     runner = Runner(options)
     try:
         return runner.main(plan)
