@@ -412,7 +412,7 @@ proptest! {
     #[test]
     fn noise_is_survived(noise in vec(any::<u8>(), 0..400), size in 1..100_usize) {
         passed(&noise, size);
-        passed(&connection(&[noise.clone()]), size);
+        passed(&connection(std::slice::from_ref(&noise)), size);
         let frame = headers(&noise);
         let passed = passed(&connection(std::slice::from_ref(&frame)), size);
         let mended = mend_frame(&frame).unwrap_or(frame);
