@@ -21,10 +21,11 @@ use super::*;
 const FROM_ETCDCTL: &str = "8386459760a924882d9dcb6571afa066a925a87510ac6e48d36a3f41909d29aee30c\
     044eae05c0b86e0997dd6f5f8b1d75d0620d263d4c4d65647a8b9acac8b4c7602bb2caecff40027465864d833505b\
     11f40899acac8b24d494f6a7f860befbed0456f408d25062d495875996ee5b1063d5f03332e34";
-/// The same for `--endpoints=unix:///tmp/auth-run/u.sock`.
-const FROM_ETCDCTL_UNIX: &str = "8386459060a924882d9dcb6571af9b8b1b4754c5418f6134d6c0ed4ceb596d4c\
-    5aba0e4ebf5f8b1d75d0620d263d4c4d65647a8b9acac8b4c7602bb2caecff40027465864d833505b11f40899acac\
-    8b24d494f6a7f860befbe265cb7408d25062d495875996ee5b1063d5f03332e34";
+/// The same for `--endpoints=unix:///run/auth-check/etcd.sock`.
+const FROM_ETCDCTL_UNIX: &str = "\
+    8386459060a924882d9dcb6571af9b8b1b4754c5419262cb6a6076a675893949d582a4922e8393af5f8b1d75d0\
+    620d263d4c4d65647a8b9acac8b4c7602bb2caecff40027465864d833505b11f40899acac8b24d494f6a7f860b\
+    efbe21356f408d25062d495875996ee5b1063d5f03332e34";
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text
@@ -139,7 +140,8 @@ fn huffman_code_is_that_of_the_rfc() {
             "https://www.example.com",
         ),
         (
-            "94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007",
+            "94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f\
+             9587316065c003ed4ee5b1063d5007",
             "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1",
         ),
     ] {
@@ -159,7 +161,7 @@ fn a_real_clients_authority_is_mended_and_nothing_else() {
     let (url, path) = (hex(FROM_ETCDCTL), hex(FROM_ETCDCTL_UNIX));
     for (block, bad, host) in [
         (&url, "http://127.0.0.1:23975", "127.0.0.1:23975"),
-        (&path, "/tmp/auth-run/u.sock", "_"),
+        (&path, "/run/auth-check/etcd.sock", "_"),
     ] {
         let sent = authority(Coding::Huffman, bad);
         let at = block.windows(sent.len()).position(|here| here == sent);
