@@ -1,8 +1,8 @@
 //! What clients were told, and the comparison of it with what the members hold in the end.
 //!
-//! Method: each write goes to a key of its own, so that a key's revision and version show whether its
-//! write was applied, once, and where. Counters are incremented by compare-and-swap, so that a lost or
-//! doubled increment shows in the difference between value, version and acknowledgements.
+//! Method: each write goes to a key of its own, so that a key's revision and version show whether
+//! its write was applied, once, and where. Counters are incremented by compare-and-swap, so that a
+//! lost or doubled increment shows in the difference between value, version and acknowledgements.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -91,7 +91,7 @@ impl Ledger {
     pub fn read(&self, counter: usize, floor: u64, value: u64, who: &str) {
         assert!(
             value >= floor,
-            "stale read through {who}: counter {counter} was {floor} before the read, and it saw {value}"
+            "stale read through {who}: counter {counter} was {floor} before, and it saw {value}"
         );
         self.floors[counter].fetch_max(value, Ordering::SeqCst);
     }
@@ -101,8 +101,8 @@ impl Ledger {
         self.books().revisions.len()
     }
 
-    /// Compares the books with every member: each acknowledged change is on each of them, once, at its
-    /// revision, and all members are equal.
+    /// Compares the books with every member: each acknowledged change is on each of them, once, at
+    /// its revision, and all members are equal.
     pub fn verify(&self, cluster: &Cluster) {
         cluster.assert_same_hash();
         let books = self.books();

@@ -22,8 +22,9 @@ fn a_stopped_follower_answers_no_stale_read() {
 }
 
 /// Goal: nothing acknowledged is lost, the others go on meanwhile, and no linearizable read through
-/// the stopped member is stale. Method: readers with long patience keep reads on the way through the
-/// member when it is stopped and when it goes on; each knows what was acknowledged before it began.
+/// the stopped member is stale. Method: readers with long patience keep reads on the way through
+/// the member when it is stopped and when it goes on; each knows what was acknowledged before it
+/// began.
 fn stop_and_go(choose: fn(&Cluster) -> usize) {
     let seed = Random::seed();
     eprintln!("FATED_SEED={seed}");

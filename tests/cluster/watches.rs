@@ -21,8 +21,9 @@ const KILLS: usize = 4;
 type Seen = (i64, Bytes, Bytes);
 
 /// Goal: a watcher that goes on at another member after its last revision misses nothing and gets
-/// nothing twice. Method: the member it watches is killed, and it resumes at the next one, under load;
-/// in the end its events are compared with those of one undisturbed watch over the whole history.
+/// nothing twice. Method: the member it watches is killed, and it resumes at the next one, under
+/// load; in the end its events are compared with those of one undisturbed watch over the whole
+/// history.
 #[test]
 fn a_watch_resumes_at_another_member() {
     let seed = Random::seed();
