@@ -2,3 +2,5 @@
 
 mod backend;
 mod wal;
+#[cfg(feature = "server")]
+mod wire;
