@@ -8,13 +8,23 @@ use crate::{
     backend::Backend,
     kernel::{ApiError, ClusterId, Digest, EntryId, Fault, MemberId, RequestId, Response},
     membership::{Cluster, Member, VotersLearners, version::Version},
-    node::InitialMember,
     pb::{
         etcdserverpb::{MemberListResponse, ResponseHeader},
         fated::command::{ConfChangeCommand, MemberPublish, conf_change_command::Kind},
     },
     raft::{self, ChangeKind, ConfChange, LEAVE_JOINT},
 };
+
+/// A member named at bootstrap.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InitialMember {
+    /// Its id, made from its URLs and the cluster token.
+    pub id: MemberId,
+    /// Its name in `--initial-cluster`.
+    pub name: String,
+    /// Where members reach it.
+    pub peer_urls: Vec<String>,
+}
 
 /// Raft's word for who votes and who listens.
 pub fn to_raft(conf: VotersLearners) -> raft::ConfState {

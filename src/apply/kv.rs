@@ -249,7 +249,8 @@ pub(super) fn range_of(
     read: impl Fn(&RangeQuery<'_>) -> Result<crate::mvcc::RangeResult, ApplyError>,
 ) -> Result<RangeResponse, ApplyError> {
     let wanted = usize::try_from(request.limit).unwrap_or(0);
-    // Only the natural order without filters can stop early; one key more tells whether there are more.
+    // Only the natural order without filters can stop early; one key more tells whether there are
+    // more.
     let early = order::is_natural(request) && !order::has_filters(request);
     let limit = if early && wanted > 0 {
         wanted.saturating_add(1)

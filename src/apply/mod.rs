@@ -21,6 +21,7 @@ use bytes::Bytes;
 use prost::Message;
 
 pub use alarm::Alarms;
+pub use cluster::InitialMember;
 pub use result::{Applied, ApplyError, Notice, Origin, settle};
 
 use crate::{
@@ -126,7 +127,8 @@ impl<B: Backend> StateMachine<B> {
         &self.view
     }
 
-    /// Applies the next entry. `now` starts the clock of leases on a leader and decides nothing else.
+    /// Applies the next entry. `now` starts the clock of leases on a leader and decides nothing
+    /// else.
     pub fn apply(&mut self, entry: &Entry, now: Instant) -> Result<Applied, Fault> {
         assert_eq!(
             entry.id.index,

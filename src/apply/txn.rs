@@ -162,8 +162,8 @@ impl<B: Backend> StateMachine<B> {
         }
     }
 
-    /// Whether every key of the compare's range satisfies it. A missing key compares as zeros, except
-    /// that no comparison of a missing value holds.
+    /// Whether every key of the compare's range satisfies it. A missing key compares as zeros,
+    /// except that no comparison of a missing value holds.
     fn holds(&self, compare: &Compare) -> Result<bool, ApplyError> {
         let query = RangeQuery {
             key: &compare.key,

@@ -1,3 +1,5 @@
 //! The server.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    fated::cli::server::main()
+}

@@ -3,3 +3,5 @@
 pub mod lanes;
 pub mod lmdb;
 pub mod port;
+#[cfg(feature = "server")]
+pub mod tokio;

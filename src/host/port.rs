@@ -4,8 +4,8 @@
 //! 1. `wait` returns when there is at least one event, or when `until` has passed. It hands over at
 //!    most `EVENTS_PER_STEP_MAX` events, in the order in which they happened.
 //! 2. `execute` neither blocks nor fails; every failure comes back as an event.
-//! 3. Disk operations of one lane run and complete in the order of `execute`; each ticket comes back
-//!    exactly once as `Event::DiskDone`.
+//! 3. Disk operations of one lane run and complete in the order of `execute`; each ticket comes
+//!    back exactly once as `Event::DiskDone`.
 //! 4. What is sent on one link arrives in order or not at all; a broken link is one `LinkDown`.
 //! 5. Items of one stream reach the client in order.
 

@@ -1,8 +1,9 @@
 //! What an actor may use of the world.
 //!
-//! An actor is a struct with `on_input`, and where it has timers `deadline` and `on_deadline`; it runs to
-//! completion, never waits, and reaches the world only through its `Context`. There is no trait for it:
-//! the node knows its actors by type, and some of them read the state machine of another while they run.
+//! An actor is a struct with `on_input`, and where it has timers `deadline` and `on_deadline`; it
+//! runs to completion, never waits, and reaches the world only through its `Context`. There is no
+//! trait for it: the node knows its actors by type, and some of them read the state machine of
+//! another while they run.
 
 use std::collections::VecDeque;
 

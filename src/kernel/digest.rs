@@ -1,4 +1,5 @@
-//! A 64-bit running hash for state and traces: stable over versions and machines, not cryptographic.
+//! A 64-bit running hash for state and traces: stable over versions and machines, not
+//! cryptographic.
 
 /// Running hash; feed it bytes and numbers in an order that is part of the meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

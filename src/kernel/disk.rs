@@ -23,7 +23,8 @@ pub enum Lane {
 /// What the core may ask of a disk.
 #[derive(Clone, Debug)]
 pub enum DiskOp {
-    /// Keep lane: create a segment of `bytes` zero bytes, durable together with its directory entry.
+    /// Keep lane: create a segment of `bytes` zero bytes, durable together with its directory
+    /// entry.
     WalPrepare { segment: SegmentId, bytes: u64 },
     /// Wal lane: write into a prepared segment; when `sync`, durable before completion.
     WalWrite {
@@ -40,7 +41,8 @@ pub enum DiskOp {
     Defragment,
     /// Backend lane: pin the state of the last commit under `id`.
     SnapshotOpen { id: SnapshotId },
-    /// Snapshot lane: read up to about `bytes_max` encoded bytes after the cursor of a pinned image.
+    /// Snapshot lane: read up to about `bytes_max` encoded bytes after the cursor of a pinned
+    /// image.
     SnapshotRead {
         id: SnapshotId,
         cursor: Option<StoreCursor>,

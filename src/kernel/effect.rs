@@ -7,7 +7,8 @@ use super::{
 };
 use crate::pb::etcdserverpb as rpc;
 
-/// One thing the host must do. It never blocks the loop and never fails: failure comes back as an event.
+/// One thing the host must do. It never blocks the loop and never fails: failure comes back as an
+/// event.
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// Run a disk operation on its lane; `Event::DiskDone` brings the ticket back.

@@ -1,4 +1,5 @@
-//! The one source of randomness in the core: a generator (xoshiro256**) whose seed the host hands in.
+//! The one source of randomness in the core: a generator (xoshiro256**) whose seed the host hands
+//! in.
 
 /// A seeded generator. Two with the same seed give the same numbers for ever.
 #[derive(Clone, Debug)]
@@ -21,7 +22,8 @@ impl Entropy {
         Self { state }
     }
 
-    /// An independent stream for one purpose. Taking it does not disturb other forks of other names.
+    /// An independent stream for one purpose. Taking it does not disturb other forks of other
+    /// names.
     #[must_use]
     pub fn fork(&self, purpose: &str) -> Self {
         let mut seed = self.state[0] ^ self.state[3].rotate_left(17);
@@ -44,7 +46,8 @@ impl Entropy {
         result
     }
 
-    /// A number below `bound`, which must not be zero. The bias is below 2^-32 for bounds below 2^32.
+    /// A number below `bound`, which must not be zero. The bias is below 2^-32 for bounds below
+    /// 2^32.
     pub fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "a number below zero was asked for");
         let wide = u128::from(self.next_u64()) * u128::from(bound);

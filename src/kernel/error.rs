@@ -88,7 +88,8 @@ api_errors! {
     PeerUrlExist FailedPrecondition "Peer URLs already exists"
     MemberNotEnoughStarted Unknown "re-configuration failed due to not enough started members"
     MemberNotLearner FailedPrecondition "can only promote a learner member"
-    LearnerNotReady FailedPrecondition "can only promote a learner member which is in sync with leader"
+    LearnerNotReady FailedPrecondition
+        "can only promote a learner member which is in sync with leader"
     TooManyLearners FailedPrecondition "too many learner members in cluster"
     ClusterIdMismatch FailedPrecondition "cluster ID mismatch"
     NotLeader FailedPrecondition "not leader"
@@ -113,7 +114,8 @@ api_errors! {
     Timeout Unavailable "request timed out"
     TimeoutDueToLeaderFail Unavailable "request timed out, possibly due to previous leader failure"
     TimeoutDueToConnectionLost Unavailable "request timed out, possibly due to connection lost"
-    TimeoutWaitAppliedIndex Unavailable "request timed out, waiting for the applied index took too long"
+    TimeoutWaitAppliedIndex Unavailable
+        "request timed out, waiting for the applied index took too long"
     Unhealthy Unavailable "unhealthy cluster"
     Corrupt DataLoss "corrupt cluster"
     WatchCanceled Canceled "watch canceled"
@@ -146,7 +148,8 @@ impl std::error::Error for ApiError {}
 /// This member cannot go on: its disk, configuration or data is at fault.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// A disk operation failed. An fsync is never retried: after a failure nobody knows what is durable.
+    /// A disk operation failed. An fsync is never retried: after a failure nobody knows what is
+    /// durable.
     Disk(DiskError),
     /// The log cannot be trusted; the text names file and offset and says what to do.
     Log(String),

@@ -1,4 +1,5 @@
-//! Every bound of the system, with its unit in its name. Reaching one has a defined outcome, said here.
+//! Every bound of the system, with its unit in its name. Reaching one has a defined outcome, said
+//! here.
 
 /// Events a host hands over in one step; the rest waits for the next.
 pub const EVENTS_PER_STEP_MAX: usize = 1024;
@@ -25,7 +26,8 @@ pub const APPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Committed and not yet applied entries before new proposals are refused with TooManyRequests.
 pub const APPLY_GAP_ENTRIES_MAX: u64 = 5000;
 
-/// Bytes of entries in the log before it is compacted early, and the most that is kept for slow members.
+/// Bytes of entries in the log before it is compacted early, and the most that is kept for slow
+/// members.
 pub const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Size of one WAL segment; a new one is prepared before the old one is full.
 pub const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;

@@ -33,8 +33,8 @@ impl Instant {
     }
 }
 
-/// Civil time, in nanoseconds since the Unix epoch. For log lines, member ids and token expiry only:
-/// it may jump, so nothing is ordered by it.
+/// Civil time, in nanoseconds since the Unix epoch. For log lines, member ids and token expiry
+/// only: it may jump, so nothing is ordered by it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct WallTime(u64);
 

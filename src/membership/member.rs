@@ -6,7 +6,7 @@ use sha1::{Digest, Sha1};
 
 use crate::{
     kernel::{ClusterId, MemberId},
-    pb::etcdserverpb as rpc,
+    pb::etcdserverpb::Member as Wire,
 };
 
 /// One member of the cluster.
@@ -31,8 +31,8 @@ impl Member {
     }
 
     /// The message clients see.
-    pub fn to_wire(&self) -> rpc::Member {
-        rpc::Member {
+    pub fn to_wire(&self) -> Wire {
+        Wire {
             id: self.id.get(),
             name: self.name.clone(),
             peer_ur_ls: self.peer_urls.clone(),
@@ -42,7 +42,7 @@ impl Member {
     }
 
     /// A member as another member or the store describes it.
-    pub fn from_wire(wire: rpc::Member) -> Self {
+    pub fn from_wire(wire: Wire) -> Self {
         Self {
             id: MemberId::new(wire.id),
             name: wire.name,
@@ -59,7 +59,7 @@ impl Member {
     /// `None` when the bytes are no member or belong to another id.
     pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
         let id = decode_id(key)?;
-        let member = Self::from_wire(rpc::Member::decode(value).ok()?);
+        let member = Self::from_wire(Wire::decode(value).ok()?);
         (member.id == id && !member.peer_urls.is_empty()).then_some(member)
     }
 }

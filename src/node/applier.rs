@@ -1,5 +1,5 @@
-//! The actor that owns the state machine: ordered apply, reads, batches on their way to the backend,
-//! slices of compaction, and the exchange of the whole state for an image.
+//! The actor that owns the state machine: ordered apply, reads, batches on their way to the
+//! backend, slices of compaction, and the exchange of the whole state for an image.
 //!
 //! Inputs: `ApplierInput`. Timers: the batch interval, the next slice of a compaction.
 //! Invariants:
@@ -153,7 +153,8 @@ impl<B: Backend> Applier<B> {
         &self.machine
     }
 
-    /// The state machine, for the leader's lease clock only: nothing replicated is touched through it.
+    /// The state machine, for the leader's lease clock only: nothing replicated is touched through
+    /// it.
     pub fn machine_mut(&mut self) -> &mut StateMachine<B> {
         &mut self.machine
     }
@@ -368,9 +369,10 @@ impl<B: Backend> Applier<B> {
             quota_bytes: self.settings.quota_bytes,
             member: self.member,
         };
-        let response = match request {
-            Request::Metrics => Response::Metrics(query::metrics(&self.machine, &facts)),
-            _ => Response::Status(query::status(&self.machine, &facts)),
+        let response = if *request == Request::Metrics {
+            Response::Metrics(query::metrics(&self.machine, &facts))
+        } else {
+            Response::Status(query::status(&self.machine, &facts))
         };
         cx.tell(Mail::Frontend(FrontendInput::Answer {
             call,

@@ -91,8 +91,8 @@ pub fn settle_image<B: Backend>(
 ) -> Result<EntryId, DiskError> {
     let live = backend.snapshot()?.consistent()?;
     if let Some((id, sealed)) = backend.sealed()? {
-        // The mark became durable before the image was to be installed; without it, the image counts
-        // for nothing, and nobody was told about it.
+        // The mark became durable before the image was to be installed; without it, the image
+        // counts for nothing, and nobody was told about it.
         if mark.is_some_and(|mark| mark.id == sealed) && sealed.index > live.index {
             backend.stage_install(id)?;
             return Ok(sealed);

@@ -3,20 +3,10 @@
 use std::time::Duration;
 
 use crate::{
+    apply::InitialMember,
     kernel::{ClusterId, MemberId, limits},
     lease,
 };
-
-/// A member named at bootstrap.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct InitialMember {
-    /// Its id, made from its URLs and the cluster token.
-    pub id: MemberId,
-    /// Its name in `--initial-cluster`.
-    pub name: String,
-    /// Where members reach it.
-    pub peer_urls: Vec<String>,
-}
 
 /// Settings of one member.
 #[derive(Clone, PartialEq, Eq, Debug)]

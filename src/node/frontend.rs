@@ -1,14 +1,19 @@
-//! The actor that owns client calls: admission, the read barrier, and the one answer each call gets.
+//! The actor that owns client calls: admission, the read barrier, and the one answer each call
+//! gets.
 //!
-//! Inputs: `FrontendInput`. Timers: call deadlines, retry of the read barrier, retry of what waits for
-//! a leader.
-//! Invariants: `Pending`'s; a proposal is handed to raft again only when raft refused it untouched, so
-//! that nothing can be applied twice.
+//! Inputs: `FrontendInput`. Timers: call deadlines, retry of the read barrier, retry of what waits
+//! for a leader.
+//! Invariants: `Pending`'s; a proposal is handed to raft again only when raft refused it untouched,
+//! so that nothing can be applied twice.
+
+mod leader;
+mod route;
 
 use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
+use self::route::{Behind, Route, learner_may};
 use super::{
     NodeConfig,
     mail::{
@@ -19,7 +24,6 @@ use super::{
     respond,
 };
 use crate::{
-    apply::txn,
     kernel::{
         ApiError, CallId, ClusterId, Context, Credentials, Effect, Fault, Instant, LogIndex,
         MemberId, ReadId, Request, RequestId, Response, Term,
@@ -28,10 +32,8 @@ use crate::{
     },
     lease::Reset,
     pb::{
-        etcdserverpb::{CompactionResponse, alarm_request::AlarmAction},
-        fated::command::{
-            LeaseCheckpoint, LeaseRemaining, LeaseRevoke, MemberPublish, command::Body,
-        },
+        etcdserverpb::CompactionResponse,
+        fated::command::{LeaseCheckpoint, LeaseRemaining, MemberPublish, command::Body},
     },
     raft::{Role, RoleChange},
 };
@@ -77,14 +79,6 @@ pub struct Frontend {
     stopping: Option<Instant>,
     publishing: Option<Publishing>,
     ready: bool,
-}
-
-/// What happens once the barrier is passed.
-#[derive(Debug)]
-enum Behind {
-    Read(Request),
-    KeepAlive(i64),
-    Publish,
 }
 
 #[derive(Debug)]
@@ -270,66 +264,6 @@ impl Frontend {
         Ok(())
     }
 
-    fn route(&self, request: Request, cx: &mut Context<'_, Mail>) -> Route {
-        match request {
-            Request::Put(request) => Route::Propose(Body::Put(request)),
-            Request::DeleteRange(request) => Route::Propose(Body::DeleteRange(request)),
-            Request::Txn(request) if txn::is_read_only(&request) => {
-                if txn::is_serializable(&request) {
-                    Route::Local(Request::Txn(request), true)
-                } else {
-                    Route::Barrier(Behind::Read(Request::Txn(request)))
-                }
-            }
-            Request::Txn(request) => Route::Propose(Body::Txn(request)),
-            Request::Compact(request) => Route::Propose(Body::Compact(request)),
-            Request::LeaseGrant(mut request) => {
-                // Raised here and not when applied, so that members with other settings agree on it.
-                request.ttl = request.ttl.max(self.min_ttl_seconds);
-                if request.id == 0 {
-                    // A positive number, as clients print it in hexadecimal.
-                    request.id = (cx.entropy.next_u64() >> 1).max(1).cast_signed();
-                }
-                Route::Propose(Body::LeaseGrant(request))
-            }
-            Request::LeaseRevoke(request) => Route::Propose(Body::LeaseRevoke(LeaseRevoke {
-                ids: vec![request.id],
-                expired: false,
-                births: Vec::new(),
-            })),
-            Request::Alarm(request) if request.action() != AlarmAction::Get => {
-                Route::Propose(Body::Alarm(request))
-            }
-            Request::LeaseKeepAlive(request) => Route::Leader(PeerRequest::KeepAlive(request)),
-            Request::LeaseTimeToLive(request) => Route::Leader(PeerRequest::TimeToLive(request)),
-            Request::Range(request) if !request.serializable => {
-                Route::Barrier(Behind::Read(Request::Range(request)))
-            }
-            Request::RangeChunk(chunk) if !chunk.request.serializable && chunk.after.is_none() => {
-                Route::Barrier(Behind::Read(Request::RangeChunk(chunk)))
-            }
-            Request::MemberList(request) if request.linearizable => {
-                Route::Barrier(Behind::Read(Request::MemberList(request)))
-            }
-            request @ (Request::Alarm(_) | Request::Health) => {
-                Route::Barrier(Behind::Read(request))
-            }
-            request @ (Request::Range(_)
-            | Request::RangeChunk(_)
-            | Request::MemberList(_)
-            | Request::LeaseLeases(_)) => Route::Local(request, true),
-            request @ (Request::Status(_)
-            | Request::Defragment(_)
-            | Request::Hash(_)
-            | Request::HashKv(_)
-            | Request::MoveLeader(_)
-            | Request::SnapshotOpen
-            | Request::SnapshotRead { .. }
-            | Request::SnapshotClose { .. }
-            | Request::Metrics) => Route::Local(request, false),
-        }
-    }
-
     fn wait(&mut self, call: CallId, asker: Asker, timed: bool, now: Instant) {
         let leader_changes = self.leader_changes;
         let waiting = Waiting {
@@ -343,9 +277,10 @@ impl Frontend {
     }
 
     fn propose(&mut self, call: CallId, asker: Asker, body: Body, cx: &mut Context<'_, Mail>) {
-        let physical = match &body {
-            Body::Compact(request) if request.physical => Some(request.revision),
-            _ => None,
+        let physical = if let Body::Compact(request) = &body {
+            request.physical.then_some(request.revision)
+        } else {
+            None
         };
         let request = self.next_request;
         let data = encode_command(request, self.member, body);
@@ -515,175 +450,6 @@ impl Frontend {
         }));
     }
 
-    // ---- the read barrier ----
-
-    /// Starts a barrier for the reads that wait; called when the mailbox is empty.
-    pub fn flush(&mut self, cx: &mut Context<'_, Mail>) -> bool {
-        if self.round.is_some() || self.reads.is_empty() {
-            return false;
-        }
-        let calls = std::mem::take(&mut self.reads);
-        self.start_round(calls, cx);
-        true
-    }
-
-    fn start_round(&mut self, calls: Vec<(CallId, Behind)>, cx: &mut Context<'_, Mail>) {
-        self.next_read = self.next_read.next();
-        let id = self.next_read;
-        self.round = Some(Round {
-            id,
-            calls,
-            retry: cx.now.after(RETRY),
-        });
-        cx.tell(Mail::Consensus(ConsensusInput::ReadIndex { id }));
-    }
-
-    /// Tries the barrier again under a fresh id, so that late confirmations of the old one count for nothing.
-    fn retry_round(&mut self, cx: &mut Context<'_, Mail>) {
-        let Some(round) = self.round.take() else {
-            return;
-        };
-        let pending = &self.pending;
-        let alive = |(call, behind): &(CallId, Behind)| {
-            matches!(behind, Behind::Publish) || pending.contains(*call)
-        };
-        let calls: Vec<_> = round.calls.into_iter().filter(alive).collect();
-        if !calls.is_empty() {
-            self.start_round(calls, cx);
-        }
-    }
-
-    fn on_read_state(&mut self, id: ReadId, index: LogIndex, cx: &mut Context<'_, Mail>) {
-        let Some(round) = self.round.take_if(|round| round.id == id) else {
-            return;
-        };
-        let mut reads = Vec::with_capacity(round.calls.len());
-        for (call, behind) in round.calls {
-            match behind {
-                Behind::Read(request) => reads.push((call, request)),
-                Behind::KeepAlive(lease) => {
-                    cx.tell(Mail::Applier(ApplierInput::KeepAlive { call, id: lease }));
-                }
-                Behind::Publish => cx.tell(Mail::Frontend(FrontendInput::Published)),
-            }
-        }
-        if !reads.is_empty() {
-            cx.tell(Mail::Applier(ApplierInput::Read {
-                index,
-                calls: reads,
-            }));
-        }
-    }
-
-    // ---- what only the leader answers ----
-
-    fn ask_leader(&mut self, call: CallId, request: PeerRequest, cx: &mut Context<'_, Mail>) {
-        match self.role.leader {
-            Some(leader) if leader == self.member => self.lead(call, request),
-            Some(leader) => {
-                self.next_forward += 1;
-                let id = self.next_forward;
-                let retry = cx.now.after(RETRY);
-                cx.tell(Mail::Peers(PeersInput::Call {
-                    to: leader,
-                    id,
-                    request: request.clone(),
-                }));
-                self.forwarded.insert(
-                    id,
-                    Forwarded {
-                        call,
-                        request,
-                        retry,
-                    },
-                );
-            }
-            None => self.leaderless.push((call, request)),
-        }
-    }
-
-    /// As leader: a lease is renewed or read only behind the barrier, so that a deposed leader which
-    /// does not know it yet can promise nothing.
-    fn lead(&mut self, call: CallId, request: PeerRequest) {
-        let behind = match request {
-            PeerRequest::KeepAlive(request) => Behind::KeepAlive(request.id),
-            PeerRequest::TimeToLive(request) => Behind::Read(Request::LeaseTimeToLive(request)),
-        };
-        self.reads.push((call, behind));
-    }
-
-    fn on_peer_call(
-        &mut self,
-        from: MemberId,
-        id: u64,
-        request: PeerRequest,
-        cx: &mut Context<'_, Mail>,
-    ) {
-        let refusal = if self.corrupt {
-            Some(ApiError::Corrupt)
-        } else if self.role.leader != Some(self.member) {
-            Some(ApiError::NotLeader)
-        } else if self.pending.len() >= limits::CALLS_MAX {
-            Some(ApiError::TooManyRequests)
-        } else {
-            None
-        };
-        if let Some(error) = refusal {
-            cx.tell(Mail::Peers(PeersInput::Reply {
-                to: from,
-                id,
-                result: Err(error),
-            }));
-            return;
-        }
-        let call = self.pending.peer_call();
-        self.wait(call, Asker::Peer(from, id), true, cx.now);
-        self.lead(call, request);
-    }
-
-    fn on_peer_reply(
-        &mut self,
-        forwarded: Forwarded,
-        result: Result<Response, ApiError>,
-        cx: &mut Context<'_, Mail>,
-    ) {
-        // The leader moved on; ask the next one.
-        if result == Err(ApiError::NotLeader) {
-            if self.pending.contains(forwarded.call) {
-                self.leaderless.push((forwarded.call, forwarded.request));
-                self.parked_retry.get_or_insert(cx.now.after(OFFER_AGAIN));
-            }
-            return;
-        }
-        self.answer(forwarded.call, result, cx);
-    }
-
-    fn ask_again(&mut self, cx: &mut Context<'_, Mail>) {
-        for (call, request) in std::mem::take(&mut self.leaderless) {
-            if self.pending.contains(call) {
-                self.ask_leader(call, request, cx);
-            }
-        }
-    }
-
-    fn retry_forwarded(&mut self, overdue_only: bool, cx: &mut Context<'_, Mail>) {
-        let now = cx.now;
-        let due: Vec<u64> = self
-            .forwarded
-            .iter()
-            .filter(|(_, forwarded)| !overdue_only || forwarded.retry <= now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            let Some(forwarded) = self.forwarded.remove(&id) else {
-                continue;
-            };
-            if self.pending.contains(forwarded.call) {
-                self.ask_leader(forwarded.call, forwarded.request, cx);
-            }
-        }
-    }
-
     // ---- leadership, life and death ----
 
     fn on_role(&mut self, role: RoleChange, cx: &mut Context<'_, Mail>) {
@@ -842,42 +608,5 @@ impl Frontend {
             message: "calls in flight".to_owned(),
             fields: vec![("count", self.pending.len().to_string())],
         }
-    }
-}
-
-/// Where a request goes.
-enum Route {
-    Propose(Body),
-    Barrier(Behind),
-    Local(Request, bool),
-    Leader(PeerRequest),
-}
-
-/// A learner answers what needs no agreement: its status and serializable reads.
-fn learner_may(request: &Request) -> bool {
-    match request {
-        Request::Status(_)
-        | Request::Metrics
-        | Request::Health
-        | Request::SnapshotOpen
-        | Request::SnapshotRead { .. }
-        | Request::SnapshotClose { .. } => true,
-        Request::Range(range) => range.serializable,
-        Request::RangeChunk(_)
-        | Request::Put(_)
-        | Request::DeleteRange(_)
-        | Request::Txn(_)
-        | Request::Compact(_)
-        | Request::LeaseGrant(_)
-        | Request::LeaseRevoke(_)
-        | Request::LeaseKeepAlive(_)
-        | Request::LeaseTimeToLive(_)
-        | Request::LeaseLeases(_)
-        | Request::MemberList(_)
-        | Request::Alarm(_)
-        | Request::Defragment(_)
-        | Request::Hash(_)
-        | Request::HashKv(_)
-        | Request::MoveLeader(_) => false,
     }
 }

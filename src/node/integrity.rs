@@ -1,9 +1,9 @@
 //! The actor that compares state hashes between members: equal indexes must have equal hashes.
 //!
-//! Every tick a member tells the others the hash at its last applied index. Whoever has applied that
-//! index compares; on a difference both tell everybody their hash at that very index, so that all can
-//! count. A member whose hash differs from that of a majority of the voters is the wrong one and
-//! refuses to serve. When everybody has answered and nobody has a majority, all refuse.
+//! Every tick a member tells the others the hash at its last applied index. Whoever has applied
+//! that index compares; on a difference both tell everybody their hash at that very index, so that
+//! all can count. A member whose hash differs from that of a majority of the voters is the wrong
+//! one and refuses to serve. When everybody has answered and nobody has a majority, all refuse.
 //!
 //! Inputs: `IntegrityInput`. No timers of its own; consensus ticks it.
 //! Invariants: a verdict is never taken back during a boot.

@@ -3,7 +3,8 @@
 //!
 //! Inputs: `JournalInput`. No timers.
 //! Invariants:
-//! - At most one write round is on its way; `then` of a round is delivered when all its writes are done.
+//! - At most one write round is on its way; `then` of a round is delivered when all its writes are
+//!   done.
 //! - A segment is written only after its preparation completed.
 //! - A failed operation halts the member: nobody knows what a failed fsync left behind.
 

@@ -2,8 +2,8 @@
 //! records how much time the others have left.
 //!
 //! Inputs: `LeasesInput`. Timers: the next expiry, the next checkpoint.
-//! Invariants: only a leader proposes, and only under its own term, so that a deposed leader's clock
-//! ends no lease.
+//! Invariants: only a leader proposes, and only under its own term, so that a deposed leader's
+//! clock ends no lease.
 
 use std::time::Duration;
 

@@ -1,12 +1,12 @@
 //! One member: its actors and how they are wired. The only place where actors meet.
 //!
-//! A step takes events in as mail, fires deadlines that have passed in a fixed order, and then drains
-//! the mailbox. When it is empty, the actors that group work (frontend, consensus, journal) put out
-//! what has gathered, which may make new mail, until nothing is left. So everything that came in
-//! together travels together: one append, one message per peer, one write to the log.
+//! A step takes events in as mail, fires deadlines that have passed in a fixed order, and then
+//! drains the mailbox. When it is empty, the actors that group work (frontend, consensus, journal)
+//! put out what has gathered, which may make new mail, until nothing is left. So everything that
+//! came in together travels together: one append, one message per peer, one write to the log.
 //!
-//! Invariants: a step ends with an empty mailbox; nothing depends on anything but the events, the time
-//! handed in, and the seed.
+//! Invariants: a step ends with an empty mailbox; nothing depends on anything but the events, the
+//! time handed in, and the seed.
 
 pub mod applier;
 pub mod boot;
@@ -28,7 +28,8 @@ pub mod wire;
 
 use std::mem;
 
-pub use config::{InitialMember, NodeConfig};
+pub use crate::apply::InitialMember;
+pub use config::NodeConfig;
 
 use self::{
     applier::Applier,

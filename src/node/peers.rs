@@ -147,7 +147,8 @@ impl Peers {
                 && dial_at <= cx.now
             {
                 self.next_link = self.next_link.next();
-                // Links that we dial have even numbers; the host gives odd ones to those it accepts.
+                // Links that we dial have even numbers; the host gives odd ones to those it
+                // accepts.
                 let link = LinkId::new(self.next_link.get() * 2);
                 peer.state = State::Dialing(link);
                 let urls = peer.urls.clone();

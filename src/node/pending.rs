@@ -1,4 +1,5 @@
-//! Calls that wait for their answer. Each call has exactly one exit: an answer, a cancel or its deadline.
+//! Calls that wait for their answer. Each call has exactly one exit: an answer, a cancel or its
+//! deadline.
 
 use std::{
     collections::{BTreeMap, VecDeque},

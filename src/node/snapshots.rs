@@ -3,8 +3,8 @@
 //!
 //! Inputs: `SnapshotsInput`. Timers: repetition of chunks that were not acknowledged.
 //! Invariants:
-//! - Chunks of one image are staged in order, each once; the receiver says which it wants next, so a
-//!   transfer goes on after a lost link.
+//! - Chunks of one image are staged in order, each once; the receiver says which it wants next, so
+//!   a transfer goes on after a lost link.
 //! - At most `SNAPSHOT_CHUNKS_INFLIGHT_MAX` chunks of a transfer are in memory.
 
 use std::{

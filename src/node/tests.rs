@@ -632,9 +632,11 @@ fn a_member_that_differs_refuses_to_serve() {
     // Damage that no checksum of the disk notices: the store of another history.
     let image = world.members[wrong].disk.backend.image();
     let consistent = crate::backend::ReadSnapshot::consistent(&image).expect("memory");
-    let mut batch = crate::kernel::WriteBatch::default();
-    batch.consistent = consistent;
-    batch.state_hash = 1;
+    let batch = crate::kernel::WriteBatch {
+        consistent,
+        state_hash: 1,
+        ..Default::default()
+    };
     world.members[wrong]
         .disk
         .backend

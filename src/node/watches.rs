@@ -1,8 +1,8 @@
-//! The actor that owns watch streams: it hands new revisions to the hub, lets slow watchers catch up
-//! in slices, and fills in what only this member knows.
+//! The actor that owns watch streams: it hands new revisions to the hub, lets slow watchers catch
+//! up in slices, and fills in what only this member knows.
 //!
-//! Inputs: `WatchesInput`. Timers: progress notifications, the next catch-up slice, the end of streams
-//! that demand a leader.
+//! Inputs: `WatchesInput`. Timers: progress notifications, the next catch-up slice, the end of
+//! streams that demand a leader.
 //! Invariants: the hub's; every applied revision reaches the hub once and in order.
 
 use std::time::Duration;

@@ -7,8 +7,8 @@
 //! entry   := term(8) index(8) kind(1) length(4) data
 //! ```
 //!
-//! Raft messages have a form of their own, because an append is the hot path: entries are copied once
-//! into the frame and are slices of it on the other side.
+//! Raft messages have a form of their own, because an append is the hot path: entries are copied
+//! once into the frame and are slices of it on the other side.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message as _;

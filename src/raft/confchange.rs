@@ -1,8 +1,8 @@
 //! Changes of the configuration: their bytes, and what they turn one configuration into.
 //!
 //! Invariants of every `ConfState` made here: voters and learners do not overlap (in either half),
-//! `learners_next` are voters of the outgoing half, neither of the two is set outside a joint configuration,
-//! and the quorums of two successive configurations intersect.
+//! `learners_next` are voters of the outgoing half, neither of the two is set outside a joint
+//! configuration, and the quorums of two successive configurations intersect.
 //!
 //! Encoded: `01 | transition | (kind | member id, big-endian u64)*`.
 
@@ -14,8 +14,9 @@ use crate::kernel::MemberId;
 
 use super::ConfState;
 
-/// Data of the entry the core proposes by itself to leave a joint configuration. It equals the encoding of
-/// `ConfChange::leave_joint()`; an owner with its own command format recognises it by comparing bytes.
+/// Data of the entry the core proposes by itself to leave a joint configuration. It equals the
+/// encoding of `ConfChange::leave_joint()`; an owner with its own command format recognises it by
+/// comparing bytes.
 pub const LEAVE_JOINT: &[u8] = &[FORMAT, 0];
 
 const FORMAT: u8 = 1;
@@ -384,7 +385,8 @@ mod tests {
                     let left = next.changed(&ConfChange::leave_joint()).expect("joint");
                     prop_assert_eq!((left.voters, left.learners), naive(&conf, change));
                 } else if !next.is_joint() && !conf.is_joint() {
-                    prop_assert_eq!((next.voters.clone(), next.learners.clone()), naive(&conf, change));
+                    let both = (next.voters.clone(), next.learners.clone());
+                    prop_assert_eq!(both, naive(&conf, change));
                 }
                 conf = next;
             }

@@ -1,7 +1,7 @@
 //! What a member's consensus core is told once, at boot.
 //!
-//! Invariant: a `Config` that passed `check` keeps `0 < heartbeat_ticks < election_ticks`, and every bound
-//! lets at least one entry through.
+//! Invariant: a `Config` that passed `check` keeps `0 < heartbeat_ticks < election_ticks`, and
+//! every bound lets at least one entry through.
 
 use crate::kernel::{EntryId, LogIndex, MemberId, limits};
 
@@ -12,14 +12,15 @@ use super::{ConfState, Entry, HardState};
 pub struct Config {
     /// This member.
     pub id: MemberId,
-    /// Ticks without a leader before an election; the real wait is drawn from one to two times this.
+    /// Ticks without a leader before an election; the real wait is drawn from one to two times
+    /// this.
     pub election_ticks: u32,
     /// Ticks between heartbeats of a leader.
     pub heartbeat_ticks: u32,
     /// Ask whether an election could be won before raising the term (thesis 9.6).
     pub pre_vote: bool,
-    /// A leader that hears no quorum for an election timeout steps down, and followers of a live leader
-    /// refuse votes (thesis 6.2, 4.2.3).
+    /// A leader that hears no quorum for an election timeout steps down, and followers of a live
+    /// leader refuse votes (thesis 6.2, 4.2.3).
     pub check_quorum: bool,
     /// Entry bytes of one append message, unless a single entry is larger.
     pub append_bytes_max: usize,
@@ -81,8 +82,9 @@ pub struct Recovered {
 }
 
 impl Recovered {
-    /// An empty disk: of a cluster that starts with these members, or, with the empty configuration, of a
-    /// member that joins a running one. The latter takes no entries before it got an image.
+    /// An empty disk: of a cluster that starts with these members, or, with the empty
+    /// configuration, of a member that joins a running one. The latter takes no entries before it
+    /// got an image.
     pub fn fresh(conf_state: ConfState) -> Self {
         Self {
             hard_state: HardState::default(),

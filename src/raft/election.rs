@@ -1,8 +1,8 @@
 //! Who leads: timers, campaigns, votes, and how terms of others are met.
 //!
-//! Invariants: a member votes once per term, and only for a log at least as good as its own; a pre-vote
-//! changes nothing at either side; with CheckQuorum, a member that hears a leader refuses votes (unless that
-//! leader asked for them), and a leader that hears no quorum steps down.
+//! Invariants: a member votes once per term, and only for a log at least as good as its own; a
+//! pre-vote changes nothing at either side; with CheckQuorum, a member that hears a leader refuses
+//! votes (unless that leader asked for them), and a leader that hears no quorum steps down.
 
 use crate::kernel::{EntryId, LogIndex, MemberId, Term};
 
@@ -74,8 +74,8 @@ impl Raft {
         }
     }
 
-    /// Whether the message can come from a member at all. Members the configuration does not name may be
-    /// legitimate (the own configuration may lag), so only nonsense is refused here.
+    /// Whether the message can come from a member at all. Members the configuration does not name
+    /// may be legitimate (the own configuration may lag), so only nonsense is refused here.
     pub(super) fn is_well_formed(&self, message: &Message) -> bool {
         let addressed = message.to == self.config.id && message.from != self.config.id;
         let sane = |id: EntryId| id.index.get() < NUMBER_MAX && id.term <= message.term;
@@ -109,7 +109,8 @@ impl Raft {
         addressed && !message.from.is_zero() && term_sane && body_sane
     }
 
-    /// A message of a later term: usually this member moves there. Returns whether to go on with it.
+    /// A message of a later term: usually this member moves there. Returns whether to go on with
+    /// it.
     pub(super) fn meet_later_term(&mut self, message: &Message) -> bool {
         match message.body {
             Body::PreVote { .. } => !self.hears_leader(),
@@ -142,8 +143,9 @@ impl Raft {
         }
     }
 
-    /// A message of an earlier term. Most are ignored; a leader or pre-candidate that does not know of the
-    /// current term is told, else it might never catch up while this member refuses to disturb others.
+    /// A message of an earlier term. Most are ignored; a leader or pre-candidate that does not know
+    /// of the current term is told, else it might never catch up while this member refuses to
+    /// disturb others.
     pub(super) fn answer_earlier_term(&mut self, message: &Message) {
         match message.body {
             Body::Append { .. } | Body::Heartbeat { .. } => {
@@ -288,7 +290,8 @@ impl Raft {
         let own = self.progress.get_mut(&self.config.id);
         own.expect("a leader is a voter")
             .become_leader_itself(durable);
-        // Changes of earlier terms may be in the log and not applied: no further one until we are past them.
+        // Changes of earlier terms may be in the log and not applied: no further one until we are
+        // past them.
         self.pending_conf = last;
         self.append_entry(EntryKind::Normal, bytes::Bytes::new());
     }
@@ -322,7 +325,8 @@ impl Raft {
         self.vote == Some(id) || (self.vote.is_none() && self.leader.is_none())
     }
 
-    /// Whether a leader was heard within the shortest election timeout, so that others need not campaign.
+    /// Whether a leader was heard within the shortest election timeout, so that others need not
+    /// campaign.
     fn hears_leader(&self) -> bool {
         self.config.check_quorum
             && self.leader.is_some()

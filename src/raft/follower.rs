@@ -1,16 +1,16 @@
 //! The receiving side: entries and heartbeats of a leader, and images that replace the log.
 //!
-//! Invariants: an append cuts the log only where it truly conflicts, so a late or repeated one removes
-//! nothing; nothing at or below the commit index is ever looked at again.
+//! Invariants: an append cuts the log only where it truly conflicts, so a late or repeated one
+//! removes nothing; nothing at or below the commit index is ever looked at again.
 
 use crate::kernel::{EntryId, LogIndex, MemberId, ReadId, Term};
 
 use super::{Body, Entry, Raft, ReadState, Role, SnapshotMeta};
 
 impl Raft {
-    /// The owner has staged an image up to `meta.id`, which `from` sent as leader of `term`. True: the image
-    /// must be installed (`Output::install`) and the log starts after it. False: this member needs it no
-    /// more; whoever sent it is told how far we are.
+    /// The owner has staged an image up to `meta.id`, which `from` sent as leader of `term`. True:
+    /// the image must be installed (`Output::install`) and the log starts after it. False: this
+    /// member needs it no more; whoever sent it is told how far we are.
     pub fn restore(&mut self, meta: SnapshotMeta, from: MemberId, term: Term) -> bool {
         meta.conf_state.check();
         let foreign = from == self.config.id || term.is_zero() || meta.id.term > term;
@@ -48,8 +48,8 @@ impl Raft {
             return;
         }
         if self.conf.voters.is_empty() {
-            // A member that joins knows no configuration, so the log alone cannot tell it the later ones:
-            // refusing even the very beginning asks for an image.
+            // A member that joins knows no configuration, so the log alone cannot tell it the later
+            // ones: refusing even the very beginning asks for an image.
             let (rejected, hint) = (prev.index, EntryId::ZERO);
             self.send(from, Body::AppendReject { rejected, hint });
         } else if prev.index < self.log.committed() {
@@ -79,7 +79,8 @@ impl Raft {
         }
     }
 
-    /// Accepts the sender as leader of the current term. False if that cannot be: then it is not heard.
+    /// Accepts the sender as leader of the current term. False if that cannot be: then it is not
+    /// heard.
     fn follow(&mut self, from: MemberId) -> bool {
         match self.role {
             Role::Leader => return false,
@@ -92,8 +93,8 @@ impl Raft {
         true
     }
 
-    /// Adds what is new and cuts what conflicts. The entry before them matches and is not below the commit
-    /// index, so no cut can reach a committed entry; `truncate` asserts it.
+    /// Adds what is new and cuts what conflicts. The entry before them matches and is not below the
+    /// commit index, so no cut can reach a committed entry; `truncate` asserts it.
     fn accept_entries(&mut self, entries: Vec<Entry>) {
         for entry in entries {
             if self.log.contains(entry.id) {

@@ -1,13 +1,15 @@
 //! Takes each forwarded proposal at most once, however often the network delivers it.
 //!
-//! A forward is bound to a term, so only one leader can ever take it; within the term it has a number. The
-//! leader remembers, per sender and boot, which of the latest numbers it has seen; older ones are dropped.
+//! A forward is bound to a term, so only one leader can ever take it; within the term it has a
+//! number. The leader remembers, per sender and boot, which of the latest numbers it has seen;
+//! older ones are dropped.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::kernel::MemberId;
 
-/// Boots remembered per sender and term. A message would have to outlive that many restarts to get through.
+/// Boots remembered per sender and term. A message would have to outlive that many restarts to get
+/// through.
 const BOOTS_MAX: usize = 8;
 
 /// What one leader has taken in its term.

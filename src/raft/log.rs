@@ -4,9 +4,10 @@
 //! first  <=  applied <= applying  <=  min(committed, durable)
 //! durable <= taken <= last,  committed <= last
 //! ```
-//! `taken` is what the owner was asked to write, `durable` what it said is safe. A write that is on its way
-//! when its entries are overwritten must not count when it completes, not even if the same entries come back
-//! (term and index alone cannot tell the two apart), so each write remembers the part that was never cut.
+//! `taken` is what the owner was asked to write, `durable` what it said is safe. A write that is on
+//! its way when its entries are overwritten must not count when it completes, not even if the same
+//! entries come back (term and index alone cannot tell the two apart), so each write remembers the
+//! part that was never cut.
 
 use std::collections::VecDeque;
 
@@ -192,11 +193,12 @@ impl Log {
         entries
     }
 
-    /// The owner says that everything it wrote up to this entry is durable. Returns whether that moved
-    /// anything: of a write that was overwritten since, only the untouched part counts.
+    /// The owner says that everything it wrote up to this entry is durable. Returns whether that
+    /// moved anything: of a write that was overwritten since, only the untouched part counts.
     pub fn on_durable(&mut self, id: EntryId) -> bool {
         let before = self.durable;
-        // The earliest write that contains the entry: if there are two, the later one is not proven.
+        // The earliest write that contains the entry: if there are two, the later one is not
+        // proven.
         let holds =
             |write: &Write| write.term == id.term && write.from <= id.index && id.index <= write.to;
         let Some(position) = self.writes.iter().position(holds) else {
@@ -286,8 +288,8 @@ impl Log {
         self.applied = id.index;
     }
 
-    /// The highest entry at or below `index` whose term is not above `term`: below it the logs may agree.
-    /// Runs of one term are skipped by binary search, because terms never fall.
+    /// The highest entry at or below `index` whose term is not above `term`: below it the logs may
+    /// agree. Runs of one term are skipped by binary search, because terms never fall.
     pub fn agreement_hint(&self, index: LogIndex, term: Term) -> EntryId {
         let index = index.min(self.last().index);
         if index <= self.first.index {

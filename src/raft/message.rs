@@ -1,7 +1,8 @@
 //! What members say to each other. Each message is one variant with only the fields it has.
 //!
-//! `term` is the sender's term, with two exceptions that PreVote needs: a pre-vote request and its granted
-//! reply carry the term the candidate would start. Images of the state machine are no message of the core.
+//! `term` is the sender's term, with two exceptions that PreVote needs: a pre-vote request and its
+//! granted reply carry the term the candidate would start. Images of the state machine are no
+//! message of the core.
 
 use bytes::Bytes;
 
@@ -65,14 +66,16 @@ pub enum Body {
     AppendReject {
         /// Index of the `prev` that was refused.
         rejected: LogIndex,
-        /// Where the logs may agree: the highest entry at or below it whose term is not above `prev`'s.
+        /// Where the logs may agree: the highest entry at or below it whose term is not above
+        /// `prev`'s.
         hint: EntryId,
     },
     /// The leader is alive.
     Heartbeat {
         /// What the receiver may commit: never beyond what it acknowledged.
         commit: LogIndex,
-        /// The latest round of read confirmation; rounds only grow, so an old reply confirms nothing new.
+        /// The latest round of read confirmation; rounds only grow, so an old reply confirms
+        /// nothing new.
         round: u64,
     },
     /// The sender still follows this leader.

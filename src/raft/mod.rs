@@ -1,14 +1,16 @@
-//! Pure consensus: Raft with PreVote, CheckQuorum, pipelined replication, joint consensus, learners,
-//! leadership transfer and safe batched reads. No clock, no disk, no network: the owner calls in, and
-//! `take_output` says what is to be done.
+//! Pure consensus: Raft with PreVote, CheckQuorum, pipelined replication, joint consensus,
+//! learners, leadership transfer and safe batched reads. No clock, no disk, no network: the owner
+//! calls in, and `take_output` says what is to be done.
 //!
 //! Invariants, asserted by `check`:
-//! - `applied <= applying <= min(committed, durable)`, and nothing committed is ever cut from the log.
-//! - A promise (vote, append reply) leaves only behind the write that makes it true: `Output::after_append`.
-//! - A leader counts itself only for what `on_durable` reported, and commits by counting only entries of its
-//!   own term. It may commit by the replies of others before its own disk is done.
-//! - A configuration is in force from the moment its entry is applied, on every member alike; a leader admits
-//!   no second change before the first is applied, so successive quorums intersect.
+//! - `applied <= applying <= min(committed, durable)`, and nothing committed is ever cut from the
+//!   log.
+//! - A promise (vote, append reply) leaves only behind the write that makes it true:
+//!   `Output::after_append`.
+//! - A leader counts itself only for what `on_durable` reported, and commits by counting only
+//!   entries of its own term. It may commit by the replies of others before its own disk is done.
+//! - A configuration is in force from the moment its entry is applied, on every member alike; a
+//!   leader admits no second change before the first is applied, so successive quorums intersect.
 //! - Sends are batched: what one step appends, commits and reads leaves in one message per peer.
 
 mod confchange;
@@ -66,8 +68,8 @@ pub struct Raft {
     election_timeout: u32,
     /// Answers to the running (pre-)campaign, the own one included.
     votes: BTreeMap<MemberId, bool>,
-    /// Whether the own term is known durable. A sole voter wins before its disk is done; until then its
-    /// messages wait like promises.
+    /// Whether the own term is known durable. A sole voter wins before its disk is done; until then
+    /// its messages wait like promises.
     term_durable: bool,
 
     /// Only on a leader: every member of the configuration, itself included.
@@ -99,7 +101,8 @@ impl Raft {
         recovered.conf_state.check();
         let mut log = Log::new(recovered.first, recovered.entries, recovered.applied);
         log.commit_to(recovered.hard_state.commit);
-        // Entries may survive a crash whose hard state did not: then nothing of that term was promised yet.
+        // Entries may survive a crash whose hard state did not: then nothing of that term was
+        // promised yet.
         let mut hard_state = recovered.hard_state;
         if log.last().term > hard_state.term {
             hard_state.term = log.last().term;

@@ -1,8 +1,8 @@
 //! What the core wants done. `take_output` drains it; the fields say what may happen when.
 //!
 //! Order the owner must keep: `install` comes before `append` and `apply` of the same output;
-//! `after_append` leaves only once `install`, `append` and `hard_state` of this and all earlier outputs are
-//! durable; `messages` may leave at once.
+//! `after_append` leaves only once `install`, `append` and `hard_state` of this and all earlier
+//! outputs are durable; `messages` may leave at once.
 
 use std::fmt;
 
@@ -13,7 +13,8 @@ use super::{Entry, HardState, Message, SnapshotMeta};
 /// Everything that became due since the last `take_output`.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Output {
-    /// Entries to write. The first may overwrite an index written before; then everything after it is void.
+    /// Entries to write. The first may overwrite an index written before; then everything after it
+    /// is void.
     pub append: Vec<Entry>,
     /// Term, vote and commit hint to write with them.
     pub hard_state: Option<HardState>,

@@ -1,13 +1,14 @@
 //! What a leader knows of one member of the cluster, and how it may send to it.
 //!
-//! Invariants: `matched < next`; in `Snapshot` nothing is sent; in `Probe` one append is on the way at a time;
-//! in `Replicate` as many as the window holds.
+//! Invariants: `matched < next`; in `Snapshot` nothing is sent; in `Probe` one append is on the way
+//! at a time; in `Replicate` as many as the window holds.
 
 use crate::kernel::LogIndex;
 
 use super::inflights::Inflights;
 
-/// One member, seen from the leader. The leader keeps one of itself: `matched` is then what is durable.
+/// One member, seen from the leader. The leader keeps one of itself: `matched` is then what is
+/// durable.
 #[derive(Clone, Debug)]
 pub struct Progress {
     /// Highest index known durable there.
@@ -141,8 +142,9 @@ impl Progress {
         self.heartbeat_due = true;
     }
 
-    /// Notes an answered heartbeat: the member is there, so whatever was lost may be sent again. Only one
-    /// answer per timer heartbeat asks for an append; those to read rounds would ask too often.
+    /// Notes an answered heartbeat: the member is there, so whatever was lost may be sent again.
+    /// Only one answer per timer heartbeat asks for an append; those to read rounds would ask too
+    /// often.
     pub fn on_heartbeat_reply(&mut self, last: LogIndex) -> bool {
         if !std::mem::take(&mut self.heartbeat_due) {
             return false;
@@ -169,7 +171,8 @@ impl Progress {
         self.inflights.free_to(index);
     }
 
-    /// Goes back after a refusal; returns whether the refusal is of the present and not an old echo.
+    /// Goes back after a refusal; returns whether the refusal is of the present and not an old
+    /// echo.
     pub fn retreat(&mut self, rejected: LogIndex, hint: LogIndex) -> bool {
         match self.state {
             ProgressState::Replicate => {

@@ -1,8 +1,9 @@
-//! What enters the log and by whose hand: proposals, configuration changes, reads, leadership transfer.
+//! What enters the log and by whose hand: proposals, configuration changes, reads, leadership
+//! transfer.
 //!
-//! Invariants: a proposal is appended by at most one leader, at most once: a follower forwards it to the
-//! leader of its term, once, and never again; the leader takes a numbered forward once. A refused proposal
-//! has left no trace.
+//! Invariants: a proposal is appended by at most one leader, at most once: a follower forwards it
+//! to the leader of its term, once, and never again; the leader takes a numbered forward once. A
+//! refused proposal has left no trace.
 
 use bytes::Bytes;
 
@@ -20,14 +21,15 @@ impl Raft {
         self.propose_kind(EntryKind::Normal, data)
     }
 
-    /// Proposes a change of the configuration. If another one is not applied yet, an empty normal entry
-    /// takes its place in the log.
+    /// Proposes a change of the configuration. If another one is not applied yet, an empty normal
+    /// entry takes its place in the log.
     pub fn propose_conf_change(&mut self, data: Bytes) -> Result<(), ProposeError> {
         self.propose_kind(EntryKind::ConfChange, data)
     }
 
-    /// Puts a change in force; called for each change entry when it is applied, before `on_applied`, on
-    /// every member. A change that cannot follow the present configuration changes nothing.
+    /// Puts a change in force; called for each change entry when it is applied, before
+    /// `on_applied`, on every member. A change that cannot follow the present configuration changes
+    /// nothing.
     pub fn apply_conf_change(&mut self, change: &ConfChange) -> ConfState {
         if let Ok(next) = self.conf.changed(change) {
             self.conf = next;
@@ -50,8 +52,9 @@ impl Raft {
         Ok(())
     }
 
-    /// Hands leadership to a voter: proposals stop until it has the whole log and is told to campaign, or
-    /// until an election timeout has passed. On a follower the leader is asked to do so.
+    /// Hands leadership to a voter: proposals stop until it has the whole log and is told to
+    /// campaign, or until an election timeout has passed. On a follower the leader is asked to do
+    /// so.
     pub fn transfer_leadership(&mut self, to: MemberId) {
         match (self.role, self.leader) {
             (Role::Leader, _) => self.on_transfer_leader(to),
@@ -112,8 +115,8 @@ impl Raft {
         }
     }
 
-    /// Sends collected proposals to the leader. This is their only chance: whatever happens to the message,
-    /// it is not sent again.
+    /// Sends collected proposals to the leader. This is their only chance: whatever happens to the
+    /// message, it is not sent again.
     pub(super) fn flush_forwards(&mut self) {
         if self.outbound.is_empty() {
             return;
@@ -209,7 +212,8 @@ impl Raft {
         Ok(())
     }
 
-    /// Whether a change may enter the log. What only the owner can decode is checked when it is applied.
+    /// Whether a change may enter the log. What only the owner can decode is checked when it is
+    /// applied.
     fn admits_conf_change(&self, data: &[u8]) -> bool {
         let settled = self.pending_conf <= self.log.applied();
         let fits = ConfChange::decode(data)
@@ -229,7 +233,8 @@ impl Raft {
         for id in members {
             if !self.progress.contains_key(&id) {
                 let mut progress = Progress::new(next, self.new_inflights());
-                // Else the next check of the quorum could find it silent before it had a chance to speak.
+                // Else the next check of the quorum could find it silent before it had a chance to
+                // speak.
                 progress.recent_active = true;
                 self.progress.insert(id, progress);
             }

@@ -1,7 +1,8 @@
 //! Majorities, of one configuration or of both halves of a joint one.
 //!
 //! An empty set of voters wins every vote and holds back nothing, so that the missing half of a
-//! non-joint configuration needs no special case; `Raft` never lets the incoming half be empty in earnest.
+//! non-joint configuration needs no special case; `Raft` never lets the incoming half be empty in
+//! earnest.
 
 use std::collections::BTreeSet;
 
@@ -93,7 +94,8 @@ mod tests {
         }
     }
 
-    /// Every subset of `voters` larger than half, by definition and without arithmetic on sorted values.
+    /// Every subset of `voters` larger than half, by definition and without arithmetic on sorted
+    /// values.
     fn quorums(voters: u8) -> impl Iterator<Item = u8> {
         (0..=255u8).filter(move |q| q & !voters == 0 && 2 * q.count_ones() > voters.count_ones())
     }
@@ -138,7 +140,9 @@ mod tests {
         }
 
         #[test]
-        fn two_winning_sides_of_one_configuration_meet(incoming in 1u8.., outgoing: u8, a: u8, b: u8) {
+        fn two_winning_sides_of_one_configuration_meet(
+            incoming in 1u8.., outgoing: u8, a: u8, b: u8,
+        ) {
             let conf = conf(incoming, outgoing);
             let wins = |yes: u8| {
                 vote(&conf, |id| Some(yes & (1 << (id.get() - 1)) != 0)) == VoteResult::Won

@@ -1,9 +1,10 @@
 //! The barrier for linearizable reads (thesis 6.4).
 //!
-//! A read may be served once its member has applied what was committed when the read began, and the leader
-//! that named that index was still the leader after the read began. The second half is proven by a round:
-//! the leader counts up, sends the count with heartbeats, and a quorum answers with that count or a higher
-//! one. Counts are never used again, so a late or repeated reply proves nothing about a newer read.
+//! A read may be served once its member has applied what was committed when the read began, and the
+//! leader that named that index was still the leader after the read began. The second half is
+//! proven by a round: the leader counts up, sends the count with heartbeats, and a quorum answers
+//! with that count or a higher one. Counts are never used again, so a late or repeated reply proves
+//! nothing about a newer read.
 //!
 //! Invariant: rounds in flight have growing counts, none above `round`.
 

@@ -1,9 +1,9 @@
 //! The sending side: appends, heartbeats, commit, read rounds.
 //!
-//! Appends are not sent when something happens but when the output is taken (`flush_appends`), so one
-//! message carries all that a step brought. Invariants: a leader commits only entries of its own term by
-//! counting; a read is answered only from a commit index of the own term and after a round that began
-//! later than the read.
+//! Appends are not sent when something happens but when the output is taken (`flush_appends`), so
+//! one message carries all that a step brought. Invariants: a leader commits only entries of its
+//! own term by counting; a read is answered only from a commit index of the own term and after a
+//! round that began later than the read.
 
 use crate::kernel::{EntryId, LogIndex, MemberId};
 
@@ -26,8 +26,8 @@ impl Raft {
         }
     }
 
-    /// An image up to `index` reached the peer and was staged there, or failed to. Must follow every
-    /// `snapshot_wanted`, else the peer gets nothing more.
+    /// An image up to `index` reached the peer and was staged there, or failed to. Must follow
+    /// every `snapshot_wanted`, else the peer gets nothing more.
     pub fn report_snapshot(&mut self, peer: MemberId, index: LogIndex, ok: bool) {
         let last = self.log.last().index;
         if let Some(progress) = self.peer_mut(peer)
@@ -113,8 +113,8 @@ impl Raft {
         self.send_heartbeats();
     }
 
-    /// Advances the commit index as far as a quorum is durable. Entries of earlier terms are never committed
-    /// by counting (thesis 3.6.2), only along with one of the own term.
+    /// Advances the commit index as far as a quorum is durable. Entries of earlier terms are never
+    /// committed by counting (thesis 3.6.2), only along with one of the own term.
     pub(super) fn maybe_commit(&mut self) {
         assert!(self.role == Role::Leader, "only leaders count");
         let matched = |id| {
@@ -146,8 +146,8 @@ impl Raft {
         self.progress = peers;
     }
 
-    /// Whether reads wait and may be confirmed: not before the leader knows what is committed, which it does
-    /// once an entry of its own term is (thesis 6.4).
+    /// Whether reads wait and may be confirmed: not before the leader knows what is committed,
+    /// which it does once an entry of its own term is (thesis 6.4).
     pub(super) fn reads_ready(&self) -> bool {
         let committed_term = self.log.term_at(self.log.committed());
         self.reads.is_ready() && committed_term == Some(self.term)
@@ -232,7 +232,8 @@ impl Raft {
         }
     }
 
-    /// What the peer needs next is compacted. A silent peer gets no image: it could not take it anyway.
+    /// What the peer needs next is compacted. A silent peer gets no image: it could not take it
+    /// anyway.
     fn want_snapshot(&mut self, peer: MemberId, progress: &mut Progress) {
         if progress.recent_active {
             progress.become_snapshot();

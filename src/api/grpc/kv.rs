@@ -1,0 +1,141 @@
+//! KV: ranges, puts, deletes, transactions, compaction.
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::sync::mpsc;
+use tonic::{Request as Incoming, Status};
+
+use super::{Answer, Edge, Stream, answered, credentials, stream};
+use crate::{
+    api::{check, status},
+    kernel::{Credentials, Request, Response, event::RangeChunk},
+    pb::etcdserverpb::{
+        CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
+        PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+        kv_server::Kv,
+    },
+};
+
+/// Keys of the first chunk of a RangeStream; later ones follow the size of the values.
+const FIRST_CHUNK_KEYS: u64 = 10;
+
+#[tonic::async_trait]
+impl Kv for Edge {
+    type RangeStreamStream = Stream<RangeStreamResponse>;
+
+    async fn range(&self, incoming: Incoming<RangeRequest>) -> Answer<RangeResponse> {
+        check::range(incoming.get_ref()).map_err(status::of)?;
+        answered!(self.call(incoming, Request::Range).await, Range)
+    }
+
+    async fn range_stream(
+        &self,
+        incoming: Incoming<RangeRequest>,
+    ) -> Answer<Self::RangeStreamStream> {
+        check::range(incoming.get_ref()).map_err(status::of)?;
+        if let Some(text) = check::range_stream_unsupported(incoming.get_ref()) {
+            return Err(Status::unimplemented(text));
+        }
+        let credentials = credentials(incoming.metadata())?;
+        let edge = self.clone();
+        Ok(stream(move |chunks| async move {
+            let request = incoming.into_inner();
+            edge.send_chunks(credentials, request, chunks).await
+        }))
+    }
+
+    async fn put(&self, incoming: Incoming<PutRequest>) -> Answer<PutResponse> {
+        check::put(incoming.get_ref()).map_err(status::of)?;
+        answered!(self.call(incoming, Request::Put).await, Put)
+    }
+
+    async fn delete_range(
+        &self,
+        incoming: Incoming<DeleteRangeRequest>,
+    ) -> Answer<DeleteRangeResponse> {
+        check::delete_range(incoming.get_ref()).map_err(status::of)?;
+        answered!(self.call(incoming, Request::DeleteRange).await, DeleteRange)
+    }
+
+    async fn txn(&self, incoming: Incoming<TxnRequest>) -> Answer<TxnResponse> {
+        let ops_max = self.handle.limits().txn_ops_max;
+        check::txn(incoming.get_ref(), ops_max).map_err(status::of)?;
+        answered!(self.call(incoming, Request::Txn).await, Txn)
+    }
+
+    async fn compact(&self, incoming: Incoming<CompactionRequest>) -> Answer<CompactionResponse> {
+        answered!(self.call(incoming, Request::Compact).await, Compact)
+    }
+}
+
+impl Edge {
+    /// Asks for chunk after chunk. Each is asked for only when the one before has been taken, so a
+    /// slow client holds one chunk and no more.
+    async fn send_chunks(
+        &self,
+        credentials: Credentials,
+        mut request: RangeRequest,
+        chunks: mpsc::Sender<Result<RangeStreamResponse, Status>>,
+    ) -> Result<(), Status> {
+        let mut after: Option<Bytes> = None;
+        let mut keys_max = FIRST_CHUNK_KEYS;
+        loop {
+            let chunk = RangeChunk {
+                request: request.clone(),
+                after: after.clone(),
+                keys_max,
+            };
+            let answer = self
+                .ask(credentials.clone(), Request::RangeChunk(chunk))
+                .await?;
+            let Response::RangeChunk(chunk) = answer else {
+                return Err(status::mismatch());
+            };
+            let keys = chunk.response.kvs.len();
+            let last_key = chunk.response.kvs.last().map(|kv| kv.key.clone());
+            let bytes = chunk.response.encoded_len();
+            let message = RangeStreamResponse {
+                range_response: Some(chunk.response),
+            };
+            if chunks.send(Ok(message)).await.is_err() || chunk.last {
+                return Ok(());
+            }
+            // A chunk that is neither the last nor has a key would be asked for again for ever.
+            after = Some(last_key.ok_or_else(status::mismatch)?);
+            // The first chunk pins the revision, so the rest needs no agreement of the members.
+            request.revision = chunk.revision;
+            request.serializable = true;
+            if request.limit > 0 {
+                let sent = i64::try_from(keys).expect("keys of one message");
+                request.limit = request.limit.saturating_sub(sent).max(1);
+            }
+            keys_max = next_keys(keys_max, bytes, self.handle.limits().request_bytes_max);
+        }
+    }
+}
+
+/// Doubles while chunks are far below the aim, halves while they are far above.
+fn next_keys(keys: u64, bytes: usize, bytes_aim: usize) -> u64 {
+    let next = if bytes < bytes_aim / 2 {
+        keys.saturating_mul(2)
+    } else if bytes > bytes_aim.saturating_mul(2) {
+        keys / 2
+    } else {
+        keys
+    };
+    next.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next_keys;
+
+    #[test]
+    fn chunks_grow_and_shrink_toward_the_aim() {
+        assert_eq!(next_keys(10, 49, 100), 20);
+        assert_eq!(next_keys(10, 50, 100), 10);
+        assert_eq!(next_keys(10, 200, 100), 10);
+        assert_eq!(next_keys(10, 201, 100), 5);
+        assert_eq!(next_keys(1, 5000, 100), 1);
+    }
+}

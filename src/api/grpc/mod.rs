@@ -1,0 +1,154 @@
+//! The gRPC services: decode, check, ask the core, encode.
+
+mod cluster;
+mod kv;
+mod lease;
+mod maintenance;
+mod watch;
+
+use tokio::sync::mpsc;
+use tonic::{Request as Incoming, Response as Outgoing, Status, metadata::MetadataMap};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use super::{Handle, status};
+use crate::{
+    kernel::{ApiError, Credentials, Request, Response, limits},
+    pb::etcdserverpb::{
+        cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+        maintenance_server::MaintenanceServer, watch_server::WatchServer,
+    },
+};
+
+/// Messages of a streamed answer that may wait for the client.
+const STREAM_QUEUE_MAX: usize = 1;
+
+type Answer<T> = Result<Outgoing<T>, Status>;
+/// The answer to a call that streams.
+type Stream<T> = tokio_stream::wrappers::ReceiverStream<Result<T, Status>>;
+
+/// One client API, served by the core behind the handle.
+#[derive(Clone, Debug)]
+struct Edge {
+    handle: Handle,
+}
+
+/// Every service of the client port.
+pub fn routes(handle: &Handle) -> tonic::service::Routes {
+    let edge = || Edge {
+        handle: handle.clone(),
+    };
+    let bytes_max = handle.limits().request_bytes_max + limits::REQUEST_OVERHEAD_BYTES;
+    // Answers have no bound of their own, as with etcd; ranges are bounded by what the core reads.
+    macro_rules! bounded {
+        ($server:ident) => {
+            $server::new(edge())
+                .max_decoding_message_size(bytes_max)
+                .max_encoding_message_size(usize::MAX)
+        };
+    }
+    let health = HealthReporter::new();
+    tokio::spawn(follow_readiness(handle.clone(), health.clone()));
+    let health = tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health),
+    );
+    tonic::service::Routes::new(bounded!(KvServer))
+        .add_service(bounded!(WatchServer))
+        .add_service(bounded!(LeaseServer))
+        .add_service(bounded!(ClusterServer))
+        .add_service(bounded!(MaintenanceServer))
+        .add_service(health)
+        .prepare()
+}
+
+/// The empty service name stands for the whole member.
+async fn follow_readiness(handle: Handle, health: HealthReporter) {
+    let mut readiness = handle.readiness();
+    loop {
+        let ready = *readiness.borrow_and_update();
+        let serving = if ready {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        health.set_service_status("", serving).await;
+        if readiness.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Edge {
+    async fn call<T>(
+        &self,
+        incoming: Incoming<T>,
+        wrap: fn(T) -> Request,
+    ) -> Result<Response, Status> {
+        let credentials = credentials(incoming.metadata())?;
+        self.ask(credentials, wrap(incoming.into_inner())).await
+    }
+
+    async fn ask(&self, credentials: Credentials, request: Request) -> Result<Response, Status> {
+        let answer = self.handle.call(credentials, request).await;
+        answer.map_err(status::of)
+    }
+}
+
+/// Answers with a stream. The work ends early when the client goes, and its failure ends the
+/// stream.
+fn stream<T, F, W>(work: W) -> Outgoing<Stream<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(), Status>> + Send,
+    W: FnOnce(mpsc::Sender<Result<T, Status>>) -> F + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(STREAM_QUEUE_MAX);
+    tokio::spawn(async move {
+        tokio::select! {
+            result = work(sender.clone()) => {
+                if let Err(error) = result {
+                    // The client may have gone just now.
+                    let _ = sender.send(Err(error)).await;
+                }
+            }
+            () = sender.closed() => {}
+        }
+    });
+    Outgoing::new(Stream::new(receiver))
+}
+
+/// Takes the expected kind out of an answer.
+macro_rules! answered {
+    ($answer:expr, $kind:ident) => {
+        match $answer? {
+            $crate::kernel::Response::$kind(response) => Ok(tonic::Response::new(response)),
+            _ => Err($crate::api::status::mismatch()),
+        }
+    };
+}
+use answered;
+
+/// Reads who asks out of the metadata.
+fn credentials(metadata: &MetadataMap) -> Result<Credentials, Status> {
+    let headers = metadata.as_ref();
+    if let Some(version) = headers.get("client-api-version")
+        && std::str::from_utf8(version.as_bytes()).is_err()
+    {
+        return Err(status::of(ApiError::InvalidClientApiVersion));
+    }
+    let token = headers
+        .get("token")
+        .or_else(|| headers.get("authorization"))
+        .and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
+        .map(|value| value.strip_prefix("Bearer ").unwrap_or(value).to_owned());
+    let require_leader = headers
+        .get("hasleader")
+        .is_some_and(|value| value.as_bytes() == b"true");
+    Ok(Credentials {
+        token,
+        common_name: None,
+        require_leader,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,40 @@
+//! Watch: one stream of the core per stream of the client.
+
+use tonic::{Request as Incoming, Response as Outgoing, Streaming};
+
+use super::{Answer, Edge, credentials};
+use crate::{
+    api::{
+        handle::{StreamItems, StreamRequests},
+        status,
+    },
+    kernel::ApiError,
+    pb::etcdserverpb::{WatchRequest, watch_server::Watch},
+};
+
+#[tonic::async_trait]
+impl Watch for Edge {
+    type WatchStream = StreamItems;
+
+    async fn watch(&self, incoming: Incoming<Streaming<WatchRequest>>) -> Answer<StreamItems> {
+        let credentials = credentials(incoming.metadata())?;
+        let opened = self.handle.open_stream(credentials);
+        let (requests, items) = opened.map_err(status::of)?;
+        tokio::spawn(forward(incoming.into_inner(), requests));
+        Ok(Outgoing::new(items))
+    }
+}
+
+/// Hands requests to the core until the client has no more. A client that ends its side of the
+/// stream still wants events; one that vanished drops the other half, and with it the stream.
+async fn forward(mut inbound: Streaming<WatchRequest>, requests: StreamRequests) {
+    loop {
+        match inbound.message().await {
+            Ok(Some(request)) => requests.send(request),
+            Ok(None) => return,
+            Err(_) => return requests.fail(ApiError::WatchCanceled),
+        }
+        // One request per turn, so that a flood on one stream does not fill the event queue.
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,205 @@
+//! Accepts client connections and answers gRPC and plain HTTP on the same port.
+//!
+//! Invariants: one slow client never holds up another or the accept loop; what one connection may
+//! make us hold is bounded by its HTTP/2 windows and header limits.
+
+use std::{convert::Infallible, future::Future, io, path::PathBuf, pin::pin, time::Duration};
+
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::watch,
+};
+use tonic::{body::Body, service::Routes};
+use tower::ServiceExt;
+
+use super::{Handle, grpc, http as plain, status};
+use crate::kernel::ApiError;
+
+/// Bytes a client may send ahead on one stream.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes a client may send ahead on one connection.
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Bytes of answers buffered per stream before its producer has to wait.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes of all headers of one request.
+const HEADERS_BYTES_MAX: u32 = 64 * 1024;
+/// How long a client may take to send the headers of a plain request.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(300);
+/// The pause after a failed accept, for example when there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket clients connect to.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket, and its file, which is removed at the end.
+    Unix(UnixListener, PathBuf),
+}
+
+/// The service of the client port. Must be made inside the runtime.
+#[derive(Clone)]
+pub struct Service {
+    handle: Handle,
+    routes: Routes,
+}
+
+impl Service {
+    /// Everything the core behind the handle offers.
+    pub fn new(handle: Handle) -> Self {
+        let routes = grpc::routes(&handle);
+        Self { handle, routes }
+    }
+
+    /// Serves connections until `stop` turns true; then lets each finish what it is doing.
+    pub async fn serve(self, listener: Listener, mut stop: watch::Receiver<bool>) {
+        loop {
+            let stopped = stop.wait_for(|stop| *stop);
+            let accepted = tokio::select! {
+                accepted = accept(&listener) => accepted,
+                _ = stopped => break,
+            };
+            let stop = stop.clone();
+            match accepted {
+                Ok(Socket::Tcp(socket)) => self.spawn(socket, stop),
+                Ok(Socket::Unix(socket)) => self.spawn(socket, stop),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+        if let Listener::Unix(_, path) = &listener {
+            // Someone may have removed it already, which is what we want.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    fn spawn<S>(&self, socket: S, stop: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        tokio::spawn(self.clone().connection(socket, stop));
+    }
+
+    /// Serves one connection to its end.
+    async fn connection<S>(self, socket: S, mut stop: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let limits = self.handle.limits().clone();
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_TIMEOUT);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams_max)
+            .keep_alive_interval(limits.keepalive_interval)
+            .keep_alive_timeout(limits.keepalive_timeout)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(HEADERS_BYTES_MAX)
+            .max_send_buf_size(SEND_BUFFER_BYTES);
+        let service = hyper::service::service_fn(move |request| self.clone().answer(request));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        // A connection that breaks is the client's affair; its calls are cancelled as they drop.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        if !is_grpc(request.headers()) {
+            let page = plain::answer(&self.handle, &request).await;
+            return Ok(page.map(Body::new));
+        }
+        let timeout = grpc_timeout(request.headers());
+        let answering = self.routes.oneshot(request.map(Body::new));
+        let Some(mut response) = within(timeout, answering).await else {
+            return Ok(status::of(ApiError::DeadlineExceeded).into_http());
+        };
+        if let Ok(response) = &mut response {
+            status::reword_headers(response.headers_mut());
+        }
+        response
+    }
+}
+
+async fn within<F: Future>(timeout: Option<Duration>, future: F) -> Option<F::Output> {
+    match timeout {
+        None => Some(future.await),
+        Some(timeout) => tokio::time::timeout(timeout, future).await.ok(),
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The client's deadline: up to eight digits and a unit. Anything else is no deadline.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+enum Socket {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn accept(listener: &Listener) -> io::Result<Socket> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let (socket, _) = listener.accept().await?;
+            socket.set_nodelay(true)?;
+            Ok(Socket::Tcp(socket))
+        }
+        Listener::Unix(listener, _) => Ok(Socket::Unix(listener.accept().await?.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        let read = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", http::HeaderValue::from_static(text));
+            grpc_timeout(&headers)
+        };
+        assert_eq!(read("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(read("200m"), Some(Duration::from_millis(200)));
+        assert_eq!(read("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
+        for wrong in ["", "S", "5", "5s", "123456789S", "-1S", "1.5S"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        assert_eq!(grpc_timeout(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,500 @@
+//! Reads flags and `ETCD_*` variables by etcd's rules: one dash or two, `--flag value` or
+//! `--flag=value`, bare booleans, the last of repeated flags wins, and a flag that is also set by
+//! its variable is an error.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::flags::{self, Flag, GROUPS, Kind, Use};
+
+/// What was given, checked for its form.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Args {
+    given: BTreeMap<&'static str, String>,
+    /// Variables that set a flag, with their values.
+    pub used_variables: Vec<(String, String)>,
+    /// Variables that look like ours and are not.
+    pub unknown_variables: Vec<String>,
+}
+
+/// Why the command line ends the program before it starts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// Print on standard output and exit with 0.
+    Print(String),
+    /// Print on standard error and exit with 2.
+    Usage(String),
+    /// Log and exit with 1.
+    Fatal(String),
+}
+
+impl Args {
+    /// Reads arguments, without the program's name, and variables.
+    pub fn parse(
+        arguments: impl IntoIterator<Item = String>,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Stop> {
+        let mut args = Self::default();
+        args.read_arguments(arguments.into_iter())?;
+        if args.bool("version") {
+            return Err(Stop::Print(version_text()));
+        }
+        args.read_variables(variables)?;
+        args.refuse_what_would_harm()?;
+        Ok(args)
+    }
+
+    /// Whether the flag was set, by argument or variable.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
+    /// The value of any flag, or its default.
+    pub fn text(&self, name: &str) -> &str {
+        let flag = flags::find(name).expect("flags are asked for by names of the table");
+        self.given.get(name).map_or(flag.default, String::as_str)
+    }
+
+    /// The parts of a list, without empty ones and repetitions.
+    pub fn list(&self, name: &str) -> Vec<&str> {
+        let mut parts = Vec::new();
+        for part in self.text(name).split(',').map(str::trim) {
+            if !part.is_empty() && !parts.contains(&part) {
+                parts.push(part);
+            }
+        }
+        parts
+    }
+
+    /// The value of a boolean flag.
+    pub fn bool(&self, name: &str) -> bool {
+        parse_bool(self.text(name)).expect("checked when it was read")
+    }
+
+    /// The value of a flag that counts.
+    pub fn unsigned(&self, name: &str) -> u64 {
+        self.text(name).parse().expect("checked when it was read")
+    }
+
+    /// The value of a flag that may be negative.
+    pub fn signed(&self, name: &str) -> i64 {
+        self.text(name).parse().expect("checked when it was read")
+    }
+
+    /// The value of a flag that spans time.
+    pub fn duration(&self, name: &str) -> Duration {
+        parse_duration(self.text(name)).expect("checked when it was read")
+    }
+
+    /// Flags that were set to something and mean nothing yet.
+    pub fn inert(&self) -> Vec<&'static str> {
+        let unusual = |flag: &&Flag| {
+            let given = self.given.get(flag.name);
+            flag.used == Use::Inert && given.is_some_and(|value| value != flag.default)
+        };
+        flags::all().filter(unusual).map(|flag| flag.name).collect()
+    }
+
+    fn read_arguments(&mut self, mut arguments: impl Iterator<Item = String>) -> Result<(), Stop> {
+        while let Some(argument) = arguments.next() {
+            let Some(body) = flag_body(&argument) else {
+                if argument == "--" {
+                    return match arguments.next() {
+                        Some(rest) => Err(positional(&rest)),
+                        None => Ok(()),
+                    };
+                }
+                return Err(positional(&argument));
+            };
+            let (name, inline) = match body.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (body, None),
+            };
+            if name.is_empty() || name.starts_with('-') {
+                return Err(usage(&format!("bad flag syntax: {argument}")));
+            }
+            if name == "help" || name == "h" {
+                return Err(Stop::Print(help_text()));
+            }
+            let Some(flag) = flags::find(name) else {
+                return Err(usage(&format!("flag provided but not defined: -{name}")));
+            };
+            let value = match inline {
+                Some(value) => value,
+                None if flag.kind == Kind::Bool => "true".to_owned(),
+                None => match arguments.next() {
+                    Some(value) => value,
+                    None => return Err(usage(&format!("flag needs an argument: -{name}"))),
+                },
+            };
+            check(flag, &value).map_err(|reason| {
+                let what = if flag.kind == Kind::Bool {
+                    "boolean value"
+                } else {
+                    "value"
+                };
+                let by = if flag.kind == Kind::Bool {
+                    "for"
+                } else {
+                    "for flag"
+                };
+                usage(&format!("invalid {what} {value:?} {by} -{name}: {reason}"))
+            })?;
+            self.given.insert(flag.name, value);
+        }
+        Ok(())
+    }
+
+    fn read_variables(
+        &mut self,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(), Stop> {
+        let mut conflict = None;
+        for (name, value) in variables {
+            if !name.starts_with("ETCD_") {
+                continue;
+            }
+            let flag = flags::all().find(|flag| variable_name(flag) == name);
+            match flag {
+                Some(flag) if self.given.contains_key(flag.name) => {
+                    conflict = conflict.or(Some(name));
+                }
+                Some(_) if value.is_empty() => {}
+                Some(flag) => {
+                    check(flag, &value).map_err(|reason| {
+                        Stop::Fatal(format!("invalid value {value:?} for {name}: {reason}"))
+                    })?;
+                    self.used_variables.push((name, value));
+                }
+                None => self.unknown_variables.push(format!("{name}={value}")),
+            }
+        }
+        if let Some(name) = conflict {
+            return Err(Stop::Fatal(format!(
+                "conflicting environment variable is shadowed by corresponding command-line flag \
+                 (either unset environment variable or disable flag): {name}"
+            )));
+        }
+        for flag in flags::all() {
+            let name = variable_name(flag);
+            if let Some((_, value)) = self.used_variables.iter().find(|used| used.0 == name) {
+                self.given.insert(flag.name, value.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_what_would_harm(&self) -> Result<(), Stop> {
+        for flag in flags::all().filter(|flag| flag.used == Use::Refused) {
+            if self.text(flag.name) != flag.default {
+                let name = flag.name;
+                let text = format!("--{name} is not supported by this version; remove it");
+                return Err(Stop::Fatal(text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A flag without its dashes. `--` alone, `-` alone and anything else is no flag.
+fn flag_body(argument: &str) -> Option<&str> {
+    let body = argument.strip_prefix('-')?;
+    let body = body.strip_prefix('-').unwrap_or(body);
+    (!body.is_empty()).then_some(body)
+}
+
+fn positional(argument: &str) -> Stop {
+    Stop::Fatal(format!("{argument:?} is not a valid flag"))
+}
+
+fn usage(problem: &str) -> Stop {
+    Stop::Usage(format!(
+        "{problem}\n\
+         Usage:\n\n  \
+         fated [flags]\n    Start a member.\n\n  \
+         fated --version\n    Show the version.\n\n  \
+         fated -h | --help\n    Show all flags.\n"
+    ))
+}
+
+fn variable_name(flag: &Flag) -> String {
+    format!("ETCD_{}", flag.name.replace('-', "_").to_uppercase())
+}
+
+fn check(flag: &Flag, value: &str) -> Result<(), &'static str> {
+    let fits = match flag.kind {
+        Kind::Text | Kind::Urls | Kind::List => true,
+        Kind::Bool => parse_bool(value).is_some(),
+        Kind::Unsigned if flag.name == "max-concurrent-streams" => value.parse::<u32>().is_ok(),
+        Kind::Unsigned => value.parse::<u64>().is_ok(),
+        Kind::Signed => value.parse::<i64>().is_ok(),
+        Kind::Duration => parse_duration(value).is_some(),
+    };
+    if fits { Ok(()) } else { Err("parse error") }
+}
+
+fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Go's form: one or more numbers, each with a unit and perhaps a fraction; a bare `0` is allowed.
+/// Nothing of ours can last a negative time.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let text = text.strip_prefix('+').unwrap_or(text);
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut nanos: u128 = 0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(end);
+        let unit_end = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let scale: u128 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        nanos = nanos.checked_add(scaled(number, scale)?)?;
+        rest = tail;
+    }
+    let nanos = i64::try_from(nanos).ok()?; // Go's durations end there, and so do ours
+    (!text.is_empty()).then(|| Duration::from_nanos(nanos.unsigned_abs()))
+}
+
+fn scaled(number: &str, scale: u128) -> Option<u128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.len() + fraction.len() == 0 || fraction.contains('.') || fraction.len() > 18 {
+        return None;
+    }
+    let parse = |digits: &str| match digits {
+        "" => Some(0),
+        digits => digits.parse::<u128>().ok(),
+    };
+    let digits = u32::try_from(fraction.len()).ok()?;
+    let part = parse(fraction)?.checked_mul(scale)? / 10_u128.pow(digits);
+    parse(whole)?.checked_mul(scale)?.checked_add(part)
+}
+
+fn version_text() -> String {
+    format!(
+        "etcd Version: {}\nfated Version: {}\nGit SHA: {}\nRust Version: {}\nOS/Arch: {}/{}\n",
+        super::config::ETCD_VERSION,
+        env!("CARGO_PKG_VERSION"),
+        option_env!("FATED_GIT_SHA").unwrap_or("not built from a checkout"),
+        env!("CARGO_PKG_RUST_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+    )
+}
+
+fn help_text() -> String {
+    let mut text = "Usage: fated [flags]\n\n\
+        Each flag can also be given as a variable: --some-flag is ETCD_SOME_FLAG.\n"
+        .to_owned();
+    for (group, flags) in GROUPS {
+        text += &format!("\n{group}:\n");
+        for flag in *flags {
+            text += &format!("  --{} '{}'\n    {}\n", flag.name, flag.default, flag.help);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Args, Stop> {
+        Args::parse(arguments.iter().map(|text| (*text).to_owned()), [])
+    }
+
+    fn with_variables(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Args, Stop> {
+        let arguments = arguments.iter().map(|text| (*text).to_owned());
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Args::parse(arguments, variables)
+    }
+
+    #[test]
+    fn the_table_is_consistent() {
+        let names: Vec<&str> = flags::all().map(|flag| flag.name).collect();
+        let distinct: BTreeSet<&str> = names.iter().copied().collect();
+        assert_eq!(names.len(), distinct.len(), "a flag stands twice");
+        for flag in flags::all() {
+            assert_eq!(
+                check(flag, flag.default),
+                Ok(()),
+                "default of {}",
+                flag.name
+            );
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_flag_is_understood() {
+        let forms: [&[&str]; 6] = [
+            &["--name=a"],
+            &["--name", "a"],
+            &["-name=a"],
+            &["-name", "a"],
+            &["--name=b", "--name=a"],
+            &["--name", "-x", "-name", "a", "--"],
+        ];
+        for form in forms {
+            assert_eq!(parse(form).unwrap().text("name"), "a", "{form:?}");
+        }
+        assert_eq!(
+            parse(&["--initial-cluster=a=b"])
+                .unwrap()
+                .text("initial-cluster"),
+            "a=b"
+        );
+        assert!(parse(&["--pre-vote"]).unwrap().bool("pre-vote"));
+        assert!(!parse(&["--pre-vote=false"]).unwrap().bool("pre-vote"));
+        assert!(
+            !parse(&["--pre-vote", "--pre-vote=0"])
+                .unwrap()
+                .bool("pre-vote")
+        );
+        let defaults = parse(&[]).unwrap();
+        assert_eq!(defaults.unsigned("election-timeout"), 1000);
+        assert!(!defaults.is_set("name"));
+    }
+
+    #[test]
+    fn wrong_arguments_end_with_etcds_words() {
+        let cases: [(&[&str], &str); 8] = [
+            (&["--nope"], "flag provided but not defined: -nope\n"),
+            (&["--name"], "flag needs an argument: -name\n"),
+            (&["---name=a"], "bad flag syntax: ---name=a\n"),
+            (&["--=a"], "bad flag syntax: --=a\n"),
+            (
+                &["--pre-vote=maybe"],
+                "invalid boolean value \"maybe\" for -pre-vote: parse error\n",
+            ),
+            (
+                &["--snapshot-count=-1"],
+                "invalid value \"-1\" for flag -snapshot-count: parse error\n",
+            ),
+            (
+                &["--max-concurrent-streams", "4294967296"],
+                "invalid value \"4294967296\" for flag -max-concurrent-streams: parse error\n",
+            ),
+            (
+                &["--grpc-keepalive-interval=5"],
+                "invalid value \"5\" for flag -grpc-keepalive-interval: parse error\n",
+            ),
+        ];
+        for (arguments, expected) in cases {
+            match parse(arguments) {
+                Err(Stop::Usage(text)) => assert!(text.starts_with(expected), "{text}"),
+                other => panic!("{arguments:?} gave {other:?}"),
+            }
+        }
+        let stray = Stop::Fatal("\"false\" is not a valid flag".to_owned());
+        assert_eq!(parse(&["--pre-vote", "false"]), Err(stray));
+        assert!(matches!(
+            parse(&["--force-new-cluster"]),
+            Err(Stop::Fatal(_))
+        ));
+        assert!(parse(&["--force-new-cluster=false"]).is_ok());
+    }
+
+    #[test]
+    fn version_and_help_print_and_end() {
+        for arguments in [["--version"], ["-version"]] {
+            match parse(&arguments) {
+                Err(Stop::Print(text)) => {
+                    let first = text.lines().next().unwrap();
+                    let number = first.strip_prefix("etcd Version: ").unwrap();
+                    assert_eq!(number.split('.').count(), 3);
+                    assert!(text.contains("\nfated Version: "));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let Err(Stop::Print(help)) = parse(&["-h"]) else {
+            panic!("-h prints");
+        };
+        assert!(flags::all().all(|flag| help.contains(&format!("--{} '", flag.name))));
+    }
+
+    #[test]
+    fn variables_set_flags_and_must_not_contradict_them() {
+        let variables = [
+            ("ETCD_NAME", "v"),
+            ("ETCD_PRE_VOTE", "false"),
+            ("ETCD_DATA_DIR", ""),
+            ("ETCD_UNSUPPORTED_ARCH", "arm64"),
+            ("HOME", "x"),
+        ];
+        let args = with_variables(&[], &variables).unwrap();
+        assert_eq!(args.text("name"), "v");
+        assert!(args.is_set("name") && !args.bool("pre-vote"));
+        assert!(!args.is_set("data-dir"));
+        assert_eq!(args.unknown_variables, ["ETCD_UNSUPPORTED_ARCH=arm64"]);
+        let both = with_variables(&["--name=a"], &[("ETCD_NAME", "a")]);
+        assert!(matches!(both, Err(Stop::Fatal(text)) if text.contains("ETCD_NAME")));
+        let wrong = with_variables(&[], &[("ETCD_SNAPSHOT_COUNT", "many")]);
+        assert!(matches!(wrong, Err(Stop::Fatal(text)) if text.contains("ETCD_SNAPSHOT_COUNT")));
+    }
+
+    #[test]
+    fn inert_flags_are_named_only_when_they_ask_for_something() {
+        let args = parse(&["--cors=*", "--auto-tls", "--feature-gates=A=true"]).unwrap();
+        assert_eq!(args.inert(), ["auto-tls", "feature-gates"]);
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        let cases = [
+            ("0", 0),
+            ("300ms", 300_000_000),
+            ("1.5s", 1_500_000_000),
+            ("1h2m3s", 3_723_000_000_000),
+            (".5us", 500),
+            ("10µs", 10_000),
+            ("+7ns", 7),
+        ];
+        for (text, nanos) in cases {
+            assert_eq!(
+                parse_duration(text),
+                Some(Duration::from_nanos(nanos)),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "5",
+            "s",
+            "1x",
+            "-1s",
+            "1..2s",
+            ".s",
+            "9999999999h",
+            "1s2",
+        ] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_lose_repetitions() {
+        let args = parse(&["--log-outputs=a, b,,a"]).unwrap();
+        assert_eq!(args.list("log-outputs"), ["a", "b"]);
+    }
+}

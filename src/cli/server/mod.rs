@@ -1,0 +1,11 @@
+//! `fated`, the server: flags, configuration, start.
+
+pub mod args;
+pub mod boot;
+pub mod config;
+mod flags;
+mod joint;
+pub mod start;
+pub mod urls;
+
+pub use start::main;

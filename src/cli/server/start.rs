@@ -1,0 +1,267 @@
+//! Runs a server from its command line to its end.
+
+use std::{io::Write, os::unix::fs::FileTypeExt, process::ExitCode, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::{
+    args::{Args, Stop},
+    boot::{self, Booted},
+    config::{self, ServerConfig},
+    urls::Url,
+};
+use crate::{
+    api::{
+        Handle,
+        serve::{Listener, Service},
+    },
+    host::tokio::{
+        Answers, TokioHost, events,
+        links::{Identity, Links},
+        log::Log,
+        signal,
+    },
+    kernel::{ApiError, CallId, Fault, Response, StreamId, StreamItem},
+    reactor,
+};
+
+/// How long clients get to take their last answers.
+const GOODBYE: Duration = Duration::from_secs(2);
+const CALLER: &str = "server/start.rs:0";
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let arguments = std::env::args_os()
+        .skip(1)
+        .map(|argument| argument.to_string_lossy().into_owned());
+    let args = match Args::parse(arguments, variables) {
+        Ok(args) => args,
+        Err(Stop::Print(text)) => {
+            // A reader that went away is no failure of ours.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(Stop::Usage(text)) => {
+            eprint!("{text}");
+            return ExitCode::from(2);
+        }
+        Err(Stop::Fatal(text)) => return refuse(&text),
+    };
+    let opened = config::log_config(&args).and_then(|log| {
+        let opened = Log::open(log.level_min, log.format, &log.outputs);
+        opened.map_err(|error| error.to_string())
+    });
+    let log = match opened {
+        Ok(log) => log,
+        Err(text) => return refuse(&text),
+    };
+    let code = match run(&args, &log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            log.error(CALLER, &text, &[]);
+            ExitCode::FAILURE
+        }
+    };
+    log.flush();
+    code
+}
+
+/// Before there is a log, standard error is it.
+fn refuse(text: &str) -> ExitCode {
+    eprintln!("fated: {text}");
+    ExitCode::FAILURE
+}
+
+fn run(args: &Args, log: &Log) -> Result<(), String> {
+    tell_about_arguments(args, log);
+    let config = ServerConfig::from_args(args)
+        .map_err(|reason| format!("failed to verify flags: {reason}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    match runtime.block_on(serve(&config, log)) {
+        Fault::Stopped => {
+            log.info(CALLER, "closed the server", &[]);
+            Ok(())
+        }
+        fault @ (Fault::Disk(_) | Fault::Log(_) | Fault::State(_) | Fault::Removed) => {
+            Err(fault.to_string())
+        }
+    }
+}
+
+fn tell_about_arguments(args: &Args, log: &Log) {
+    for (name, value) in &args.used_variables {
+        let fields = [
+            ("variable-name", json!(name)),
+            ("variable-value", json!(value)),
+        ];
+        log.info(CALLER, "recognized and used environment variable", &fields);
+    }
+    for variable in &args.unknown_variables {
+        let fields = [("environment-variable", json!(variable))];
+        log.warn(CALLER, "unrecognized environment variable", &fields);
+    }
+    let inert = args.inert();
+    if !inert.is_empty() {
+        let fields = [("flags", json!(inert))];
+        log.warn(CALLER, "these flags have no effect yet", &fields);
+    }
+}
+
+/// Serves until the member halts, and says why it did.
+async fn serve(config: &ServerConfig, log: &Log) -> Fault {
+    match start(config, log).await {
+        Ok(fault) => fault,
+        Err(fault) => fault,
+    }
+}
+
+async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
+    log.info(CALLER, "starting a server", &summary(config));
+    let peer_listeners = bind_peers(&config.listen_peer).await?;
+    let client_listeners = bind_clients(&config.listen_client).await?;
+    let booted = boot::boot(config, log)?;
+    let Booted {
+        mut node,
+        config: node_config,
+        lanes,
+        lock,
+    } = booted;
+    let queue = events();
+    signal::listen(queue.0.clone(), log.clone())
+        .map_err(|error| Fault::State(format!("cannot listen for signals: {error}")))?;
+    let identity = Identity {
+        cluster: node_config.cluster,
+        member: node_config.member,
+        patience: node_config.election,
+    };
+    let links = Links::open(identity, peer_listeners, queue.0.clone(), log.clone());
+    let handle = Handle::new(queue.0.clone(), config.edge.clone());
+    let desk = Desk {
+        handle: handle.clone(),
+        log: log.clone(),
+        addresses: config.listen_client.iter().map(Url::to_string).collect(),
+    };
+    let (stop, stopped) = watch::channel(false);
+    let service = Service::new(handle.clone());
+    let mut serving = JoinSet::new();
+    for listener in client_listeners {
+        serving.spawn(service.clone().serve(listener, stopped.clone()));
+    }
+    let mut host = TokioHost::new(queue, lanes, links, Box::new(desk), log.clone())
+        .map_err(|error| Fault::State(format!("cannot start the disk lanes: {error}")))?;
+    let fault = reactor::run(&mut node, &mut host).await;
+    handle.close();
+    drop(stopped);
+    stop.send_replace(true);
+    // Each connection holds a receiver until it has said its last word.
+    let farewell = async {
+        while serving.join_next().await.is_some() {}
+        drop(service);
+        stop.closed().await;
+    };
+    let _ = tokio::time::timeout(GOODBYE, farewell).await;
+    drop(lock);
+    Ok(fault)
+}
+
+/// What an operator looks for first when something is odd.
+fn summary(config: &ServerConfig) -> Vec<(&'static str, Value)> {
+    let list = |urls: &[Url]| json!(urls.iter().map(Url::to_string).collect::<Vec<_>>());
+    let node = &config.node;
+    vec![
+        ("etcd-version", json!(config::ETCD_VERSION)),
+        ("fated-version", json!(env!("CARGO_PKG_VERSION"))),
+        ("name", json!(node.name)),
+        ("data-dir", json!(config.data_dir)),
+        ("wal-dir", json!(config.wal_dir)),
+        ("heartbeat-interval", json!(format!("{:?}", node.heartbeat))),
+        ("election-timeout", json!(format!("{:?}", node.election))),
+        ("snapshot-count", json!(node.snapshot_count)),
+        ("snapshot-catchup-entries", json!(node.catchup_entries)),
+        ("initial-advertise-peer-urls", list(&config.advertise_peer)),
+        ("listen-peer-urls", list(&config.listen_peer)),
+        ("advertise-client-urls", list(&config.advertise_client)),
+        ("listen-client-urls", list(&config.listen_client)),
+        ("initial-cluster", json!(config.initial_cluster)),
+        ("initial-cluster-token", json!(config.token)),
+        ("quota-backend-bytes", json!(node.quota_bytes)),
+        ("max-request-bytes", json!(node.request_bytes_max)),
+        ("max-concurrent-streams", json!(config.edge.streams_max)),
+        ("pre-vote", json!(node.pre_vote)),
+        ("unsafe-no-fsync", json!(!config.fsync)),
+    ]
+}
+
+async fn bind_peers(urls: &[Url]) -> Result<Vec<TcpListener>, Fault> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        let bound = TcpListener::bind(&url.address).await;
+        listeners.push(bound.map_err(|error| cannot_listen(url, &error))?);
+    }
+    Ok(listeners)
+}
+
+async fn bind_clients(urls: &[Url]) -> Result<Vec<Listener>, Fault> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        let listener = if url.is_tcp() {
+            TcpListener::bind(&url.address).await.map(Listener::Tcp)
+        } else {
+            remove_stale_socket(&url.address);
+            let path = url.address.clone().into();
+            UnixListener::bind(&url.address).map(|listener| Listener::Unix(listener, path))
+        };
+        listeners.push(listener.map_err(|error| cannot_listen(url, &error))?);
+    }
+    Ok(listeners)
+}
+
+/// A socket that an earlier process left behind would be in the way; any other file is not ours.
+fn remove_stale_socket(path: &str) {
+    let is_socket = |found: std::fs::Metadata| found.file_type().is_socket();
+    if std::fs::symlink_metadata(path).is_ok_and(is_socket) {
+        // If it stays, binding says why.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn cannot_listen(url: &Url, error: &std::io::Error) -> Fault {
+    Fault::State(format!("cannot listen on {url}: {error}"))
+}
+
+/// Where the host hands in answers for clients.
+struct Desk {
+    handle: Handle,
+    log: Log,
+    addresses: Vec<String>,
+}
+
+impl Answers for Desk {
+    fn reply(&self, call: CallId, result: Result<Response, ApiError>) {
+        self.handle.reply(call, result);
+    }
+
+    fn stream(&self, stream: StreamId, item: StreamItem) {
+        self.handle.stream_item(stream, item);
+    }
+
+    fn ready(&self) {
+        for address in &self.addresses {
+            let story = "serving client traffic insecurely; this is strongly discouraged!";
+            let fields = [("traffic", json!("grpc+http")), ("address", json!(address))];
+            self.log.info(CALLER, story, &fields);
+        }
+        self.handle.set_ready();
+        self.log.info(CALLER, "ready to serve client requests", &[]);
+    }
+}

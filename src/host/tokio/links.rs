@@ -1,0 +1,490 @@
+//! TCP between members: dialling, accepting, greeting, frames.
+//!
+//! Invariants: `LinkUp` comes before any frame of its link; after `LinkUp` or `Dial` there is
+//! exactly one `LinkDown` unless the core closed the link; what waits to be sent on a link is
+//! bounded in bytes, and frames beyond it are dropped, as a lossy medium may; what was received and
+//! not yet handed to the event loop is bounded too, and then the sender is made to wait.
+//!
+//! Link ids of dials come from the core; those of accepted links are made here, from
+//! `ACCEPTED_FIRST` up, so that the two never meet.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use serde_json::json;
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
+    sync::{
+        Semaphore,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    },
+    task::AbortHandle,
+};
+
+use super::{
+    log::Log,
+    wire::{self, Greeting, Heard, Verdict},
+};
+use crate::kernel::{ClusterId, Event, LinkId, LinkOp, MemberId, limits};
+
+/// The first id of a link that was accepted and not dialled.
+pub const ACCEPTED_FIRST: LinkId = LinkId::new(1 << 63);
+/// Bytes that may wait on a link to be sent; further frames are dropped.
+const SEND_QUEUE_BYTES_MAX: usize = limits::FRAME_BYTES_MAX;
+/// Bytes received on a link that the event loop has not taken; further ones wait in the socket.
+const RECEIVED_BYTES_MAX: usize = limits::FRAME_BYTES_MAX;
+/// Frames taken from the queue for one system call.
+const FRAMES_PER_WRITE_MAX: usize = 256;
+/// Payloads up to this size are copied together; larger ones are written from where they lie.
+const COPY_BYTES_MAX: usize = 16 * 1024;
+/// Accepted connections that have not greeted yet; further ones wait in the listen queue.
+const GREETINGS_MAX: usize = 128;
+/// The pause after a failed accept, for example when there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const CALLER: &str = "tokio/links.rs:0";
+
+/// Which member this is, and how long it waits for others.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This member.
+    pub member: MemberId,
+    /// For connecting and greeting together; the election timeout.
+    pub patience: Duration,
+}
+
+/// All links of this member.
+#[derive(Debug)]
+pub struct Links {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    identity: Identity,
+    events: UnboundedSender<Event>,
+    log: Log,
+    table: Mutex<BTreeMap<LinkId, Link>>,
+    next_accepted: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Link {
+    task: Option<AbortHandle>,
+    frames: UnboundedSender<Bytes>,
+    flow: Arc<Flow>,
+}
+
+/// What is on its way through one link.
+#[derive(Debug)]
+struct Flow {
+    /// Bytes that wait to be sent.
+    queued: AtomicUsize,
+    /// Frames dropped because too much waited.
+    dropped: AtomicU64,
+    /// One permit per byte that may still be received.
+    room: Semaphore,
+}
+
+impl Links {
+    /// No links yet. Accepts on every listener from now on; the runtime must be running.
+    pub fn open(
+        identity: Identity,
+        listeners: Vec<TcpListener>,
+        events: UnboundedSender<Event>,
+        log: Log,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            identity,
+            events,
+            log,
+            table: Mutex::default(),
+            next_accepted: AtomicU64::new(ACCEPTED_FIRST.get()),
+        });
+        for listener in listeners {
+            tokio::spawn(accept(Arc::clone(&shared), listener));
+        }
+        Self { shared }
+    }
+
+    /// Does what the core asks; never waits.
+    pub fn execute(&self, op: LinkOp) {
+        match op {
+            LinkOp::Dial { link, peer, urls } => {
+                assert!(link < ACCEPTED_FIRST, "ids of dials come from the core");
+                let shared = Arc::clone(&self.shared);
+                self.shared
+                    .begin(link, move |line| dialled(shared, link, peer, urls, line));
+            }
+            LinkOp::Send { link, bytes } => self.shared.send(link, bytes),
+            LinkOp::Close { link } => {
+                let closed = self.shared.table().remove(&link);
+                if let Some(task) = closed.and_then(|link| link.task) {
+                    task.abort();
+                }
+            }
+        }
+    }
+
+    /// The event loop takes an event: received bytes make room, an ended link is forgotten.
+    pub fn on_handover(&self, event: &Event) {
+        match event {
+            Event::Frame { link, bytes } => {
+                if let Some(link) = self.shared.table().get(link) {
+                    link.flow.room.add_permits(bytes.len());
+                }
+            }
+            Event::LinkDown { link, .. } => {
+                self.shared.table().remove(link);
+            }
+            Event::Call { .. }
+            | Event::Cancel { .. }
+            | Event::StreamOpened { .. }
+            | Event::StreamItem { .. }
+            | Event::StreamCredit { .. }
+            | Event::StreamClosed { .. }
+            | Event::LinkUp { .. }
+            | Event::DiskDone { .. }
+            | Event::Signal(_) => {}
+        }
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<LinkId, Link>> {
+        self.table.lock().expect("no holder of the lock panics")
+    }
+
+    /// Enters a link into the table and starts its task; the table stays locked over both, so that
+    /// the task cannot end before it can be found.
+    fn begin<F, T>(&self, id: LinkId, task: T)
+    where
+        T: FnOnce(Line) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (frames, queue) = unbounded_channel();
+        let flow = Arc::new(Flow {
+            queued: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+            room: Semaphore::new(RECEIVED_BYTES_MAX),
+        });
+        let line = Line {
+            queue,
+            flow: Arc::clone(&flow),
+        };
+        let mut table = self.table();
+        let running = tokio::spawn(task(line));
+        let task = Some(running.abort_handle());
+        let before = table.insert(id, Link { task, frames, flow });
+        assert!(before.is_none(), "a link id was used twice");
+    }
+
+    fn send(&self, id: LinkId, bytes: Bytes) {
+        let table = self.table();
+        let Some(link) = table.get(&id) else {
+            return; // the link has ended and its event is on the way
+        };
+        let queued = link.flow.queued.load(Ordering::Relaxed);
+        if queued > 0 && queued + bytes.len() > SEND_QUEUE_BYTES_MAX {
+            link.flow.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        link.flow.queued.fetch_add(bytes.len(), Ordering::Relaxed);
+        // A failure means that the link's task has ended; its event is on the way.
+        let _ = link.frames.send(bytes);
+    }
+
+    fn tell(&self, event: Event) {
+        // The event loop is gone only when the process is about to be.
+        let _ = self.events.send(event);
+    }
+}
+
+/// The task's side of a link's queue.
+struct Line {
+    queue: UnboundedReceiver<Bytes>,
+    flow: Arc<Flow>,
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
+    loop {
+        let permit = Arc::clone(&greetings)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        let (socket, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                let fields = [("error", json!(error.to_string()))];
+                shared
+                    .log
+                    .warn(CALLER, "cannot accept a peer connection", &fields);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let patience = shared.identity.patience;
+            let greeted = tokio::time::timeout(patience, answer(&shared.identity, socket)).await;
+            drop(permit);
+            match greeted.unwrap_or_else(|_| Err("no greeting arrived in time".to_owned())) {
+                Ok((socket, peer)) => {
+                    let raw = shared.next_accepted.fetch_add(1, Ordering::Relaxed);
+                    let link = LinkId::new(raw);
+                    let inner = Arc::clone(&shared);
+                    shared.begin(link, move |line| accepted(inner, link, peer, socket, line));
+                }
+                Err(reason) => {
+                    let from = json!(from.to_string());
+                    let fields = [("remote-addr", from), ("error", json!(reason))];
+                    let story = "rejected connection on peer endpoint";
+                    shared.log.warn(CALLER, story, &fields);
+                }
+            }
+        });
+    }
+}
+
+/// The accepting side of the greeting.
+async fn answer(
+    identity: &Identity,
+    mut socket: TcpStream,
+) -> Result<(TcpStream, MemberId), String> {
+    socket
+        .set_nodelay(true)
+        .map_err(|error| error.to_string())?;
+    let heard = wire::read_greeting(&mut socket).await?;
+    let (verdict, sender) = match heard {
+        Heard::OtherVersion => (Verdict::Version, MemberId::ZERO),
+        Heard::Greeting(greeting) if greeting.cluster != identity.cluster => {
+            (Verdict::Cluster, greeting.sender)
+        }
+        Heard::Greeting(greeting) if greeting.receiver != identity.member => {
+            (Verdict::Receiver, greeting.sender)
+        }
+        Heard::Greeting(greeting) => (Verdict::Welcome, greeting.sender),
+    };
+    let answer = Greeting {
+        verdict,
+        cluster: identity.cluster,
+        sender: identity.member,
+        receiver: sender,
+    };
+    wire::write_greeting(&mut socket, &answer).await?;
+    match verdict {
+        Verdict::Welcome if sender == identity.member => {
+            Err("this member dialled itself".to_owned())
+        }
+        Verdict::Welcome => Ok((socket, sender)),
+        Verdict::Version | Verdict::Cluster | Verdict::Receiver => Err(verdict.reason().to_owned()),
+    }
+}
+
+async fn accepted(
+    shared: Arc<Shared>,
+    link: LinkId,
+    peer: MemberId,
+    socket: TcpStream,
+    line: Line,
+) {
+    shared.tell(Event::LinkUp {
+        link,
+        peer,
+        outgoing: false,
+    });
+    let reason = carry(&shared, link, socket, line).await;
+    shared.tell(Event::LinkDown { link, reason });
+}
+
+async fn dialled(shared: Arc<Shared>, link: LinkId, peer: MemberId, urls: Vec<String>, line: Line) {
+    let reason = match dial(&shared.identity, peer, &urls).await {
+        Ok(socket) => {
+            shared.tell(Event::LinkUp {
+                link,
+                peer,
+                outgoing: true,
+            });
+            carry(&shared, link, socket, line).await
+        }
+        Err(reason) => reason,
+    };
+    shared.tell(Event::LinkDown { link, reason });
+}
+
+/// Tries one URL after the other; the reason of the last failure is told.
+async fn dial(identity: &Identity, peer: MemberId, urls: &[String]) -> Result<TcpStream, String> {
+    let mut last = "the member has no peer URL".to_owned();
+    for url in urls {
+        let Some(address) = address(url) else {
+            last = format!("{url}: only http://host:port can be dialled");
+            continue;
+        };
+        let attempt = tokio::time::timeout(identity.patience, greet(identity, peer, address)).await;
+        match attempt.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+            Ok(socket) => return Ok(socket),
+            Err(reason) => last = format!("{url}: {reason}"),
+        }
+    }
+    Err(last)
+}
+
+/// The dialling side of the greeting.
+async fn greet(identity: &Identity, peer: MemberId, address: &str) -> Result<TcpStream, String> {
+    let connected = TcpStream::connect(address).await;
+    let mut socket = connected.map_err(|error| error.to_string())?;
+    socket
+        .set_nodelay(true)
+        .map_err(|error| error.to_string())?;
+    let greeting = Greeting {
+        verdict: Verdict::Welcome,
+        cluster: identity.cluster,
+        sender: identity.member,
+        receiver: peer,
+    };
+    wire::write_greeting(&mut socket, &greeting).await?;
+    let answer = match wire::read_greeting(&mut socket).await? {
+        Heard::Greeting(answer) => answer,
+        Heard::OtherVersion => return Err(Verdict::Version.reason().to_owned()),
+    };
+    match answer.verdict {
+        Verdict::Welcome if answer.cluster != identity.cluster => {
+            Err(Verdict::Cluster.reason().to_owned())
+        }
+        Verdict::Welcome if answer.sender != peer => Err(Verdict::Receiver.reason().to_owned()),
+        Verdict::Welcome => Ok(socket),
+        Verdict::Version | Verdict::Cluster | Verdict::Receiver => {
+            Err(answer.verdict.reason().to_owned())
+        }
+    }
+}
+
+/// The `host:port` of a peer URL, if it is one we can dial.
+pub fn address(url: &str) -> Option<&str> {
+    let address = url.strip_prefix("http://")?.trim_end_matches('/');
+    let (host, port) = address.rsplit_once(':')?;
+    port.parse::<u16>().ok()?;
+    (!host.is_empty() && !host.contains('/')).then_some(address)
+}
+
+/// Carries frames both ways until the link ends, and says why it ended.
+async fn carry(shared: &Shared, link: LinkId, socket: TcpStream, line: Line) -> String {
+    let (reader, mut writer) = socket.into_split();
+    let Line { mut queue, flow } = line;
+    let reason = tokio::select! {
+        reason = receive(shared, link, reader, &flow) => reason,
+        reason = transmit(&mut writer, &mut queue, &flow) => reason,
+    };
+    match flow.dropped.load(Ordering::Relaxed) {
+        0 => reason,
+        dropped => format!("{reason}; {dropped} frames were dropped because too much waited"),
+    }
+}
+
+async fn receive(shared: &Shared, link: LinkId, reader: OwnedReadHalf, flow: &Flow) -> String {
+    let mut reader = BufReader::with_capacity(64 * 1024, reader);
+    loop {
+        match wire::read_frame(&mut reader).await {
+            Ok(Some(bytes)) => {
+                let length = u32::try_from(bytes.len()).expect("bounded by FRAME_BYTES_MAX");
+                let room = flow.room.acquire_many(length).await;
+                room.expect("the semaphore is never closed").forget();
+                shared.tell(Event::Frame { link, bytes });
+            }
+            Ok(None) => return "the peer ended the link".to_owned(),
+            Err(reason) => return reason,
+        }
+    }
+}
+
+async fn transmit<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    queue: &mut UnboundedReceiver<Bytes>,
+    flow: &Flow,
+) -> String {
+    let mut frames = Vec::new();
+    let mut together = BytesMut::new();
+    loop {
+        if queue.recv_many(&mut frames, FRAMES_PER_WRITE_MAX).await == 0 {
+            return "the link was closed here".to_owned();
+        }
+        let bytes: usize = frames.iter().map(Bytes::len).sum();
+        if let Err(error) = write_frames(writer, &frames, &mut together).await {
+            return error.to_string();
+        }
+        frames.clear();
+        flow.queued.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+async fn write_frames<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    frames: &[Bytes],
+    together: &mut BytesMut,
+) -> std::io::Result<()> {
+    together.clear();
+    for frame in frames {
+        together.extend_from_slice(&wire::header(frame));
+        if frame.len() <= COPY_BYTES_MAX {
+            together.extend_from_slice(frame);
+        } else {
+            writer.write_all(together).await?;
+            together.clear();
+            writer.write_all(frame).await?;
+        }
+    }
+    writer.write_all(together).await?;
+    writer.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        host::tokio::log::{LogFormat, LogOutput},
+        kernel::effect::LogLevel,
+    };
+
+    /// Frames beyond the bound are dropped while small ones still find room. The other side takes
+    /// the connection and never greets, so nothing leaves the queue.
+    #[tokio::test]
+    async fn what_waits_on_a_link_is_bounded() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (events, _keep) = unbounded_channel();
+        let log = Log::open(LogLevel::Error, LogFormat::Json, &[LogOutput::Stderr]).unwrap();
+        let identity = Identity {
+            cluster: ClusterId::new(1),
+            member: MemberId::new(1),
+            patience: Duration::from_secs(60),
+        };
+        let links = Links::open(identity, Vec::new(), events, log);
+        let link = LinkId::new(1);
+        links.execute(LinkOp::Dial {
+            link,
+            peer: MemberId::new(2),
+            urls: vec![format!("http://{}", silent.local_addr().unwrap())],
+        });
+        let large = Bytes::from(vec![0; SEND_QUEUE_BYTES_MAX / 2 + 1]);
+        for bytes in [large.clone(), large, Bytes::from_static(b"small")] {
+            links.execute(LinkOp::Send { link, bytes });
+        }
+        let flow = Arc::clone(&links.shared.table().get(&link).unwrap().flow);
+        assert_eq!(flow.dropped.load(Ordering::Relaxed), 1);
+        let queued = flow.queued.load(Ordering::Relaxed);
+        assert_eq!(queued, SEND_QUEUE_BYTES_MAX / 2 + 1 + b"small".len());
+        links.execute(LinkOp::Close { link });
+        let bytes = Bytes::from_static(b"late");
+        links.execute(LinkOp::Send { link, bytes });
+        assert!(links.shared.table().is_empty());
+    }
+}

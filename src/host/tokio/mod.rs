@@ -1,0 +1,124 @@
+//! The production host: real clocks, files, sockets and signals under one tokio runtime.
+//!
+//! Everything that happens outside becomes an event in one queue; the event loop takes from it in
+//! order. Invariants: each disk ticket comes back exactly once; a link's frames come in order
+//! between its `LinkUp` and its one `LinkDown`; nothing here knows what the bytes mean.
+
+pub mod clock;
+pub mod lanes;
+pub mod links;
+pub mod lock;
+pub mod log;
+pub mod signal;
+pub mod wal;
+mod wire;
+
+use std::io;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use self::{
+    clock::Clock,
+    lanes::{LaneSet, Lanes},
+    links::Links,
+    log::Log,
+};
+use super::port::Host;
+use crate::kernel::{
+    ApiError, CallId, Effect, Event, Instant, Response, StreamId, StreamItem, WallTime, limits,
+};
+
+/// Where answers for clients go: the edge.
+pub trait Answers: Send {
+    /// Answers a call; unknown calls were cancelled.
+    fn reply(&self, call: CallId, result: Result<Response, ApiError>);
+
+    /// Sends on a watch stream; unknown streams are gone.
+    fn stream(&self, stream: StreamId, item: StreamItem);
+
+    /// The member can serve now.
+    fn ready(&self);
+}
+
+/// Both ends of the event queue.
+pub fn events() -> (UnboundedSender<Event>, UnboundedReceiver<Event>) {
+    unbounded_channel()
+}
+
+/// Time, disks, network and clients for one member.
+pub struct TokioHost {
+    clock: Clock,
+    events: UnboundedReceiver<Event>,
+    lanes: Lanes,
+    links: Links,
+    answers: Box<dyn Answers>,
+    log: Log,
+}
+
+impl TokioHost {
+    /// Starts the disk lanes; links must have been opened with the same event queue.
+    pub fn new(
+        queue: (UnboundedSender<Event>, UnboundedReceiver<Event>),
+        lanes: LaneSet,
+        links: Links,
+        answers: Box<dyn Answers>,
+        log: Log,
+    ) -> io::Result<Self> {
+        let (sender, events) = queue;
+        Ok(Self {
+            clock: Clock::start(),
+            events,
+            lanes: Lanes::start(lanes, &sender)?,
+            links,
+            answers,
+            log,
+        })
+    }
+}
+
+impl Host for TokioHost {
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    fn wall(&self) -> WallTime {
+        Clock::wall()
+    }
+
+    async fn wait(&mut self, until: Option<Instant>, events: &mut Vec<Event>) {
+        // Lets the edge's tasks run once between two steps, so that answers leave and requests that
+        // came in meanwhile share the next step and with it one write to the log.
+        tokio::task::yield_now().await;
+        let first = events.len();
+        let limit = limits::EVENTS_PER_STEP_MAX.saturating_sub(first);
+        assert!(limit > 0, "the event loop hands over an emptied list");
+        let receive = self.events.recv_many(events, limit);
+        match until {
+            None => {
+                receive.await;
+            }
+            Some(at) => {
+                // A timeout is no error: the deadline itself is what the loop waited for.
+                let _ = tokio::time::timeout_at(self.clock.deadline(at), receive).await;
+            }
+        }
+        for event in &events[first..] {
+            self.links.on_handover(event);
+        }
+    }
+
+    fn execute(&mut self, effect: Effect) {
+        match effect {
+            Effect::Disk { ticket, op } => self.lanes.submit(ticket, op),
+            Effect::Link(op) => self.links.execute(op),
+            Effect::Reply { call, result } => self.answers.reply(call, result),
+            Effect::Stream { stream, item } => self.answers.stream(stream, item),
+            Effect::Log(line) => self.log.line(&line),
+            Effect::Ready => self.answers.ready(),
+            Effect::Halt(fault) => unreachable!("the event loop keeps {fault} to itself"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,262 @@
+//! The host over real sockets and files: what the core is promised in `host::port`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+
+use super::{
+    lanes::LaneWork,
+    links::{ACCEPTED_FIRST, Identity, address},
+    log::{LogFormat, LogOutput},
+    wal::{WalDir, WalKeeper, WalWriter},
+    *,
+};
+use crate::kernel::{
+    ClusterId, DiskError, DiskErrorKind, DiskOp, DiskOutcome, LinkId, LinkOp, MemberId, SegmentId,
+    SnapshotId, Ticket, effect::LogLevel,
+};
+
+type Replies = Arc<Mutex<BTreeMap<CallId, Result<Response, ApiError>>>>;
+
+struct Desk(Replies);
+
+impl Answers for Desk {
+    fn reply(&self, call: CallId, result: Result<Response, ApiError>) {
+        self.0.lock().unwrap().insert(call, result);
+    }
+
+    fn stream(&self, _stream: StreamId, _item: StreamItem) {}
+
+    fn ready(&self) {}
+}
+
+/// Refuses everything, slowly: the lane of a broken disk.
+struct Broken;
+
+impl LaneWork for Broken {
+    fn run(&mut self, op: DiskOp) -> Result<DiskOutcome, DiskError> {
+        Err(DiskError::new(
+            DiskErrorKind::Io,
+            format!("{:?}", op.lane()),
+        ))
+    }
+}
+
+struct Member {
+    host: TokioHost,
+    url: String,
+    replies: Replies,
+    _home: tempfile::TempDir,
+}
+
+async fn member(cluster: u64, id: u64) -> Member {
+    let home = tempfile::tempdir().unwrap();
+    let dir = WalDir::open(home.path(), true).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let file = home.path().join("log").to_str().unwrap().to_owned();
+    let log = Log::open(LogLevel::Error, LogFormat::Json, &[LogOutput::File(file)]).unwrap();
+    let identity = Identity {
+        cluster: ClusterId::new(cluster),
+        member: MemberId::new(id),
+        patience: Duration::from_secs(5),
+    };
+    let queue = events();
+    let links = Links::open(identity, vec![listener], queue.0.clone(), log.clone());
+    let lanes = LaneSet {
+        wal: Box::new(WalWriter::new(dir.clone())),
+        keep: Box::new(WalKeeper::new(dir)),
+        backend: Box::new(Broken),
+        snapshot: Box::new(Broken),
+    };
+    let replies = Replies::default();
+    let desk = Box::new(Desk(Arc::clone(&replies)));
+    let host = TokioHost::new(queue, lanes, links, desk, log).unwrap();
+    Member {
+        host,
+        url,
+        replies,
+        _home: home,
+    }
+}
+
+impl Member {
+    async fn next(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let until = self.host.now().after(Duration::from_secs(20));
+        self.host.wait(Some(until), &mut events).await;
+        assert!(!events.is_empty(), "nothing happened for twenty seconds");
+        events
+    }
+
+    fn dial(&mut self, link: u64, peer: u64, url: &str) {
+        self.host.execute(Effect::Link(LinkOp::Dial {
+            link: LinkId::new(link),
+            peer: MemberId::new(peer),
+            urls: vec!["https://127.0.0.1:1".to_owned(), url.to_owned()],
+        }));
+    }
+
+    fn send(&mut self, link: LinkId, bytes: Bytes) {
+        self.host
+            .execute(Effect::Link(LinkOp::Send { link, bytes }));
+    }
+}
+
+#[tokio::test]
+async fn frames_cross_in_order_both_ways_and_the_end_shows_once() {
+    let (mut one, mut two) = (member(1, 10).await, member(1, 20).await);
+    let url = two.url.clone();
+    one.dial(3, 20, &url);
+    let up = one.next().await;
+    assert!(
+        matches!(&up[..], [Event::LinkUp { link, peer, outgoing: true }]
+            if link.get() == 3 && peer.get() == 20),
+        "{up:?}"
+    );
+    let up = two.next().await;
+    assert!(
+        matches!(&up[0], Event::LinkUp { link, peer, outgoing: false }
+            if *link == ACCEPTED_FIRST && peer.get() == 10),
+        "{up:?}"
+    );
+    // Small ones that go together, and large ones that exceed every buffer on the way.
+    let sizes = [1, 100, 16 * 1024, 16 * 1024 + 1, 3, 2_000_000, 7];
+    for (index, size) in sizes.iter().enumerate() {
+        let bytes = Bytes::from(vec![u8::try_from(index).unwrap(); *size]);
+        one.send(LinkId::new(3), bytes.clone());
+        two.send(ACCEPTED_FIRST, bytes);
+    }
+    for side in [&mut one, &mut two] {
+        let mut got = Vec::new();
+        while got.len() < sizes.len() {
+            for event in side.next().await {
+                match event {
+                    Event::Frame { bytes, .. } => got.push((usize::from(bytes[0]), bytes.len())),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let expected: Vec<_> = sizes.iter().copied().enumerate().collect();
+        assert_eq!(got, expected);
+    }
+    one.host.execute(Effect::Link(LinkOp::Close {
+        link: LinkId::new(3),
+    }));
+    let down = two.next().await;
+    assert!(matches!(&down[..], [Event::LinkDown { link, .. }] if *link == ACCEPTED_FIRST));
+    let mut events = Vec::new();
+    let until = Some(one.host.now().after(Duration::from_millis(50)));
+    one.host.wait(until, &mut events).await;
+    assert!(events.is_empty(), "closing is not answered: {events:?}");
+}
+
+#[tokio::test]
+async fn wrong_clusters_wrong_members_and_dead_addresses_are_told() {
+    let mut one = member(1, 10).await;
+    let (other_cluster, other_member) = (member(2, 20).await, member(1, 30).await);
+    let cases = [
+        (1, other_cluster.url.clone(), "different clusters"),
+        (2, other_member.url.clone(), "another member"),
+        (3, "http://127.0.0.1:1".to_owned(), "127.0.0.1:1"),
+        (
+            4,
+            "tcp://127.0.0.1:2380".to_owned(),
+            "only http://host:port",
+        ),
+    ];
+    for (link, url, expected) in cases {
+        one.dial(link, 20, &url);
+        let events = one.next().await;
+        assert!(
+            matches!(&events[..], [Event::LinkDown { link: down, reason }]
+                if down.get() == link && reason.contains(expected)),
+            "{events:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn lanes_answer_each_ticket_once_in_order() {
+    let mut one = member(1, 10).await;
+    let disk = |host: &mut TokioHost, ticket, op| {
+        let ticket = Ticket::new(ticket);
+        host.execute(Effect::Disk { ticket, op });
+    };
+    let segment = SegmentId::new(1);
+    let bytes = 4096;
+    disk(&mut one.host, 0, DiskOp::WalPrepare { segment, bytes });
+    assert!(matches!(
+        one.next().await[..],
+        [Event::DiskDone {
+            outcome: Ok(DiskOutcome::Done),
+            ..
+        }]
+    ));
+    for ticket in 1..=50 {
+        let op = DiskOp::WalWrite {
+            segment,
+            offset: ticket * 8,
+            bytes: Bytes::from_static(b"12345678"),
+            sync: ticket % 10 == 0,
+        };
+        disk(&mut one.host, ticket, op);
+    }
+    let mut done = Vec::new();
+    while done.len() < 50 {
+        for event in one.next().await {
+            match event {
+                Event::DiskDone { ticket, outcome } => {
+                    outcome.unwrap();
+                    done.push(ticket.get());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(done, (1..=50).collect::<Vec<_>>());
+    let id = SnapshotId::new(1);
+    disk(&mut one.host, 99, DiskOp::SnapshotOpen { id });
+    assert!(matches!(
+        &one.next().await[..],
+        [Event::DiskDone { ticket, outcome: Err(error) }]
+            if ticket.get() == 99 && error.kind == DiskErrorKind::Io
+    ));
+}
+
+#[tokio::test]
+async fn waiting_ends_at_the_deadline_and_replies_reach_the_edge() {
+    let mut one = member(1, 10).await;
+    let mut events = Vec::new();
+    let until = one.host.now().after(Duration::from_millis(20));
+    one.host.wait(Some(until), &mut events).await;
+    assert!(events.is_empty());
+    assert!(one.host.now() >= until);
+    one.host.execute(Effect::Reply {
+        call: CallId::new(4),
+        result: Err(ApiError::NoLeader),
+    });
+    let replies = one.replies.lock().unwrap();
+    assert_eq!(replies.get(&CallId::new(4)), Some(&Err(ApiError::NoLeader)));
+}
+
+#[test]
+fn only_plain_peer_urls_have_an_address() {
+    assert_eq!(address("http://localhost:2380"), Some("localhost:2380"));
+    assert_eq!(address("http://[::1]:2380/"), Some("[::1]:2380"));
+    for url in [
+        "https://a:1",
+        "http://a",
+        "http://:1",
+        "http://a/b:1",
+        "http://a:99999",
+        "a:1",
+    ] {
+        assert_eq!(address(url), None, "{url}");
+    }
+}

@@ -1,0 +1,327 @@
+//! The files of the write-ahead log: creating, writing and removing segments.
+//!
+//! Invariants: a segment appears under its name only after all of its blocks were written and
+//! synced, so a later write into it moves no metadata; `sync` writes are durable before they
+//! complete; a failed sync is reported once and never retried here.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, FileExt},
+    path::{Path, PathBuf},
+};
+
+use super::lanes::LaneWork;
+use crate::kernel::{DiskError, DiskErrorKind, DiskOp, DiskOutcome, SegmentId};
+
+/// Zeros are written in pieces of this size.
+const ZEROS_BYTES: usize = 256 * 1024;
+/// Segments the WAL lane keeps open: the one in use and the one after it.
+const SEGMENTS_OPEN_MAX: usize = 2;
+/// Ends the name of a segment that is not finished yet.
+const TEMPORARY: &str = ".tmp";
+
+/// The directory of the log.
+#[derive(Clone, Debug)]
+pub struct WalDir {
+    path: PathBuf,
+    fsync: bool,
+}
+
+impl WalDir {
+    /// Creates the directory if it is missing and clears away segments that were never finished.
+    pub fn open(path: &Path, fsync: bool) -> Result<Self, DiskError> {
+        create_private(path)?;
+        for name in names(path)? {
+            if name.ends_with(TEMPORARY) {
+                let file = path.join(&name);
+                fs::remove_file(&file).map_err(|error| disk_error(&file, &error))?;
+            }
+        }
+        let path = path.to_owned();
+        Ok(Self { path, fsync })
+    }
+
+    /// Whether writes are synced; only a test of speed turns that off.
+    pub fn syncs(&self) -> bool {
+        self.fsync
+    }
+
+    /// Where the log lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file of a segment.
+    pub fn file(&self, segment: SegmentId) -> PathBuf {
+        self.path.join(segment_name(segment))
+    }
+
+    /// The segments that exist, oldest first.
+    pub fn segments(&self) -> Result<Vec<SegmentId>, DiskError> {
+        let mut found: Vec<SegmentId> = names(&self.path)?
+            .iter()
+            .filter_map(|name| parse_segment_name(name))
+            .collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The whole content of one segment.
+    pub fn read(&self, segment: SegmentId) -> Result<Vec<u8>, DiskError> {
+        let file = self.file(segment);
+        fs::read(&file).map_err(|error| disk_error(&file, &error))
+    }
+
+    fn prepare(&self, segment: SegmentId, bytes: u64) -> Result<(), DiskError> {
+        let target = self.file(segment);
+        let mut temporary = target.clone().into_os_string();
+        temporary.push(TEMPORARY);
+        let temporary = PathBuf::from(temporary);
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            let zeros = vec![0; ZEROS_BYTES];
+            let mut left = bytes;
+            while left > 0 {
+                let piece = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS_BYTES);
+                file.write_all(&zeros[..piece])?;
+                left -= piece as u64;
+            }
+            if self.fsync {
+                file.sync_all()?;
+            }
+            fs::rename(&temporary, &target)
+        };
+        write().map_err(|error| disk_error(&target, &error))?;
+        self.sync_directory()
+    }
+
+    fn remove(&self, before: SegmentId) -> Result<(), DiskError> {
+        for segment in self.segments()? {
+            if segment < before {
+                let file = self.file(segment);
+                fs::remove_file(&file).map_err(|error| disk_error(&file, &error))?;
+            }
+        }
+        self.sync_directory()
+    }
+
+    fn sync_directory(&self) -> Result<(), DiskError> {
+        if !self.fsync {
+            return Ok(());
+        }
+        sync_directory(&self.path)
+    }
+}
+
+/// The work of the WAL lane: appends.
+#[derive(Debug)]
+pub struct WalWriter {
+    dir: WalDir,
+    open: BTreeMap<SegmentId, File>,
+}
+
+impl WalWriter {
+    /// A writer into the directory.
+    pub fn new(dir: WalDir) -> Self {
+        Self {
+            dir,
+            open: BTreeMap::new(),
+        }
+    }
+
+    fn write(
+        &mut self,
+        segment: SegmentId,
+        offset: u64,
+        bytes: &[u8],
+        sync: bool,
+    ) -> Result<(), DiskError> {
+        let path = self.dir.file(segment);
+        let failed = |error: io::Error| disk_error(&path, &error);
+        let file = match self.open.entry(segment) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => {
+                let opened = OpenOptions::new().write(true).open(&path);
+                vacant.insert(opened.map_err(failed)?)
+            }
+        };
+        file.write_all_at(bytes, offset).map_err(failed)?;
+        if sync && self.dir.fsync {
+            file.sync_data().map_err(failed)?;
+        }
+        // The log moves forward, so the oldest is the one that is not written again.
+        while self.open.len() > SEGMENTS_OPEN_MAX {
+            self.open.pop_first();
+        }
+        Ok(())
+    }
+}
+
+impl LaneWork for WalWriter {
+    fn run(&mut self, op: DiskOp) -> Result<DiskOutcome, DiskError> {
+        match op {
+            DiskOp::WalWrite {
+                segment,
+                offset,
+                bytes,
+                sync,
+            } => self.write(segment, offset, &bytes, sync)?,
+            other => return Err(foreign("WAL", &other)),
+        }
+        Ok(DiskOutcome::Done)
+    }
+}
+
+/// The work of the Keep lane: making segments ready and removing old ones.
+#[derive(Debug)]
+pub struct WalKeeper {
+    dir: WalDir,
+}
+
+impl WalKeeper {
+    /// A keeper of the directory.
+    pub fn new(dir: WalDir) -> Self {
+        Self { dir }
+    }
+}
+
+impl LaneWork for WalKeeper {
+    fn run(&mut self, op: DiskOp) -> Result<DiskOutcome, DiskError> {
+        match op {
+            DiskOp::WalPrepare { segment, bytes } => self.dir.prepare(segment, bytes)?,
+            DiskOp::WalRemove { before } => self.dir.remove(before)?,
+            other => return Err(foreign("Keep", &other)),
+        }
+        Ok(DiskOutcome::Done)
+    }
+}
+
+/// The name of a segment's file.
+pub fn segment_name(segment: SegmentId) -> String {
+    format!("{:016x}.wal", segment.get())
+}
+
+/// The segment of a file name, if it is one.
+pub fn parse_segment_name(name: &str) -> Option<SegmentId> {
+    let digits = name.strip_suffix(".wal")?;
+    let id = SegmentId::new(u64::from_str_radix(digits, 16).ok()?);
+    (segment_name(id) == name).then_some(id)
+}
+
+/// Creates a directory that only its owner may enter, and its parents.
+pub fn create_private(path: &Path) -> Result<(), DiskError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| disk_error(path, &error))
+}
+
+/// Makes the entries of a directory durable.
+pub fn sync_directory(path: &Path) -> Result<(), DiskError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| disk_error(path, &error))
+}
+
+/// The system's answer about a file, in our terms.
+pub fn disk_error(path: &Path, error: &io::Error) -> DiskError {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => DiskErrorKind::Missing,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DiskErrorKind::Full,
+        _ => DiskErrorKind::Io,
+    };
+    DiskError::new(kind, format!("{}: {error}", path.display()))
+}
+
+/// The answer to an operation that came down the wrong lane: our bug, told without bringing the
+/// process down from a thread nobody watches.
+pub(super) fn foreign(lane: &str, op: &DiskOp) -> DiskError {
+    let detail = format!(
+        "an operation of the {:?} lane reached the {lane} lane",
+        op.lane()
+    );
+    DiskError::new(DiskErrorKind::Io, detail)
+}
+
+fn names(path: &Path) -> Result<Vec<String>, DiskError> {
+    let failed = |error: io::Error| disk_error(path, &error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        if let Ok(name) = entry.map_err(failed)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn write(segment: u64, offset: u64, bytes: &'static [u8]) -> DiskOp {
+        DiskOp::WalWrite {
+            segment: SegmentId::new(segment),
+            offset,
+            bytes: Bytes::from_static(bytes),
+            sync: true,
+        }
+    }
+
+    fn prepare(segment: u64) -> DiskOp {
+        DiskOp::WalPrepare {
+            segment: SegmentId::new(segment),
+            bytes: 300_000,
+        }
+    }
+
+    #[test]
+    fn segments_are_prepared_written_and_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = WalDir::open(&home.path().join("member/wal"), true).unwrap();
+        let mut keeper = WalKeeper::new(dir.clone());
+        let mut writer = WalWriter::new(dir.clone());
+        let missing = writer.run(write(1, 0, b"x")).unwrap_err();
+        assert_eq!(missing.kind, DiskErrorKind::Missing);
+        for segment in 1..=4 {
+            keeper.run(prepare(segment)).unwrap();
+            writer.run(write(segment, 5, b"hello")).unwrap();
+        }
+        let content = dir.read(SegmentId::new(3)).unwrap();
+        assert_eq!(content.len(), 300_000);
+        assert_eq!(&content[..12], b"\0\0\0\0\0hello\0\0");
+        let before = SegmentId::new(3);
+        keeper.run(DiskOp::WalRemove { before }).unwrap();
+        let left: Vec<u64> = dir.segments().unwrap().iter().map(|id| id.get()).collect();
+        assert_eq!(left, [3, 4]);
+        assert!(writer.run(prepare(9)).is_err(), "a wrong lane is refused");
+    }
+
+    #[test]
+    fn unfinished_segments_are_cleared_away_and_foreign_files_are_left() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("0000000000000001.wal.tmp"), b"half").unwrap();
+        fs::write(home.path().join("README"), b"mine").unwrap();
+        fs::write(home.path().join("1.wal"), b"not ours").unwrap();
+        let dir = WalDir::open(home.path(), true).unwrap();
+        assert!(dir.segments().unwrap().is_empty());
+        let mut left = names(home.path()).unwrap();
+        left.sort();
+        assert_eq!(left, ["1.wal", "README"]);
+    }
+
+    #[test]
+    fn names_come_back() {
+        for raw in [0, 1, 0xabc, u64::MAX] {
+            let id = SegmentId::new(raw);
+            assert_eq!(parse_segment_name(&segment_name(id)), Some(id));
+        }
+        for name in ["", "1.wal", "000000000000000G.wal", "0000000000000001.WAL"] {
+            assert_eq!(parse_segment_name(name), None);
+        }
+    }
+}
