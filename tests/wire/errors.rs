@@ -210,6 +210,8 @@ fn rows(scene: &Scene) -> Vec<Row> {
     rows.extend(compact_rows(scene));
     rows.extend(lease_rows(scene));
     rows.extend(maintenance_rows(scene));
+    // Early 3.5 does not look at sort options, and ends in a panic over some.
+    rows.retain(|(.., expected)| *expected != INVALID_SORT || scene.version >= (3, 6));
     rows
 }
 
@@ -265,11 +267,8 @@ fn range_rows(scene: &Scene) -> Vec<Row> {
         rows.push((format!("local range, {name}"), Ask::Range(serializable), expected));
         rows.push((format!("count, {name}"), Ask::Range(counting), expected));
         rows.push((format!("reading txn, {name}"), Ask::Txn(reading), expected));
-        rows.push((format!("writing txn, {name}"), Ask::Txn(writing), match expected {
-            // The put before the range makes the next revision, but checks see the state before.
-            FUTURE => FUTURE,
-            other => other,
-        }));
+        // The put before the range makes the next revision, but checks see the state before.
+        rows.push((format!("writing txn, {name}"), Ask::Txn(writing), expected));
         if scene.version >= (3, 7) {
             rows.push((format!("stream, {name}"), Ask::RangeStream(request), expected));
         }
