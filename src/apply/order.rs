@@ -23,6 +23,12 @@ pub fn is_natural(request: &RangeRequest) -> bool {
     }
 }
 
+/// Whether the limit counts keys as they are stored, before they are sorted. As in etcd a target
+/// without an order sorts only what the limit left.
+pub fn reads_by_key(request: &RangeRequest) -> bool {
+    is_natural(request) || request.sort_order() == SortOrder::None
+}
+
 /// Whether any revision filter is on.
 pub fn has_filters(request: &RangeRequest) -> bool {
     request.min_mod_revision != 0
