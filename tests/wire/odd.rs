@@ -16,7 +16,13 @@ async fn succeeds(client: &mut Client, compare: Compare) -> bool {
         compare: vec![compare],
         ..Default::default()
     };
-    client.kv.txn(request).await.expect("a txn").into_inner().succeeded
+    client
+        .kv
+        .txn(request)
+        .await
+        .expect("a txn")
+        .into_inner()
+        .succeeded
 }
 
 /// An operand of the wrong kind counts as zero; a target nobody knows compares as equal; a comparison
@@ -39,7 +45,10 @@ async fn compares_with_unknown_parts_mean_what_etcd_means() {
     let cases = [
         (of(greater, version, None), true),
         (of(equal, version, None), false),
-        (of(greater, version, Some(TargetUnion::ModRevision(999))), true),
+        (
+            of(greater, version, Some(TargetUnion::ModRevision(999))),
+            true,
+        ),
         (of(greater, version, number(i64::MAX)), false),
         (of(greater, version, number(i64::MIN)), true),
         (of(greater, version, number(-1)), true),
@@ -79,21 +88,101 @@ async fn extreme_numbers_in_ranges_are_taken_as_they_are() {
         ..Default::default()
     };
     let cases = [
-        (RangeRequest { limit: i64::MIN, ..all.clone() }, 5, false),
-        (RangeRequest { limit: i64::MAX, ..all.clone() }, 5, false),
-        (RangeRequest { limit: 4, ..all.clone() }, 4, true),
-        (RangeRequest { limit: 5, ..all.clone() }, 5, false),
-        (RangeRequest { min_mod_revision: i64::MIN, ..all.clone() }, 5, false),
-        (RangeRequest { min_mod_revision: i64::MAX, ..all.clone() }, 0, false),
-        (RangeRequest { max_mod_revision: i64::MIN, ..all.clone() }, 0, false),
-        (RangeRequest { max_mod_revision: -1, ..all.clone() }, 0, false),
-        (RangeRequest { max_create_revision: i64::MAX, limit: i64::MAX, ..all.clone() }, 5, false),
-        (RangeRequest { revision: i64::MIN, ..all.clone() }, 5, false),
+        (
+            RangeRequest {
+                limit: i64::MIN,
+                ..all.clone()
+            },
+            5,
+            false,
+        ),
+        (
+            RangeRequest {
+                limit: i64::MAX,
+                ..all.clone()
+            },
+            5,
+            false,
+        ),
+        (
+            RangeRequest {
+                limit: 4,
+                ..all.clone()
+            },
+            4,
+            true,
+        ),
+        (
+            RangeRequest {
+                limit: 5,
+                ..all.clone()
+            },
+            5,
+            false,
+        ),
+        (
+            RangeRequest {
+                min_mod_revision: i64::MIN,
+                ..all.clone()
+            },
+            5,
+            false,
+        ),
+        (
+            RangeRequest {
+                min_mod_revision: i64::MAX,
+                ..all.clone()
+            },
+            0,
+            false,
+        ),
+        (
+            RangeRequest {
+                max_mod_revision: i64::MIN,
+                ..all.clone()
+            },
+            0,
+            false,
+        ),
+        (
+            RangeRequest {
+                max_mod_revision: -1,
+                ..all.clone()
+            },
+            0,
+            false,
+        ),
+        (
+            RangeRequest {
+                max_create_revision: i64::MAX,
+                limit: i64::MAX,
+                ..all.clone()
+            },
+            5,
+            false,
+        ),
+        (
+            RangeRequest {
+                revision: i64::MIN,
+                ..all.clone()
+            },
+            5,
+            false,
+        ),
     ];
     for (request, keys, more) in cases {
         let shown = format!("{request:?}");
-        let answer = client.kv.range(request).await.expect("a range").into_inner();
-        assert_eq!((answer.kvs.len(), answer.more, answer.count), (keys, more, 5), "{shown}");
+        let answer = client
+            .kv
+            .range(request)
+            .await
+            .expect("a range")
+            .into_inner();
+        assert_eq!(
+            (answer.kvs.len(), answer.more, answer.count),
+            (keys, more, 5),
+            "{shown}"
+        );
     }
     server.assert_healthy("extreme numbers").await;
 }
@@ -126,7 +215,12 @@ async fn keys_may_be_any_bytes() {
             key: Bytes::from(key.clone()),
             ..Default::default()
         };
-        let answer = client.kv.range(request).await.expect("a range").into_inner();
+        let answer = client
+            .kv
+            .range(request)
+            .await
+            .expect("a range")
+            .into_inner();
         assert_eq!(answer.kvs.len(), 1);
         assert_eq!(answer.kvs[0].key, &key[..]);
         assert_eq!(usize::from(answer.kvs[0].value[0]), at);
@@ -139,7 +233,14 @@ async fn keys_may_be_any_bytes() {
 async fn unknown_alarm_actions_are_answered() {
     let mut server = Server::start_own().await;
     let mut client = server.connect().await;
-    for (action, alarm) in [(77, 1), (-1, 0), (0, 77), (0, -1), (0, i32::MAX), (i32::MIN, 2)] {
+    for (action, alarm) in [
+        (77, 1),
+        (-1, 0),
+        (0, 77),
+        (0, -1),
+        (0, i32::MAX),
+        (i32::MIN, 2),
+    ] {
         let request = AlarmRequest {
             action,
             member_id: u64::MAX,
@@ -189,11 +290,20 @@ async fn odd_watches_are_answered_in_order() {
         sender.try_send(request).expect("room");
     }
     let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
-    let mut answers = client.watch.watch(stream).await.expect("a stream").into_inner();
+    let mut answers = client
+        .watch
+        .watch(stream)
+        .await
+        .expect("a stream")
+        .into_inner();
     let mut told = Vec::new();
     for _ in 0..5 {
-        let WatchResponse { watch_id, created, canceled, .. } =
-            answers.message().await.expect("an answer").expect("more");
+        let WatchResponse {
+            watch_id,
+            created,
+            canceled,
+            ..
+        } = answers.message().await.expect("an answer").expect("more");
         told.push((watch_id, created, canceled));
     }
     let expected = [
@@ -212,7 +322,11 @@ async fn odd_watches_are_answered_in_order() {
         seen.push(answer.watch_id);
     }
     seen.sort_unstable();
-    assert_eq!(seen, [1, i64::MAX], "the one that filters both kinds sees nothing");
+    assert_eq!(
+        seen,
+        [1, i64::MAX],
+        "the one that filters both kinds sees nothing"
+    );
     drop(sender);
     server.assert_healthy("odd watches").await;
 }
@@ -233,7 +347,10 @@ async fn bottomless_transactions_are_refused() {
         let txn = (0..depth).fold(TxnRequest::default(), |txn, _| nest(txn));
         if let Err(status) = client.kv.txn(txn).await {
             let code = status.code();
-            assert!(matches!(code, Code::InvalidArgument | Code::Internal), "{depth}: {status}");
+            assert!(
+                matches!(code, Code::InvalidArgument | Code::Internal),
+                "{depth}: {status}"
+            );
         } else {
             assert!(depth <= 127, "more levels than operations are allowed");
         }

@@ -71,11 +71,17 @@ async fn followers_and_the_last_member_say_what_is_missing() {
         let request = MoveLeaderRequest { target_id };
         let refused = client.maintenance.move_leader(request).await;
         let refused = told(&refused.expect_err("only the leader moves leadership"));
-        let expected = (Code::FailedPrecondition, "etcdserver: not leader".to_owned());
+        let expected = (
+            Code::FailedPrecondition,
+            "etcdserver: not leader".to_owned(),
+        );
         assert_eq!(refused, expected);
     }
     let mut leader = servers[leads].connect().await;
-    let refused = leader.maintenance.move_leader(MoveLeaderRequest { target_id: 12345 }).await;
+    let refused = leader
+        .maintenance
+        .move_leader(MoveLeaderRequest { target_id: 12345 })
+        .await;
     let refused = told(&refused.expect_err("nobody by that id"));
     assert_eq!(refused.1, "etcdserver: bad leader transferee");
     let answer = client.kv.range(with_leader(range(false))).await;
@@ -89,25 +95,47 @@ async fn followers_and_the_last_member_say_what_is_missing() {
         }
     }
     let ended = tokio::time::timeout(NOTICE, demanding.message()).await;
-    let ended = ended.expect("the watch is told in time").expect_err("and ends");
+    let ended = ended
+        .expect("the watch is told in time")
+        .expect_err("and ends");
     let no_leader = (Code::Unavailable, "etcdserver: no leader".to_owned());
     assert_eq!(told(&ended), no_leader);
 
     let refused = client.kv.range(with_leader(range(true))).await;
     assert_eq!(told(&refused.expect_err("no leader")), no_leader);
-    let refused = client.watch.watch(with_leader(tokio_stream::pending())).await;
+    let refused = client
+        .watch
+        .watch(with_leader(tokio_stream::pending()))
+        .await;
     let refused = match refused {
         Err(status) => status,
         Ok(stream) => stream.into_inner().message().await.expect_err("no leader"),
     };
     assert_eq!(told(&refused), no_leader);
-    client.kv.range(range(true)).await.expect("a local read needs nobody");
-    let local = MemberListRequest { linearizable: false };
-    client.cluster.member_list(local).await.expect("a local list needs nobody");
-    let status = client.maintenance.status(StatusRequest {}).await.expect("a status");
+    client
+        .kv
+        .range(range(true))
+        .await
+        .expect("a local read needs nobody");
+    let local = MemberListRequest {
+        linearizable: false,
+    };
+    client
+        .cluster
+        .member_list(local)
+        .await
+        .expect("a local list needs nobody");
+    let status = client
+        .maintenance
+        .status(StatusRequest {})
+        .await
+        .expect("a status");
     let status = status.into_inner();
     assert_eq!(status.leader, 0);
-    assert!(status.errors.contains(&"etcdserver: no leader".to_owned()), "{status:?}");
+    assert!(
+        status.errors.contains(&"etcdserver: no leader".to_owned()),
+        "{status:?}"
+    );
 
     // The rest waits for a leader until its time is over; all wait side by side.
     let (mut reading, mut listing) = (client.clone(), client.clone());
@@ -117,11 +145,18 @@ async fn followers_and_the_last_member_say_what_is_missing() {
         reading.kv.range(range(false)),
         listing.cluster.member_list(lists),
     );
-    for status in [put.expect_err("a put"), read.expect_err("a read"), list.expect_err("a list")] {
+    for status in [
+        put.expect_err("a put"),
+        read.expect_err("a read"),
+        list.expect_err("a list"),
+    ] {
         assert!(timed_out(&status), "{status}");
     }
     let nothing = tokio::time::timeout(Duration::from_millis(1), patient.message()).await;
-    assert!(nothing.is_err(), "a watch that demands no leader stays: {nothing:?}");
+    assert!(
+        nothing.is_err(),
+        "a watch that demands no leader stays: {nothing:?}"
+    );
 }
 
 async fn open_watch(client: &Client, demanding: bool) -> Stream {

@@ -46,7 +46,10 @@ impl Connection {
     /// Sends one request whole and waits for the whole answer. An error is the transport's.
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, String> {
         let work = async {
-            self.sender.ready().await.map_err(|error| error.to_string())?;
+            self.sender
+                .ready()
+                .await
+                .map_err(|error| error.to_string())?;
             let response = self.sender.send_request(request).await;
             let response = response.map_err(|error| format!("{error:?}"))?;
             let (head, body) = response.into_parts();

@@ -33,7 +33,6 @@ pub struct Server {
 /// Every typed client over one connection.
 #[derive(Clone)]
 pub struct Client {
-    pub channel: Channel,
     pub kv: KvClient<Channel>,
     pub watch: WatchClient<Channel>,
     pub lease: LeaseClient<Channel>,
@@ -81,7 +80,10 @@ impl Server {
         let child = Command::new(env!("CARGO_BIN_EXE_fated"))
             .env_clear()
             .arg(format!("--name={}", plan.name))
-            .arg(format!("--data-dir={}", directory.path().join("data").display()))
+            .arg(format!(
+                "--data-dir={}",
+                directory.path().join("data").display()
+            ))
             .arg(format!("--listen-client-urls={client}"))
             .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls={peer}"))
@@ -136,7 +138,10 @@ impl Server {
     /// `host:port` of the client port.
     pub fn address(&self) -> String {
         let address = self.endpoint.strip_prefix("http://");
-        address.expect("plain http").trim_end_matches('/').to_owned()
+        address
+            .expect("plain http")
+            .trim_end_matches('/')
+            .to_owned()
     }
 
     /// Whether this is not our own binary.
@@ -149,7 +154,9 @@ impl Server {
         let mut client = self.connect().await;
         let status = client.maintenance.status(StatusRequest {}).await;
         let version = status.expect("a status").into_inner().version;
-        let mut numbers = version.split('.').map(|part| part.parse().expect("a number"));
+        let mut numbers = version
+            .split('.')
+            .map(|part| part.parse().expect("a number"));
         let mut next = || numbers.next().expect("two numbers at least");
         (next(), next())
     }
@@ -158,7 +165,9 @@ impl Server {
     pub fn memory_bytes(&self) -> u64 {
         let id = self.child.as_ref().expect("our own process").id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a process");
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
         let number = line.expect("a figure").split_whitespace().next();
         number.expect("a figure").parse::<u64>().expect("a number") * 1024
     }
@@ -169,7 +178,10 @@ impl Server {
         let work = async {
             let mut client = self.try_connect().await?;
             let value = format!("after {after}");
-            client.put("healthy", &value).await.map_err(|e| e.to_string())?;
+            client
+                .put("healthy", &value)
+                .await
+                .map_err(|e| e.to_string())?;
             let got = client.get("healthy").await.map_err(|e| e.to_string())?;
             if got.as_deref() == Some(value.as_bytes()) {
                 Ok(())
@@ -243,14 +255,13 @@ impl Plan {
 
 impl Client {
     fn new(channel: Channel) -> Self {
-        let of = channel.clone();
+        let of = channel;
         Self {
             kv: KvClient::new(of.clone()).max_decoding_message_size(usize::MAX),
             watch: WatchClient::new(of.clone()).max_decoding_message_size(usize::MAX),
             lease: LeaseClient::new(of.clone()),
             cluster: ClusterClient::new(of.clone()),
             maintenance: MaintenanceClient::new(of),
-            channel,
         }
     }
 

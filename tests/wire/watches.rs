@@ -83,7 +83,12 @@ async fn refused_watches_are_created_and_canceled_at_once() {
     let rejects_negative = server.version().await >= (3, 6);
     let mut client = server.connect().await;
     let mut stream = Stream::open(&client);
-    stream.create(WatchCreateRequest { watch_id: 7, ..of("w") }).await;
+    stream
+        .create(WatchCreateRequest {
+            watch_id: 7,
+            ..of("w")
+        })
+        .await;
     assert_eq!(stream.next().await.watch_id, 7);
 
     let empty = "mvcc: watcher range is empty";
@@ -96,26 +101,64 @@ async fn refused_watches_are_created_and_canceled_at_once() {
     let mut rows = vec![
         (end("b", "a"), empty),
         (end("b", "b"), empty),
-        (WatchCreateRequest { watch_id: 7, ..of("x") }, duplicate),
-        (WatchCreateRequest { watch_id: 7, ..end("b", "a") }, empty),
+        (
+            WatchCreateRequest {
+                watch_id: 7,
+                ..of("x")
+            },
+            duplicate,
+        ),
+        (
+            WatchCreateRequest {
+                watch_id: 7,
+                ..end("b", "a")
+            },
+            empty,
+        ),
     ];
     if rejects_negative {
-        rows.push((WatchCreateRequest { start_revision: -1, ..of("w") }, compacted));
-        rows.push((WatchCreateRequest { start_revision: i64::MIN, ..end("b", "a") }, compacted));
+        rows.push((
+            WatchCreateRequest {
+                start_revision: -1,
+                ..of("w")
+            },
+            compacted,
+        ));
+        rows.push((
+            WatchCreateRequest {
+                start_revision: i64::MIN,
+                ..end("b", "a")
+            },
+            compacted,
+        ));
     }
     for (create, reason) in rows {
         let shown = format!("{create:?}");
         stream.create(create).await;
         let answer = stream.next().await;
-        let told = (answer.watch_id, answer.created, answer.canceled, &answer.cancel_reason[..]);
+        let told = (
+            answer.watch_id,
+            answer.created,
+            answer.canceled,
+            &answer.cancel_reason[..],
+        );
         assert_eq!(told, (-1, true, true, reason), "{shown}");
         assert_eq!(answer.compact_revision, 0, "{shown}");
-        assert!(answer.header.is_some_and(|header| header.revision > 0), "{shown}");
+        assert!(
+            answer.header.is_some_and(|header| header.revision > 0),
+            "{shown}"
+        );
     }
 
     let legal = [
-        WatchCreateRequest { start_revision: i64::MAX, ..of("w") },
-        WatchCreateRequest { watch_id: -5, ..of("w") },
+        WatchCreateRequest {
+            start_revision: i64::MAX,
+            ..of("w")
+        },
+        WatchCreateRequest {
+            watch_id: -5,
+            ..of("w")
+        },
         end("a", "\0"),
         end("", "\0"),
         of(""),
@@ -146,11 +189,19 @@ async fn a_watch_of_compacted_history_is_told_where_history_begins() {
         client.put("gone", &at.to_string()).await.expect("a put");
     }
     let revision = client.revision().await;
-    let request = CompactionRequest { revision, physical: true };
+    let request = CompactionRequest {
+        revision,
+        physical: true,
+    };
     client.kv.compact(request).await.expect("a compaction");
     let mut stream = Stream::open(&client);
     for start_revision in [1, revision - 1] {
-        stream.create(WatchCreateRequest { start_revision, ..of("gone") }).await;
+        stream
+            .create(WatchCreateRequest {
+                start_revision,
+                ..of("gone")
+            })
+            .await;
         let created = stream.next().await;
         assert!(created.created && !created.canceled, "{created:?}");
         let canceled = stream.next().await;
@@ -160,10 +211,18 @@ async fn a_watch_of_compacted_history_is_told_where_history_begins() {
         assert!(canceled.events.is_empty());
     }
     // From the compacted revision on, everything is there.
-    stream.create(WatchCreateRequest { start_revision: revision, ..of("gone") }).await;
+    stream
+        .create(WatchCreateRequest {
+            start_revision: revision,
+            ..of("gone")
+        })
+        .await;
     assert!(stream.next().await.created);
     let first = stream.next().await;
-    assert_eq!(first.events[0].kv.as_ref().expect("a key").mod_revision, revision);
+    assert_eq!(
+        first.events[0].kv.as_ref().expect("a key").mod_revision,
+        revision
+    );
 }
 
 /// Goal: bytes that are no request end the stream with an error, and only this stream.
@@ -175,7 +234,9 @@ async fn one_broken_stream_does_not_touch_another() {
     healthy.create(of("beside")).await;
     assert!(healthy.next().await.created);
     let mut broken = super::raw::Connection::open(&server.address()).await;
-    let (code, text) = broken.call("/etcdserverpb.Watch/Watch", &[0x0a, 0xff]).await;
+    let (code, text) = broken
+        .call("/etcdserverpb.Watch/Watch", &[0x0a, 0xff])
+        .await;
     assert_eq!(code, tonic::Code::Internal, "{text}");
     client.put("beside", "v").await.expect("a put");
     assert_eq!(healthy.next().await.events.len(), 1);
