@@ -1,5 +1,6 @@
-//! Every error a client can cause with one well-formed request: exact code, exact text. Between the
-//! rows that fail stand rows that must not, so that a server which refuses everything fails too.
+//! Every error a client can cause with one well-formed request: exact code, exact text. Between
+//! the rows that fail stand rows that must not, so that a server which refuses everything fails
+//! too.
 //!
 //! Method: one scene (a history with a compaction, a lease, some keys), then one request per row.
 
@@ -957,8 +958,8 @@ async fn every_error_has_etcds_code_and_text() {
     server.assert_healthy("the table of errors").await;
 }
 
-/// Goal: a request that is refused changes nothing, in whole transactions too. Method: the revision
-/// and the key before and after every row that must fail.
+/// Goal: a request that is refused changes nothing, in whole transactions too. Method: the
+/// revision and the key before and after every row that must fail.
 #[tokio::test]
 async fn a_refused_request_changes_nothing() {
     let server = Server::start().await;

@@ -1,8 +1,9 @@
 //! Clients that ask for much and read nothing.
 //!
-//! Goal: nobody else notices: a healthy watcher sees every event once and in order, puts stay quick,
-//! and what the server holds for the silent client is bounded. Method: one silent client per test,
-//! kept alive to the end, beside a healthy one; the memory is what /proc says of the process.
+//! Goal: nobody else notices: a healthy watcher sees every event once and in order, puts stay
+//! quick, and what the server holds for the silent client is bounded. Method: one silent client
+//! per test, kept alive to the end, beside a healthy one; the memory is what /proc says of the
+//! process.
 
 use std::time::{Duration, Instant};
 
@@ -56,8 +57,8 @@ async fn healthy_watch(server: &Server, key: &str) -> Stream {
     stream
 }
 
-/// Writes beside whatever is silent, and asserts that nobody healthy notices. `growth_max` bounds the
-/// memory the process gained since `before`.
+/// Writes beside whatever is silent, and asserts that nobody healthy notices. `growth_max` bounds
+/// the memory the process gained since `before`.
 async fn assert_unnoticed(server: &mut Server, key: &str, before: u64, growth_max: u64) {
     const ROUNDS: usize = 150;
     let mut healthy = healthy_watch(server, key).await;
@@ -78,8 +79,9 @@ async fn assert_unnoticed(server: &mut Server, key: &str, before: u64, growth_ma
     server.assert_healthy(key).await;
 }
 
-/// One stream with ten thousand watches of the key that is written, never read. Ten thousand responses
-/// of four KiB per write would be 40 MiB per write, 6 GiB in all; the stream's window ends that.
+/// One stream with ten thousand watches of the key that is written, never read. Ten thousand
+/// responses of four KiB per write would be 40 MiB per write, 6 GiB in all; the stream's window
+/// ends that.
 #[tokio::test]
 async fn ten_thousand_silent_watches_on_one_stream() {
     let mut server = Server::start_own().await;
@@ -96,8 +98,8 @@ async fn ten_thousand_silent_watches_on_one_stream() {
     }
 }
 
-/// A thousand streams with one watch each. Values are shared between streams, so what each may hold
-/// is some hundred bytes per event, and what HTTP/2 has taken over for it.
+/// A thousand streams with one watch each. Values are shared between streams, so what each may
+/// hold is some hundred bytes per event, and what HTTP/2 has taken over for it.
 #[tokio::test]
 async fn a_thousand_silent_streams() {
     let mut server = Server::start_own().await;

@@ -1,7 +1,8 @@
 //! What is not gRPC, or not the gRPC it claims to be.
 //!
-//! Goal: each call gets a status, each socket is answered or closed, the process lives, and a healthy
-//! client is served afterwards. Method: a corpus per layer (protobuf, gRPC frame, HTTP/2, TCP).
+//! Goal: each call gets a status, each socket is answered or closed, the process lives, and a
+//! healthy client is served afterwards. Method: a corpus per layer (protobuf, gRPC frame, HTTP/2,
+//! TCP).
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Numbers and enum values at their edges, where no error is defined: the server means by them what
-//! etcd means, and lives.
+//! Numbers and enum values at their edges, where no error is defined: the server means by them
+//! what etcd means, and lives.
 
 use bytes::Bytes;
 use fated::pb::etcdserverpb::{
@@ -25,8 +25,8 @@ async fn succeeds(client: &mut Client, compare: Compare) -> bool {
         .succeeded
 }
 
-/// An operand of the wrong kind counts as zero; a target nobody knows compares as equal; a comparison
-/// nobody knows holds.
+/// An operand of the wrong kind counts as zero; a target nobody knows compares as equal; a
+/// comparison nobody knows holds.
 #[tokio::test]
 async fn compares_with_unknown_parts_mean_what_etcd_means() {
     let server = Server::start().await;
@@ -187,6 +187,54 @@ async fn extreme_numbers_in_ranges_are_taken_as_they_are() {
     server.assert_healthy("extreme numbers").await;
 }
 
+/// A sort target without an order sorts what the limit left, ascending; and a stream of chunks
+/// does not follow it at all, because its chunks follow each other by key.
+#[tokio::test]
+async fn a_sort_target_without_an_order_sorts_behind_the_limit() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    // Later keys are put less often, so by version the order is the reverse of that by key.
+    for at in 0..40 {
+        for _ in at..40 {
+            let key = format!("sort/{at:02}");
+            client.put(&key, &"v".repeat(40 - at)).await.expect("a put");
+        }
+    }
+    let by_version = RangeRequest {
+        key: "sort/".into(),
+        range_end: "sort0".into(),
+        sort_target: 1,
+        ..Default::default()
+    };
+    let limited = RangeRequest {
+        limit: 2,
+        ..by_version.clone()
+    };
+    let answer = client
+        .kv
+        .range(limited)
+        .await
+        .expect("a range")
+        .into_inner();
+    let versions: Vec<i64> = answer.kvs.iter().map(|kv| kv.version).collect();
+    assert_eq!(
+        (versions, answer.more, answer.count),
+        (vec![38, 39], true, 40)
+    );
+    if server.version().await < (3, 7) {
+        return;
+    }
+    let stream = client.kv.range_stream(by_version).await.expect("a stream");
+    let mut stream = stream.into_inner();
+    let mut keys = Vec::new();
+    while let Some(chunk) = stream.message().await.expect("no error") {
+        let kvs = chunk.range_response.expect("a range").kvs;
+        keys.extend(kvs.into_iter().map(|kv| kv.key));
+    }
+    let expected: Vec<String> = (0..40).map(|at| format!("sort/{at:02}")).collect();
+    assert_eq!(keys, expected);
+}
+
 /// Keys of every shape: long, with zero bytes, with no text in them.
 #[tokio::test]
 async fn keys_may_be_any_bytes() {
@@ -331,8 +379,8 @@ async fn odd_watches_are_answered_in_order() {
     server.assert_healthy("odd watches").await;
 }
 
-/// A transaction nested far beyond what any client writes is refused, not followed to the end of the
-/// stack.
+/// A transaction nested far beyond what any client writes is refused, not followed to the end of
+/// the stack.
 #[tokio::test]
 async fn bottomless_transactions_are_refused() {
     let mut server = Server::start_own().await;

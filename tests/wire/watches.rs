@@ -180,7 +180,8 @@ async fn refused_watches_are_created_and_canceled_at_once() {
     assert!(seen.contains(&7) && seen.contains(&-5), "{seen:?}");
 }
 
-/// Goal: a watch from a revision that is gone is created, then cancelled with the compact revision.
+/// Goal: a watch from a revision that is gone is created, then cancelled with the compact
+/// revision.
 #[tokio::test]
 async fn a_watch_of_compacted_history_is_told_where_history_begins() {
     let server = Server::start().await;
