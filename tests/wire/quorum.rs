@@ -89,9 +89,9 @@ async fn followers_and_the_last_member_say_what_is_missing() {
 
     let mut demanding = open_watch(&client, true).await;
     let mut patient = open_watch(&client, false).await;
-    for at in 0..3 {
+    for (at, server) in servers.iter_mut().enumerate() {
         if at != follows {
-            servers[at].kill();
+            server.kill();
         }
     }
     let ended = tokio::time::timeout(NOTICE, demanding.message()).await;

@@ -19,7 +19,7 @@ pub struct Stream {
 /// A server may send its headers with the first response only, so nobody waits for them before.
 enum Answers {
     Awaited(JoinHandle<Result<Response<Streaming<WatchResponse>>, Status>>),
-    Open(Streaming<WatchResponse>),
+    Open(Box<Streaming<WatchResponse>>),
 }
 
 impl Stream {
@@ -58,7 +58,7 @@ impl Stream {
     pub async fn message(&mut self) -> Result<Option<WatchResponse>, Status> {
         if let Answers::Awaited(awaited) = &mut self.answers {
             let opened = awaited.await.expect("no panic")?;
-            self.answers = Answers::Open(opened.into_inner());
+            self.answers = Answers::Open(Box::new(opened.into_inner()));
         }
         match &mut self.answers {
             Answers::Open(answers) => answers.message().await,
