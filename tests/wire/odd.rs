@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use fated::pb::etcdserverpb::{
-    AlarmRequest, Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCancelRequest,
-    WatchCreateRequest, WatchRequest, WatchResponse, compare::TargetUnion, request_op,
-    watch_request::RequestUnion,
+    AlarmRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    WatchCancelRequest, WatchCreateRequest, WatchRequest, WatchResponse, compare::TargetUnion,
+    request_op, watch_request::RequestUnion,
 };
 use tonic::Code;
 
@@ -193,6 +193,13 @@ async fn extreme_numbers_in_ranges_are_taken_as_they_are() {
 async fn a_sort_target_without_an_order_sorts_behind_the_limit() {
     let server = Server::start().await;
     let mut client = server.connect().await;
+    let earlier = DeleteRangeRequest {
+        key: "sort/".into(),
+        range_end: "sort0".into(),
+        ..Default::default()
+    };
+    let gone = client.kv.delete_range(earlier).await;
+    gone.expect("a server asked before starts afresh");
     // Later keys are put less often, so by version the order is the reverse of that by key.
     for at in 0..40 {
         for _ in at..40 {
