@@ -91,7 +91,7 @@ impl Ledger {
     pub fn read(&self, counter: usize, floor: u64, value: u64, who: &str) {
         assert!(
             value >= floor,
-            "stale read through {who}: counter {counter} was {floor} before, and the read saw {value}"
+            "stale read through {who}: counter {counter} was {floor} before, and {value} was read"
         );
         self.floors[counter].fetch_max(value, Ordering::SeqCst);
     }

@@ -34,8 +34,8 @@ fn a_watch_resumes_at_a_member_that_is_behind() {
     resume(short, 0);
 }
 
-/// Method: the member it watches is killed, and it resumes `step` members further, under load; in the
-/// end its events are compared with those of undisturbed watches over the whole history.
+/// Method: the member it watches is killed, and it resumes `step` members further, under load; in
+/// the end its events are compared with those of undisturbed watches over the whole history.
 fn resume(plan: Builder, step: usize) {
     let seed = Random::seed();
     eprintln!("FATED_SEED={seed}");
@@ -51,7 +51,7 @@ fn resume(plan: Builder, step: usize) {
             cluster.members[place].kill();
             drain(&mut watch, &mut seen);
         }
-        // The others go on meanwhile, and one of them tells the watcher more than the dead one knew.
+        // The others go on meanwhile, and one of them tells more than the dead one knew.
         let other = cluster.members[(place + 1) % 3].client();
         let mut watch = other.watch_prefix(COUNTERS, after(&seen)).unwrap();
         collect_for(&mut watch, Duration::from_millis(800), &mut seen);
