@@ -19,7 +19,11 @@ use tokio::{
 use tonic::{body::Body, service::Routes};
 use tower::ServiceExt;
 
-use super::{Handle, grpc, http as plain, status};
+use super::{
+    Handle,
+    authority::{self, Forgiving},
+    grpc, http as plain, status,
+};
 use crate::kernel::ApiError;
 
 /// Bytes a client may send ahead on one stream.
@@ -103,12 +107,14 @@ impl Service {
             .max_concurrent_streams(limits.streams_max)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout)
+            .max_frame_size(authority::FRAME_BYTES_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_send_buf_size(SEND_BUFFER_BYTES);
         let service = hyper::service::service_fn(move |request| self.clone().answer(request));
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        let socket = TokioIo::new(Forgiving::new(socket));
+        let mut connection = pin!(builder.serve_connection(socket, service));
         // A connection that breaks is the client's affair; its calls are cancelled as they drop.
         tokio::select! {
             _ = connection.as_mut() => return,

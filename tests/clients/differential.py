@@ -290,7 +290,7 @@ def rule_timings(text, cluster, leases, workdir):
 
 
 def rule_deadline(text, cluster, leases, workdir):
-    return re.sub(r"(?:rpc error: code = (?:Unknown|DeadlineExceeded) desc = )?context deadline exceeded",
+    return re.sub(r"(?:rpc error: code = (?:Unknown|DeadlineExceeded) desc = )?(?:etcdserver: )?context deadline exceeded",
                   "<deadline exceeded>", text)
 
 
@@ -351,7 +351,7 @@ def normalise(text, cluster, leases, workdir):
 # ---------------------------------------------------------------------------------------------
 # Known differences: what etcd 3.7 and later (which the subject follows) does unlike 3.5.
 # A row is (case, since, reason, text of the reference, text of the subject). The texts are whole
-# normalised steps; a row applies when reference < since <= subject, and must then be used.
+# normalised steps or lines; a row applies when reference < since <= subject, and must then be used.
 
 KNOWN_DIFFERENCES = []
 
@@ -428,6 +428,15 @@ exit 0
 [1]
 {"header":{"cluster_id":<cluster>,"member_id":<member-m1>,"revision":2,"raft_term":<term>},"kvs":[{"key":"YQ==","create_revision":2,"mod_revision":2,"version":1}],"count":1}
 exit 0
+""")
+
+
+known_difference(
+    "member/learner", "3.6",
+    "updating the peer URLs of a learner leaves it a learner; 3.5.1 lost the mark",
+    """<hidden>, unstarted, , http://127.0.0.1:3, , false
+""",
+    """<hidden>, unstarted, , http://127.0.0.1:3, , true
 """)
 
 
@@ -541,7 +550,7 @@ class Test:
         text = text.replace(self.dir, "<dir>")
         lines = text.split("\n")
         if sort:
-            lines = sorted(lines[:-1]) + lines[-1:]
+            lines = sort_streams(lines)
         if repeats:
             lines = [line for n, line in enumerate(lines) if n == 0 or line != lines[n - 1]]
         self.transcripts[side].append(title + "\n" + "\n".join(lines).rstrip("\n"))
@@ -679,6 +688,18 @@ class Test:
     def end_backgrounds(self):
         for handle in self.backgrounds:
             handle.discard()
+
+
+def sort_streams(lines):
+    """Sorts the lines of each stream, leaving marks and the exit code where they are."""
+    done, block = [], []
+    for line in lines:
+        if re.fullmatch(r"\[[12]\]|exit \S.*", line):
+            done += sorted(block) + [line]
+            block = []
+        else:
+            block.append(line)
+    return done + block
 
 
 class Handle:
@@ -1581,6 +1602,7 @@ def _(t):
           save={"NEW": r"Member +([0-9a-f]+) added"})
     t.ctl("member", "list", sort=True, hide=by_time)
     t.ctl("member", "add", "l2", "--learner", "--peer-urls=http://127.0.0.1:2")
+    t.sleep(1.1)  # ids hold the time in seconds: the same URL within one second would be the same id
     t.ctl("member", "add", "l2", "--peer-urls=http://127.0.0.1:1")
     t.ctl("member", "promote", "{NEW}")
     t.ctl("member", "update", "{NEW}", "--peer-urls=http://127.0.0.1:3")
@@ -1717,7 +1739,8 @@ def _(t):
     observer.wait(2)
     second = t.start("elect", "el", "two")
     t.poll(["get", "el/", "--prefix", "-w", "json"], '"count":2')
-    t.ctl("get", "el/", "--prefix", "--print-value-only")
+    # By creation: their keys end with lease ids, whose order is the server's business.
+    t.ctl("get", "el/", "--prefix", "--print-value-only", "--sort-by=CREATE", "--order=ASCEND")
     first.end(2)
     observer.wait(4)
     second.end(2)
@@ -1847,7 +1870,7 @@ def sort_health(out):
         rows = json.loads(out.stdout)
     except ValueError:
         return out.stdout + out.stderr
-    return "\n".join(json.dumps(row, separators=(",", ":")) for row in sorted(rows, key=lambda r: r["endpoint"])) + "\n"
+    return "\n".join(json.dumps(row, separators=(",", ":"), ensure_ascii=False) for row in sorted(rows, key=lambda r: r["endpoint"])) + "\n"
 
 
 @case("three/move-leader", size=3)
@@ -2048,6 +2071,7 @@ class Runner:
         began = time.monotonic()
         texts = self.fresh(1)
         print(f"reference: etcd {texts[0]}; subject: {os.path.basename(self.options.subject)} {texts[1]}", flush=True)
+        differing = set()
         for entry, client, name in plan:
             if entry["fresh"] or self.size != entry["size"]:
                 self.stop()
@@ -2064,6 +2088,7 @@ class Runner:
                 print(f"ok    {name}{spent}", flush=True)
             else:
                 self.failed += 1
+                differing.add(entry["name"])
                 print(f"DIFF  {name}{spent}")
                 for line in diff[: self.options.lines]:
                     print("      " + (line if len(line) < 600 else line[:600] + " ..."))
@@ -2083,7 +2108,8 @@ class Runner:
                 self.failed += 1
             elif row["case"] in ran and self.applies(row):
                 print(f"known difference used {row['used']} times: {row['case']}: {row['reason']}")
-                if row["used"] == 0:
+                # A case that differs anyway may have stopped before it came to the row.
+                if row["used"] == 0 and row["case"] not in differing:
                     print("ERROR this row is never used: remove it from the table")
                     self.failed += 1
         print(f"{time.monotonic() - began:.0f} seconds")
@@ -2163,7 +2189,9 @@ def main():
     def interrupted(signum, frame):
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupted)
+    # A shell that starts this in the background leaves SIGINT ignored, for etcdctl as well.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
     runner = Runner(options)
     try:
         return runner.main(plan)

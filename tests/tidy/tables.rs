@@ -35,6 +35,7 @@ pub const ARROWS: &[(&str, &str, &str)] = &[
     // layer 6
     ("host/tokio", "kernel backend wal host", ""),
     ("api", "kernel pb", ""),
+    ("api", "backend::stream::padding", "a download is filled up in the form its reader knows"),
     ("cli", "kernel pb backend wal membership node reactor host api", "the program, put together"),
 ];
 
