@@ -1,5 +1,5 @@
-//! Real processes on loopback: what one member and three members promise, also when they are killed,
-//! stopped and left behind.
+//! Real processes on loopback: what one member and three members promise, also when they are
+//! killed, stopped and left behind.
 
 mod behind;
 mod chaos;

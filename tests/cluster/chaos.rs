@@ -10,8 +10,9 @@ use crate::support::{Cluster, Random, Server};
 
 const WRITERS: usize = 4;
 
-/// Goal: what was acknowledged is there, whatever died meanwhile. Method: random members, leaders and
-/// whole clusters are killed with `kill -9` and restarted under load; then the books are compared.
+/// Goal: what was acknowledged is there, whatever died meanwhile. Method: random members, leaders
+/// and whole clusters are killed with `kill -9` and restarted under load; then the books are
+/// compared.
 #[test]
 fn nothing_acknowledged_is_lost_when_members_are_killed() {
     let seed = Random::seed();

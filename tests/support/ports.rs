@@ -1,7 +1,7 @@
 //! Free loopback ports.
 //!
-//! They lie below the range from which the system gives ports to outgoing connections: a member that
-//! is down must find its port free when it comes back.
+//! They lie below the range from which the system gives ports to outgoing connections: a member
+//! that is down must find its port free when it comes back.
 
 use std::{
     net::TcpListener,
