@@ -45,11 +45,11 @@ impl LogBytes {
 
     /// Entries up to here are no longer in the log, so nothing need be known about them.
     pub fn compacted(&mut self, upto: LogIndex) {
-        while self
-            .points
-            .pop_front_if(|(index, _)| *index <= upto)
-            .is_some()
-        {}
+        while let Some((index, _)) = self.points.front()
+            && *index <= upto
+        {
+            self.points.pop_front();
+        }
     }
 }
 

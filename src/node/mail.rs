@@ -272,7 +272,8 @@ pub enum WatchesInput {
     },
     Revisions(Vec<(i64, Vec<crate::pb::mvccpb::Event>)>),
     Compacted,
-    /// The store was exchanged for an image of this revision. It may be further by now.
+    /// The store was exchanged for an image of this revision. The store itself may be further by
+    /// now.
     Installed {
         revision: i64,
     },

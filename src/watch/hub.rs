@@ -187,8 +187,8 @@ impl Hub {
     }
 
     /// The store was replaced by a newer image, which stood at `revision`: every watch goes on from
-    /// where it stood. What was applied since is told by `on_revision` afterwards, although the
-    /// store has it already.
+    /// where it stood. What was applied since then is told by `on_revision` afterwards, although
+    /// the store has it already.
     pub fn on_installed(&mut self, revision: i64, store: &dyn History) {
         assert!(
             store.revision() >= revision,

@@ -96,7 +96,7 @@ pub const LATER: &[&str] = &[
 /// Places on somebody's machine, and hosts of registries; put together here as well.
 pub const MACHINES: &[&str] = &[
     concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/Us", "ers/"), concat!("/wo", "rk/"),
-    concat!("/tm", "p/"), concat!("arti", "factory"), concat!("jfr", "og"), concat!("nex", "us"),
+    concat!("/tm", "p/wt"), concat!("arti", "factory"), concat!("jfr", "og"), concat!("nex", "us"),
     concat!("index.cra", "tes.io"), concat!("static.cra", "tes.io"), concat!("npm", "js"),
     concat!("py", "pi.org"), concat!("proxy.gol", "ang"), concat!("gop", "roxy"),
 ];
