@@ -10,3 +10,5 @@ mod raft;
 mod support;
 mod tidy;
 mod wal;
+#[cfg(feature = "server")]
+mod wire;

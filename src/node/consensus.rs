@@ -165,12 +165,18 @@ impl Consensus {
         }
     }
 
+    /// Lets the log forget what the backend holds.
     fn compact(
         &mut self,
         mark: crate::raft::SnapshotMeta,
         compact: LogIndex,
         cx: &mut Context<'_, Mail>,
     ) {
+        // A commit from before an image may end after the image was accepted. Then the log has
+        // begun anew behind it, and its mark never goes back.
+        if mark.id.index < self.raft.first().index {
+            return;
+        }
         let compact = compact.min(self.raft.applied());
         if compact > self.raft.first().index {
             self.raft.compact(compact);

@@ -11,8 +11,8 @@ const ROUNDS: usize = 7;
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Goal: a new leader within three election timeouts while a majority lives. Method: from the kill
-/// of the leader until a put through a survivor succeeds. The median must keep the promise; a
-/// single round may be late on a busy machine, by as much again.
+/// of the leader until a put through a survivor succeeds. The median must keep the promise; one
+/// round may be late on a busy machine, by as much again.
 #[test]
 fn a_new_leader_comes_soon() {
     let mut cluster = Cluster::of(3).exclusive().start();

@@ -13,8 +13,7 @@ use crate::support::{Client, Cluster, wait_for};
 /// replicated on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// Keep-alives through a follower keep a lease; without them it ends between its TTL and a bit
-/// later.
+/// Keep-alives through a follower keep a lease; without them it ends after its TTL or a bit later.
 #[test]
 fn a_follower_renews_leases() {
     let cluster = Cluster::of(3).start();

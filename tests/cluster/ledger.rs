@@ -91,7 +91,7 @@ impl Ledger {
     pub fn read(&self, counter: usize, floor: u64, value: u64, who: &str) {
         assert!(
             value >= floor,
-            "stale read through {who}: counter {counter} was {floor} before, and it saw {value}"
+            "stale read through {who}: counter {counter} was {floor} before, and {value} was read"
         );
         self.floors[counter].fetch_max(value, Ordering::SeqCst);
     }
@@ -113,7 +113,7 @@ impl Ledger {
         for (member, client) in cluster.members.iter().zip(cluster.clients()) {
             let name = &member.plan().name;
             let read = |prefix| client.prefix(prefix, true).expect("the member serves").kvs;
-            books.verify_writes(name, read(WRITES), cluster);
+            books.verify_writes(name, read(WRITES));
             books.verify_counters(name, &read(COUNTERS));
         }
     }
@@ -130,7 +130,7 @@ impl Books {
         }
     }
 
-    fn verify_writes(&self, name: &str, kvs: Vec<KeyValue>, cluster: &Cluster) {
+    fn verify_writes(&self, name: &str, kvs: Vec<KeyValue>) {
         let mut held: BTreeMap<Bytes, KeyValue> = BTreeMap::new();
         for kv in kvs {
             assert_eq!(
@@ -141,12 +141,8 @@ impl Books {
             held.insert(kv.key.clone(), kv);
         }
         for (key, (value, revision)) in &self.writes {
-            let Some(kv) = held.remove(key) else {
-                panic!(
-                    "{name} lost {key:?} of revision {revision}:\n{}",
-                    cluster.tails()
-                );
-            };
+            let kv = held.remove(key);
+            let kv = kv.unwrap_or_else(|| panic!("{name} lost {key:?} of revision {revision}"));
             assert_eq!(&kv.value, value, "{name} holds another value of {key:?}");
             assert_eq!(
                 kv.mod_revision, *revision,
@@ -198,4 +194,107 @@ pub fn counter_key(number: usize) -> Bytes {
 pub fn parse(value: &[u8]) -> u64 {
     let text = std::str::from_utf8(value).expect("counters are text");
     text.parse().expect("counters are numbers")
+}
+
+/// The books find what is wrong.
+mod tests {
+    use super::*;
+
+    fn kv(key: &str, value: &str, mod_revision: i64, version: i64) -> KeyValue {
+        KeyValue {
+            key: key.to_owned().into(),
+            value: value.to_owned().into(),
+            mod_revision,
+            version,
+            ..Default::default()
+        }
+    }
+
+    /// One write and two increments, one of which may or may not have happened.
+    fn ledger() -> Ledger {
+        let ledger = Ledger::default();
+        ledger.wrote("write/a".into(), "1".into(), 2);
+        ledger.wrote_maybe("write/b".into(), "2".into());
+        ledger.incremented(0, 1, 3);
+        ledger.incremented_maybe(0);
+        ledger
+    }
+
+    #[test]
+    fn what_is_possible_is_accepted() {
+        let ledger = ledger();
+        let books = ledger.books();
+        books.verify_writes("m", vec![kv("write/a", "1", 2, 1)]);
+        books.verify_writes(
+            "m",
+            vec![kv("write/a", "1", 2, 1), kv("write/b", "2", 9, 1)],
+        );
+        books.verify_counters("m", &[kv("counter/0", "1", 3, 1)]);
+        books.verify_counters("m", &[kv("counter/0", "2", 5, 2)]);
+        drop(books);
+        ledger.read(0, 1, 2, "m");
+        assert_eq!(ledger.floor(0), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "lost")]
+    fn a_lost_write_is_found() {
+        ledger().books().verify_writes("m", vec![]);
+    }
+
+    #[test]
+    #[should_panic(expected = "another revision")]
+    fn a_moved_write_is_found() {
+        ledger()
+            .books()
+            .verify_writes("m", vec![kv("write/a", "1", 4, 1)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "more than once")]
+    fn a_doubled_write_is_found() {
+        ledger()
+            .books()
+            .verify_writes("m", vec![kv("write/a", "1", 2, 2)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody wrote")]
+    fn an_invented_write_is_found() {
+        let held = vec![kv("write/a", "1", 2, 1), kv("write/b", "x", 3, 1)];
+        ledger().books().verify_writes("m", held);
+    }
+
+    #[test]
+    #[should_panic(expected = "after 1 acknowledged")]
+    fn a_lost_increment_is_found() {
+        ledger().books().verify_counters("m", &[]);
+    }
+
+    #[test]
+    #[should_panic(expected = "after 1 acknowledged")]
+    fn an_invented_increment_is_found() {
+        ledger()
+            .books()
+            .verify_counters("m", &[kv("counter/0", "3", 9, 3)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "were acknowledged")]
+    fn an_increment_acknowledged_twice_is_found() {
+        ledger().incremented(0, 1, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "revision 2 was acknowledged for")]
+    fn a_revision_used_twice_is_found() {
+        ledger().wrote("write/c".into(), "3".into(), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "stale read")]
+    fn a_stale_read_is_found() {
+        let ledger = ledger();
+        ledger.read(0, ledger.floor(0), 0, "m");
+    }
 }

@@ -40,12 +40,18 @@ impl Load {
             stop: Arc::default(),
             threads: Vec::new(),
         };
-        for writer in 0..writers {
-            let seed = seed ^ (u64::try_from(writer).expect("few") + 1) << 32;
-            let mut client = Worker::new(&load, endpoints, Random::new(seed));
-            load.spawn(move || client.write_on(writer));
-        }
+        load.write_through(endpoints, writers, seed);
         load
+    }
+
+    /// Adds writers that use these endpoints.
+    pub fn write_through(&mut self, endpoints: &[String], writers: usize, seed: u64) {
+        for _ in 0..writers {
+            let writer = self.threads.len();
+            let seed = seed ^ ((u64::try_from(writer).expect("few") + 1) << 32);
+            let mut worker = Worker::new(self, endpoints, Random::new(seed));
+            self.spawn(move || worker.write_on(writer));
+        }
     }
 
     /// Adds a reader that reads counters through one endpoint only, with a long patience: its calls

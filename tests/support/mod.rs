@@ -2,8 +2,7 @@
 //!
 //! Invariants: every wait is bounded and a wait that fails shows the last log lines of the members;
 //! every process ends with the value that owns it, also when a test panics; at most
-//! [`permit::PERMITS`] permits are held at a time, so that tests with timing bounds share two
-//! cores.
+//! [`permit::PERMITS`] permits are held at a time, so that few tests share two cores.
 
 #![allow(
     dead_code,
