@@ -34,7 +34,7 @@ fn members_agree_about_the_cluster() {
     let mut stories = BTreeSet::new();
     for (member, client) in cluster.members.iter().zip(&clients) {
         let status = client.status().unwrap();
-        let header = status.header.clone().unwrap();
+        let header = status.header.unwrap();
         own.insert(header.member_id);
         stories.insert((header.cluster_id, status.leader, status.raft_term));
         assert!(!status.is_learner && status.db_size > 0 && !status.version.is_empty());
