@@ -11,10 +11,7 @@ use fated::pb::{
     mvccpb::event::EventType,
 };
 
-use crate::support::{
-    Server,
-    server::{Server as Member, command},
-};
+use crate::support::{Server, server::command};
 
 const SOON: Duration = Duration::from_secs(5);
 const MIB: u64 = 1024 * 1024;
@@ -167,11 +164,9 @@ fn a_new_member_is_small_on_disk() {
 fn a_second_process_on_the_same_data_is_refused() {
     let server = Server::alone(&[]);
     let mut plan = server.plan().clone();
-    let other = Member::new(plan.clone()).plan().clone();
     plan.client_port = crate::support::ports::free_port();
     plan.peer_port = crate::support::ports::free_port();
     plan.initial_cluster = format!("{}=http://127.0.0.1:{}", plan.name, plan.peer_port);
-    assert_eq!(other.data_dir, plan.data_dir);
     let output = command(&plan.arguments()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
