@@ -358,7 +358,9 @@ fn log_leader(before: Option<MemberId>, role: &RoleChange, cx: &mut Context<'_, 
         (_, Some(_)) if role.role == Role::Leader => "became leader",
         (None, Some(_)) => "elected leader",
         (Some(_), Some(_)) => "changed leader",
-        (_, None) => "lost leader",
+        (Some(_), None) => "lost leader",
+        // A member that never had a leader has lost none.
+        (None, None) => return,
     };
     let name = |id: Option<MemberId>| id.map_or(String::new(), |id| format!("{:x}", id.get()));
     cx.emit(Effect::Log(LogLine {
