@@ -1,0 +1,2 @@
+//! Runs, repeats and replays simulated lives of a cluster.
+fn main() {}
