@@ -124,7 +124,8 @@ impl Disk {
         self.pending_names.clear();
         self.durable_names = self.names.clone();
         let live = &self.names;
-        self.inodes.retain(|inode, _| live.values().any(|of| of == inode));
+        self.inodes
+            .retain(|inode, _| live.values().any(|of| of == inode));
     }
 
     /// The names that can be seen.
@@ -168,7 +169,8 @@ impl Disk {
         }
         self.names = self.durable_names.clone();
         let live = &self.names;
-        self.inodes.retain(|inode, _| live.values().any(|of| of == inode));
+        self.inodes
+            .retain(|inode, _| live.values().any(|of| of == inode));
     }
 
     /// What would be left of the log if the power failed now and nothing was written back.
@@ -210,7 +212,10 @@ impl Disk {
     }
 
     fn used(&self) -> u64 {
-        self.inodes.values().map(|inode| inode.cache.len() as u64).sum()
+        self.inodes
+            .values()
+            .map(|inode| inode.cache.len() as u64)
+            .sum()
     }
 
     /// Bytes in use, for whoever sets a limit.

@@ -7,7 +7,9 @@
 use std::collections::VecDeque;
 
 use fated::{
-    kernel::{DiskError, DiskErrorKind, DiskOp, DiskOutcome, Entropy, Event, Lane, SegmentId, Ticket},
+    kernel::{
+        DiskError, DiskErrorKind, DiskOp, DiskOutcome, Entropy, Event, Lane, SegmentId, Ticket,
+    },
     wal::{parse_segment_name, segment_name},
 };
 
@@ -66,7 +68,8 @@ impl World {
         // A transaction is durable at some moment between its start and its answer.
         let backend = matches!(lane, Lane::Backend | Lane::Snapshot);
         let early = backend && member.entropy.one_in(2);
-        let fails = matches!(op, DiskOp::Commit { .. }) && member.failing == Some(DiskFault::Commit);
+        let fails =
+            matches!(op, DiskOp::Commit { .. }) && member.failing == Some(DiskFault::Commit);
         let early = (early && !fails).then(|| member.vault().execute(&op));
         let state = member.lanes.entry(lane).or_default();
         state.work = Some(Work {
@@ -103,12 +106,18 @@ impl World {
             self.at(stalled_until, Item::Lane { at, boot, lane });
             return;
         }
-        let state = self.members[at].lanes.get_mut(&lane).expect("a lane at work");
+        let state = self.members[at]
+            .lanes
+            .get_mut(&lane)
+            .expect("a lane at work");
         let mut work = state.work.take().expect("a lane at work");
         match self.work_on(at, &mut work) {
             Progress::More => {
                 work.step += 1;
-                let state = self.members[at].lanes.get_mut(&lane).expect("a lane at work");
+                let state = self.members[at]
+                    .lanes
+                    .get_mut(&lane)
+                    .expect("a lane at work");
                 state.work = Some(work);
                 self.lane_later(at, lane);
             }
@@ -179,7 +188,10 @@ impl World {
     pub fn drop_lanes(&mut self, at: usize) {
         let mut entropy = self.members[at].entropy.clone();
         for lane in LANES {
-            let work = self.members[at].lanes.remove(&lane).and_then(|state| state.work);
+            let work = self.members[at]
+                .lanes
+                .remove(&lane)
+                .and_then(|state| state.work);
             if let Some(mut work) = work
                 && entropy.one_in(2)
             {
@@ -200,7 +212,12 @@ impl World {
 
 impl crate::world::Member {
     /// One step of making a segment, as the production host does it. True at the end.
-    fn prepare_step(&mut self, segment: SegmentId, bytes: u64, step: u32) -> Result<bool, DiskError> {
+    fn prepare_step(
+        &mut self,
+        segment: SegmentId,
+        bytes: u64,
+        step: u32,
+    ) -> Result<bool, DiskError> {
         let name = segment_name(segment);
         let temporary = format!("{name}.tmp");
         match step {

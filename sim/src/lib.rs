@@ -27,8 +27,6 @@ pub mod links;
 #[cfg(madsim)]
 pub mod nemesis;
 #[cfg(madsim)]
-pub mod record;
-#[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]
 pub mod world;

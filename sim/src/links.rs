@@ -264,7 +264,8 @@ impl World {
             crc32fast::hash(&flight.bytes),
             "a checksum finds one wrong bit"
         );
-        self.counters.hit("network: damaged frame found by its checksum");
+        self.counters
+            .hit("network: damaged frame found by its checksum");
     }
 
     /// A frame arrives.

@@ -78,12 +78,21 @@ impl Observer {
     }
 
     /// A member finished a turn.
-    pub fn on_turn(&mut self, node: &Node<Memory>, size: usize, counters: &mut Counters) -> Verdict {
+    pub fn on_turn(
+        &mut self,
+        node: &Node<Memory>,
+        size: usize,
+        counters: &mut Counters,
+    ) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
         let seen = self.seen.get(&member).copied().unwrap_or_default();
         let leading = raft.role() == Role::Leader;
         if raft.term() < seen.term {
-            let story = format!("{member:x?} went from term {:?} to {:?}", seen.term, raft.term());
+            let story = format!(
+                "{member:x?} went from term {:?} to {:?}",
+                seen.term,
+                raft.term()
+            );
             return Err(Violation::new("a term never goes back", story));
         }
         self.durable.insert(member, raft.durable());
@@ -95,7 +104,11 @@ impl Observer {
             counters.hit("raft: leader stepped down");
         }
         if raft.committed() < seen.commit {
-            let story = format!("{member:x?} went from {} to {}", seen.commit, raft.committed());
+            let story = format!(
+                "{member:x?} went from {} to {}",
+                seen.commit,
+                raft.committed()
+            );
             return Err(Violation::new("a commit index never goes back", story));
         }
         if raft.committed() > seen.commit {
@@ -161,7 +174,9 @@ impl Observer {
         let known = self.committed();
         let mut index = before.max(raft.first().index).next();
         while index <= commit {
-            let term = raft.term_at(index).expect("committed entries are in the log");
+            let term = raft
+                .term_at(index)
+                .expect("committed entries are in the log");
             let id = EntryId::new(term, index);
             let first = *self.ledger.entry(index).or_insert(id);
             if first != id {
@@ -299,7 +314,10 @@ impl Observer {
             story += &format!("{:x?}: {holds:?}; ", disk.member);
         }
         if holders <= disks.len() / 2 {
-            let story = format!("{newest:?} is on {holders} of {} disks: {story}", disks.len());
+            let story = format!(
+                "{newest:?} is on {holders} of {} disks: {story}",
+                disks.len()
+            );
             return Err(Violation::new("what was committed is durable", story));
         }
         Ok(())

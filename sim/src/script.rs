@@ -17,18 +17,39 @@ pub struct Step {
 /// What a client does. Keys are small numbers; values are made unique when they are sent.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum What {
-    Put { key: u64, bytes: u64 },
-    Get { key: u64, serializable: bool },
+    Put {
+        key: u64,
+        bytes: u64,
+    },
+    Get {
+        key: u64,
+        serializable: bool,
+    },
     /// A range of keys, at the present or this many revisions back.
-    Range { from: u64, to: u64, back: i64 },
-    Delete { key: u64 },
-    DeleteRange { from: u64, to: u64 },
+    Range {
+        from: u64,
+        to: u64,
+        back: i64,
+    },
+    Delete {
+        key: u64,
+    },
+    DeleteRange {
+        from: u64,
+        to: u64,
+    },
     /// Writes if the key is as this client last saw it, else reads it.
-    Swap { key: u64 },
+    Swap {
+        key: u64,
+    },
     /// Writes several keys at once if the first does not exist, else deletes it and reads the rest.
-    Txn { keys: Vec<u64> },
+    Txn {
+        keys: Vec<u64>,
+    },
     /// Compacts up to this many revisions before the last seen one.
-    Compact { back: i64 },
+    Compact {
+        back: i64,
+    },
 }
 
 /// Scripts that keep clients busy for about this long.

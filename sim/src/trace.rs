@@ -350,7 +350,10 @@ pub fn show_effect(effect: &Effect) -> String {
                     bytes,
                     ..
                 },
-        } => format!("-> disk {ticket} write {segment} at {offset}, {} bytes", bytes.len()),
+        } => format!(
+            "-> disk {ticket} write {segment} at {offset}, {} bytes",
+            bytes.len()
+        ),
         Effect::Disk {
             ticket,
             op: DiskOp::Commit { batch },
