@@ -23,6 +23,8 @@ use crate::{
 pub struct LaneState {
     queue: VecDeque<(Ticket, DiskOp)>,
     work: Option<Work>,
+    /// The failure after which nothing more is done.
+    failed: Option<DiskError>,
     /// Nothing completes before this moment.
     pub stalled_until: u64,
 }
@@ -65,6 +67,11 @@ impl World {
         let Some((ticket, op)) = state.queue.pop_front() else {
             return;
         };
+        if let Some(error) = state.failed.clone() {
+            let outcome = Err(error);
+            self.event_now(at, Event::DiskDone { ticket, outcome });
+            return self.start_next(at, lane);
+        }
         // A transaction is durable at some moment between its start and its answer.
         let backend = matches!(lane, Lane::Backend | Lane::Snapshot);
         let early = backend && member.entropy.one_in(2);
@@ -123,6 +130,11 @@ impl World {
             }
             Progress::Done(outcome) => {
                 let ticket = work.ticket;
+                let failed = outcome.as_ref().err().filter(|_| lane != Lane::Snapshot);
+                if let Some(error) = failed {
+                    let state = self.members[at].lanes.get_mut(&lane);
+                    state.expect("a lane at work").failed = Some(error.clone());
+                }
                 self.event_now(at, Event::DiskDone { ticket, outcome });
                 self.start_next(at, lane);
             }

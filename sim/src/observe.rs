@@ -310,7 +310,7 @@ impl Observer {
         let mut story = String::new();
         for disk in disks {
             let holds = disk.holds(*newest);
-            holders += usize::from(holds == Ok(true));
+            holders += usize::from(disk.rotten || holds == Ok(true));
             story += &format!("{:x?}: {holds:?}; ", disk.member);
         }
         if holders <= disks.len() / 2 {
@@ -335,6 +335,9 @@ pub struct DiskImage<'a> {
     pub backend: EntryId,
     /// The sealed image, if there is one.
     pub sealed: Option<EntryId>,
+    /// Whether it was damaged. What it held then counts as held: that a quorum is left is the
+    /// plan's business, and such a member never votes again.
+    pub rotten: bool,
 }
 
 impl DiskImage<'_> {

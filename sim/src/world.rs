@@ -424,8 +424,10 @@ impl World {
             let Some(segment) = parse_segment_name(&name) else {
                 continue;
             };
+            let content = member.disk.read(&name)?;
+            member.disk.write(&name, 0, &content)?;
             member.disk.sync(&name)?;
-            recovery.feed(segment, &member.disk.read(&name)?)?;
+            recovery.feed(segment, &content)?;
         }
         member.memory = member.memory.after_crash();
         let applied = settle_image(&member.memory, recovery.mark())?;
@@ -556,6 +558,7 @@ fn disk_image(member: &Member) -> DiskImage<'_> {
         segments: member.disk.worst_case(),
         backend: live.expect("memory does not fail"),
         sealed: sealed.map(|(_, id)| id),
+        rotten: member.rotten,
     }
 }
 
