@@ -40,7 +40,7 @@ fn plain<T: Default + PartialEq>(value: &T) -> bool {
 macro_rules! record {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             $($(#[$field_doc])* #[serde(skip_serializing_if = "plain")] pub $field: $type,)*
@@ -70,7 +70,7 @@ pub const LINE_BYTES_MAX: usize = 64 << 20;
 pub type Time = u64;
 
 /// One line of a history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
     /// How the cluster began.
@@ -84,14 +84,14 @@ pub enum Record {
 }
 
 /// How the cluster began, and the bounds under which leases are judged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Meta {
     /// [`FORMAT_VERSION`].
     pub version: u32,
     /// The revision before the first operation; 1 for an empty cluster.
     pub revision: i64,
-    /// The compacted revision before the first operation; 0 for none.
+    /// The compacted revision before the first operation; -1 for none.
     pub compact_revision: i64,
     /// The pairs alive before the first operation.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -117,7 +117,7 @@ impl Default for Meta {
         Meta {
             version: FORMAT_VERSION,
             revision: 1,
-            compact_revision: 0,
+            compact_revision: -1,
             kvs: Vec::new(),
             leases: Vec::new(),
             lease_ttl_min: 2,
@@ -129,7 +129,7 @@ impl Default for Meta {
 }
 
 /// One request of one client and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operation {
     /// Unique in the history.
@@ -154,7 +154,7 @@ pub struct Operation {
 }
 
 /// What came back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// An answer.
@@ -176,7 +176,7 @@ record! {
 }
 
 /// An answer with its header.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Response {
     /// The header that every answer carries.
@@ -199,7 +199,7 @@ record! {
 }
 
 /// One entry of the committed log that the cluster agreed on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commit {
     /// Its place; strictly rising, gaps allowed (entries that are none of the client's concern).

@@ -2,3 +2,4 @@
 //! that a history from a real cluster is judged by the same lines as one from a seed.
 
 pub mod history;
+pub mod model;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Text, plain};
 
 /// What a client may ask.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Read.
@@ -31,7 +31,7 @@ pub enum Request {
 }
 
 /// The answers, in the order of [`Request`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// To a range.
@@ -89,7 +89,7 @@ record! {
 }
 
 /// The order of pairs in an answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SortOrder {
     /// By key, or ascending if a target is named.
@@ -102,7 +102,7 @@ pub enum SortOrder {
 }
 
 /// What pairs are sorted by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SortTarget {
     /// The key.
@@ -161,7 +161,7 @@ record! {
 }
 
 /// One condition of a txn. With a range end, every key of the range must satisfy it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Compare {
     /// First key.
@@ -176,7 +176,7 @@ pub struct Compare {
 }
 
 /// The relation of a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CompareResult {
     /// The pair's equals the given one.
@@ -190,7 +190,7 @@ pub enum CompareResult {
 }
 
 /// What a condition looks at, with the value to compare with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CompareTarget {
     /// How often the key was written since its creation.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{KeyValue, Text, Time, plain};
 
 /// One thing that happened on a watch stream, as its client saw it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatchRecord {
     /// Whose stream.
@@ -22,7 +22,7 @@ pub struct WatchRecord {
 }
 
 /// What happened on a watch stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WatchItem {
     /// The reply that a watch was created (or refused, then `canceled` is set).
@@ -106,7 +106,7 @@ record! {
 }
 
 /// One event of a watch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatchEvent {
     /// What happened to the key.
@@ -119,7 +119,7 @@ pub struct WatchEvent {
 }
 
 /// What happened to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// It was written.
