@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{IsTerminal, Write},
+    io::{BufWriter, IsTerminal, Write},
     process::ExitCode,
     sync::{
         Mutex,
@@ -15,13 +15,15 @@ use std::{
 use fated_sim::{
     counters::Counters,
     plan::Plan,
+    record,
     run::{self, Report},
     trace::Keep,
 };
 use serde_json::json;
 
 const USAGE: &str = "usage: cargo sim COMMAND
-  run SEED [--trace FILE] [--plan FILE] [--json]   one seed
+  run SEED [--trace FILE] [--plan FILE] [--history FILE] [--json]
+                                                   one seed; its plan and history as files
   soak N [--from SEED] [--jobs J] [--json]         a batch of seeds, then the counters
   twice N [--from SEED]                            each seed twice; the first difference is shown
   replay PLAN [--trace FILE] [--json]              a plan from a file
@@ -34,6 +36,7 @@ struct Options {
     words: Vec<String>,
     trace: Option<String>,
     plan: Option<String>,
+    history: Option<String>,
     from: u64,
     jobs: usize,
     json: bool,
@@ -74,6 +77,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Options> {
         words: Vec::new(),
         trace: None,
         plan: None,
+        history: None,
         from: 1,
         jobs: thread::available_parallelism().map_or(1, usize::from),
         json: false,
@@ -83,6 +87,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Options> {
         match word.as_str() {
             "--trace" => options.trace = Some(arguments.next()?),
             "--plan" => options.plan = Some(arguments.next()?),
+            "--history" => options.history = Some(arguments.next()?),
             "--from" => options.from = arguments.next()?.parse().ok()?,
             "--jobs" => options.jobs = arguments.next()?.parse().ok()?,
             "--json" => options.json = true,
@@ -112,6 +117,13 @@ fn one(plan: Plan, options: &Options) -> bool {
     let keep = options.trace.clone().map_or(Keep::Hash, Keep::File);
     let report = run::run(plan.clone(), keep);
     let fine = report.violation.is_none();
+    if let Some(file) = &options.history
+        && let Err(error) = fs::File::create(file)
+            .and_then(|file| record::history(&report.history).write(BufWriter::new(file)))
+    {
+        eprintln!("{file}: {error}");
+        return false;
+    }
     if options.json {
         println!("{}", summary(&[&report], report.real));
     } else {

@@ -68,6 +68,12 @@ pub enum FaultKind {
     ClockJump { target: Target, ms: i64 },
     /// The clock runs at another rate.
     ClockRate { target: Target, ppm: i64 },
+    /// Dies the next time it comes to an exact point of its disk's work.
+    CrashAt {
+        target: Target,
+        point: Point,
+        power: bool,
+    },
     /// Leadership is moved to this member.
     MoveLeader { to: usize },
 }
@@ -82,6 +88,71 @@ pub enum Shape {
     Bridge,
 }
 
+/// An exact point: right after this step has taken effect, before anybody is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Point {
+    LogWritten,
+    LogSynced,
+    SegmentCreated,
+    SegmentZeroed,
+    SegmentSynced,
+    SegmentRenamed,
+    SegmentDurable,
+    SegmentUnlinked,
+    SegmentsRemoved,
+    Committed,
+    ImagePinned,
+    ImageRead,
+    StageOpened,
+    StageWritten,
+    StageSealed,
+    StageInstalled,
+}
+
+impl Point {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::LogWritten,
+        Self::LogSynced,
+        Self::SegmentCreated,
+        Self::SegmentZeroed,
+        Self::SegmentSynced,
+        Self::SegmentRenamed,
+        Self::SegmentDurable,
+        Self::SegmentUnlinked,
+        Self::SegmentsRemoved,
+        Self::Committed,
+        Self::ImagePinned,
+        Self::ImageRead,
+        Self::StageOpened,
+        Self::StageWritten,
+        Self::StageSealed,
+        Self::StageInstalled,
+    ];
+
+    /// The name of its counter.
+    pub fn counter(self) -> &'static str {
+        match self {
+            Self::LogWritten => "crash at: log written, not synced",
+            Self::LogSynced => "crash at: log synced",
+            Self::SegmentCreated => "crash at: segment created",
+            Self::SegmentZeroed => "crash at: segment zeroed",
+            Self::SegmentSynced => "crash at: segment synced",
+            Self::SegmentRenamed => "crash at: segment renamed",
+            Self::SegmentDurable => "crash at: segment durable",
+            Self::SegmentUnlinked => "crash at: one segment unlinked",
+            Self::SegmentsRemoved => "crash at: segments removed",
+            Self::Committed => "crash at: backend committed",
+            Self::ImagePinned => "crash at: image pinned",
+            Self::ImageRead => "crash at: image read",
+            Self::StageOpened => "crash at: stage opened",
+            Self::StageWritten => "crash at: stage written",
+            Self::StageSealed => "crash at: stage sealed",
+            Self::StageInstalled => "crash at: stage installed",
+        }
+    }
+}
+
 /// Which operation of a disk fails.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum DiskFault {
@@ -91,7 +162,7 @@ pub enum DiskFault {
     Commit,
 }
 
-const CLASSES: usize = 16;
+const CLASSES: usize = 18;
 
 /// The schedule of a plan.
 pub fn draw(cluster: &ClusterPlan, faults_ms: u64, entropy: &mut Entropy) -> Vec<Fault> {
@@ -183,6 +254,11 @@ fn draw_kind(
                 FaultKind::ClockRate { target, ppm }
             }
         }
+        16 | 17 => FaultKind::CrashAt {
+            target,
+            point: Point::ALL[draw::index(Point::ALL.len(), entropy)],
+            power: entropy.one_in(2),
+        },
         15 if members > 1 => FaultKind::MoveLeader {
             to: draw::index(members, entropy),
         },

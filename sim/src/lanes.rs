@@ -14,7 +14,7 @@ use fated::{
 };
 
 use crate::{
-    faults::DiskFault,
+    faults::{DiskFault, Point},
     world::{Item, World},
 };
 
@@ -118,7 +118,14 @@ impl World {
             .get_mut(&lane)
             .expect("a lane at work");
         let mut work = state.work.take().expect("a lane at work");
-        match self.work_on(at, &mut work) {
+        let progress = self.work_on(at, &mut work);
+        if let Some(point) = point_of(&work, &progress) {
+            self.maybe_crash(at, point);
+            if self.members[at].boot != boot || !self.members[at].up {
+                return;
+            }
+        }
+        match progress {
             Progress::More => {
                 work.step += 1;
                 let state = self.members[at]
@@ -274,6 +281,38 @@ impl crate::world::Member {
     fn take_failure(&mut self, on: DiskFault) -> bool {
         self.failing.take_if(|failing| *failing == on).is_some()
     }
+}
+
+/// Where a member stands when a step has just been done; nowhere when it failed.
+fn point_of(work: &Work, progress: &Progress) -> Option<Point> {
+    if matches!(progress, Progress::Done(Err(_))) {
+        return None;
+    }
+    Some(match &work.op {
+        DiskOp::WalWrite { .. } if work.step == 0 => Point::LogWritten,
+        DiskOp::WalWrite { .. } => Point::LogSynced,
+        DiskOp::WalPrepare { .. } => match work.step {
+            0 => Point::SegmentCreated,
+            1 => Point::SegmentZeroed,
+            2 => Point::SegmentSynced,
+            3 => Point::SegmentRenamed,
+            _ => Point::SegmentDurable,
+        },
+        DiskOp::WalRemove { .. } => match progress {
+            Progress::More => Point::SegmentUnlinked,
+            Progress::Done(_) => Point::SegmentsRemoved,
+        },
+        DiskOp::Commit { .. } => Point::Committed,
+        DiskOp::SnapshotOpen { .. } => Point::ImagePinned,
+        DiskOp::SnapshotRead { .. } => Point::ImageRead,
+        DiskOp::StageOpen { .. } => Point::StageOpened,
+        DiskOp::StageWrite { .. } => Point::StageWritten,
+        DiskOp::StageSeal { .. } => Point::StageSealed,
+        DiskOp::StageInstall { .. } => Point::StageInstalled,
+        DiskOp::Defragment | DiskOp::SnapshotClose { .. } | DiskOp::StageDrop { .. } => {
+            return None;
+        }
+    })
 }
 
 fn failed(what: &str) -> DiskError {

@@ -5,6 +5,7 @@
 //! simulation builds only.
 
 pub mod history;
+pub mod model;
 
 pub mod clock;
 pub mod counters;
@@ -26,6 +27,8 @@ pub mod lanes;
 pub mod links;
 #[cfg(madsim)]
 pub mod nemesis;
+#[cfg(madsim)]
+pub mod record;
 #[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]

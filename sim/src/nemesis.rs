@@ -7,7 +7,7 @@ use fated::kernel::{ApiError, CallId, Credentials, Event, MemberId, Request, Res
 use fated::pb::etcdserverpb as rpc;
 
 use crate::{
-    faults::{FaultKind, Shape, Target},
+    faults::{FaultKind, Point, Shape, Target},
     lanes::LANES,
     world::{Item, World},
 };
@@ -79,6 +79,7 @@ impl World {
         }
         for member in &mut self.members {
             member.failing = None;
+            member.crash_at = None;
             member
                 .lanes
                 .values_mut()
@@ -160,6 +161,15 @@ impl World {
                 self.move_leader(*to);
                 None
             }
+            FaultKind::CrashAt {
+                target,
+                point,
+                power,
+            } => {
+                let at = self.target(*target)?;
+                self.members[at].crash_at = Some((*point, *power));
+                None
+            }
             FaultKind::SlowDisk { .. }
             | FaultKind::StalledDisk { .. }
             | FaultKind::DiskError { .. }
@@ -233,8 +243,25 @@ impl World {
             | FaultKind::Reset { .. }
             | FaultKind::ClockJump { .. }
             | FaultKind::ClockRate { .. }
+            | FaultKind::CrashAt { .. }
             | FaultKind::MoveLeader { .. } => unreachable!("no fault of a disk: {kind:?}"),
         }
+    }
+
+    /// A member has come to a point at which it is to die.
+    pub fn maybe_crash(&mut self, at: usize, point: Point) {
+        let wanted = |armed: &mut (Point, bool)| armed.0 == point;
+        let Some((_, power)) = self.members[at].crash_at.take_if(wanted) else {
+            return;
+        };
+        self.counters.hit(point.counter());
+        self.note(&format!("member {at} crashes at {point:?}, power: {power}"));
+        match power {
+            true => self.power_cut(at),
+            false => self.kill(at),
+        }
+        let pause = self.members[at].entropy.between(1_000_000, 2_000_000_000);
+        self.after(pause, Item::Boot { at });
     }
 
     /// All machines lose power at once.

@@ -27,7 +27,7 @@ use crate::{
     clock::Clock,
     counters::Counters,
     disk::Disk,
-    faults::DiskFault,
+    faults::{DiskFault, Point},
     lanes::LaneState,
     links::{Flight, Network},
     nemesis::Nemesis,
@@ -105,6 +105,8 @@ pub struct Member {
     pub lanes: BTreeMap<Lane, LaneState>,
     /// The next operation of this kind fails.
     pub failing: Option<DiskFault>,
+    /// It dies when its disk comes to this point; whether by power.
+    pub crash_at: Option<(Point, bool)>,
     pub slow_times: u64,
     pub entropy: Entropy,
     pub view: View,
@@ -363,7 +365,11 @@ impl World {
             Effect::Stream { stream, .. } => {
                 unreachable!("no client of this world opened stream {stream}")
             }
-            Effect::Log(_) => {}
+            Effect::Log(line) => {
+                if let Some(counter) = log_counter(&line.message) {
+                    self.counters.hit(counter);
+                }
+            }
             Effect::Ready => self.members[at].serving = true,
             Effect::Halt(fault) => unreachable!("the event loop keeps {fault} to itself"),
         }
@@ -550,6 +556,19 @@ impl World {
     }
 }
 
+/// Lines for the operator that tell of something worth counting.
+fn log_counter(message: &str) -> Option<&'static str> {
+    Some(match message {
+        "sending database snapshot" => "image: sending begun",
+        "sent database snapshot" => "image: sent",
+        "receiving database snapshot" => "image: receiving begun",
+        "applied snapshot" => "image: installed",
+        "refused a damaged snapshot" => "image: refused as damaged",
+        "finished scheduled compaction" => "compaction: finished",
+        _ => return None,
+    })
+}
+
 fn disk_image(member: &Member) -> DiskImage<'_> {
     let live = member.memory.image().consistent();
     let sealed = member.memory.sealed().expect("memory does not fail");
@@ -581,6 +600,7 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
         vault: None,
         lanes: BTreeMap::new(),
         failing: None,
+        crash_at: None,
         slow_times: 1,
         entropy: root.fork(&format!("member {at}")),
         view: View::default(),
