@@ -118,8 +118,9 @@ fn one(plan: Plan, options: &Options) -> bool {
     let report = run::run(plan.clone(), keep);
     let fine = report.violation.is_none();
     if let Some(file) = &options.history
-        && let Err(error) = fs::File::create(file)
-            .and_then(|file| record::history(&report.history).write(BufWriter::new(file)))
+        && let Err(error) = fs::File::create(file).and_then(|file| {
+            record::history(&report.history, &report.watches).write(BufWriter::new(file))
+        })
     {
         eprintln!("{file}: {error}");
         return false;
@@ -226,6 +227,7 @@ fn soak(count: u64, options: &Options) -> bool {
                     }
                     let mut report = run::run(Plan::draw(options.from + number), Keep::Hash);
                     report.history = Vec::new();
+                    report.watches = Vec::new();
                     let mut reports = reports.lock().expect("no holder panics");
                     if report.violation.is_some() && !options.json {
                         show(&report);

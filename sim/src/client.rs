@@ -461,7 +461,8 @@ impl Client {
     }
 }
 
-fn name(key: u64) -> String {
+/// The key of a number.
+pub fn name(key: u64) -> String {
     format!("k{key:03}")
 }
 

@@ -16,6 +16,7 @@ pub mod observe;
 pub mod plan;
 pub mod script;
 pub mod trace;
+pub mod watching;
 
 #[cfg(madsim)]
 pub mod client;
@@ -31,5 +32,7 @@ pub mod nemesis;
 pub mod record;
 #[cfg(madsim)]
 pub mod run;
+#[cfg(madsim)]
+pub mod watcher;
 #[cfg(madsim)]
 pub mod world;

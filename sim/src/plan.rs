@@ -6,7 +6,7 @@
 use fated::kernel::Entropy;
 use serde::{Deserialize, Serialize};
 
-use crate::{draw, faults::Fault, script::Step};
+use crate::{draw, faults::Fault, script::Step, watching::WatcherPlan};
 
 /// Everything that decides a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct Plan {
     pub last_cut: bool,
     /// What each client does.
     pub clients: Vec<Vec<Step>>,
+    /// Who watches.
+    pub watchers: Vec<WatcherPlan>,
     /// How long a client waits for an answer.
     pub patience_ms: u64,
 }
@@ -58,6 +60,8 @@ pub struct ClusterPlan {
     pub batch_operations: usize,
     /// Pause between backend commits.
     pub batch_ms: u64,
+    /// How often watches are told of their progress.
+    pub progress_ms: u64,
     /// What a step of a member costs, at most.
     pub step_us: u64,
 }
@@ -129,6 +133,7 @@ impl Plan {
             core,
             last_cut,
             clients: scripts,
+            watchers: crate::watching::draw(&mut root.fork("watchers")),
             patience_ms,
         }
     }
@@ -149,6 +154,7 @@ impl ClusterPlan {
             compaction_slice: draw::usize(draw::log_uniform(1, 50, entropy)),
             batch_operations: draw::usize(draw::log_uniform(1, 1000, entropy)),
             batch_ms: draw::log_uniform(1, 200, entropy),
+            progress_ms: draw::log_uniform(50, 20_000, entropy),
             step_us: draw::log_uniform(5, 500, entropy),
         }
     }

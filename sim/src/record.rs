@@ -8,11 +8,12 @@ use crate::{
 };
 
 /// The history of a run. Requests that reached nobody are left out.
-pub fn history(operations: &[Operation]) -> h::History {
+pub fn history(operations: &[Operation], watches: &[h::WatchRecord]) -> h::History {
     let ops = operations.iter().enumerate();
     let ops = ops.filter_map(|(id, operation)| Some(op(id as u64 + 1, operation)?));
     h::History {
         ops: ops.collect(),
+        watches: watches.to_vec(),
         ..h::History::default()
     }
 }
@@ -180,7 +181,8 @@ fn txn_reply(it: &rpc::TxnResponse) -> Option<h::TxnReply> {
     })
 }
 
-fn pair(it: &mvccpb::KeyValue) -> h::KeyValue {
+/// A pair of the API.
+pub fn pair(it: &mvccpb::KeyValue) -> h::KeyValue {
     h::KeyValue {
         key: text(&it.key),
         create_revision: it.create_revision,

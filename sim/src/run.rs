@@ -24,6 +24,7 @@ use madsim::{
 use crate::{
     client::Operation,
     counters::Counters,
+    history::WatchRecord,
     host::{self, Shared},
     observe::Violation,
     plan::Plan,
@@ -61,6 +62,8 @@ pub struct Report {
     pub marks: Vec<u64>,
     /// What clients saw.
     pub history: Vec<Operation>,
+    /// What watchers saw.
+    pub watches: Vec<WatchRecord>,
 }
 
 thread_local! {
@@ -114,6 +117,7 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         lines: world.trace.take_lines(),
         marks: world.trace.take_marks(),
         history: std::mem::take(&mut world.clients.history),
+        watches: std::mem::take(&mut world.watchers.history),
     };
     drop(world);
     // After a panic inside a task the runtime may hold it half run; leak it rather than drop it.
@@ -240,6 +244,7 @@ impl Runner {
         {
             let mut world = self.shared.world();
             world.start_clients();
+            world.start_watchers();
             world.schedule_faults();
         }
         self.until(plan.faults_ms * 1_000_000, |_| false).await;

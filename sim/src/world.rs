@@ -34,6 +34,7 @@ use crate::{
     observe::{DiskImage, Observer, Violation},
     plan::Plan,
     trace::{self, Trace, View},
+    watcher::{WatchItem, Watchers},
 };
 
 /// One thing that will happen.
@@ -64,6 +65,8 @@ pub enum Item {
     FaultEnds(usize),
     /// Something between a client and a member.
     Client(ClientItem),
+    /// Something between a watcher and a member.
+    Watch(WatchItem),
 }
 
 /// What the executor must do before the world goes on.
@@ -140,6 +143,7 @@ pub struct World {
     pub members: Vec<Member>,
     pub network: Network,
     pub clients: Clients,
+    pub watchers: Watchers,
     pub nemesis: Nemesis,
     pub observer: Observer,
     pub counters: Counters,
@@ -163,6 +167,7 @@ impl World {
             members: members.collect(),
             network: Network::new(plan.network.clone(), root.fork("network")),
             clients: Clients::new(&plan),
+            watchers: Watchers::new(&plan, root.fork("watchers")),
             nemesis: Nemesis::default(),
             observer: Observer::default(),
             counters: Counters::default(),
@@ -262,6 +267,7 @@ impl World {
             Item::FaultBegins(number) => self.on_fault(number),
             Item::FaultEnds(number) => self.on_fault_end(number),
             Item::Client(item) => self.on_client(item),
+            Item::Watch(item) => self.on_watch(item),
         }
     }
 
@@ -362,9 +368,7 @@ impl World {
             Effect::Disk { ticket, op } => self.execute_disk(at, ticket, op),
             Effect::Link(op) => self.execute_link(at, op),
             Effect::Reply { call, result } => self.on_reply(at, call, result),
-            Effect::Stream { stream, .. } => {
-                unreachable!("no client of this world opened stream {stream}")
-            }
+            Effect::Stream { stream, item } => self.on_stream_out(stream, item),
             Effect::Log(line) => {
                 if let Some(counter) = log_counter(&line.message) {
                     self.counters.hit(counter);
@@ -491,6 +495,7 @@ impl World {
         member.vault = None;
         self.drop_links(at);
         self.drop_calls(at);
+        self.drop_streams(at);
     }
 
     /// Kills a member's process; the page cache stays.
@@ -551,6 +556,7 @@ impl World {
             compaction_slice: cluster.compaction_slice,
             batch_operations_max: cluster.batch_operations,
             batch_interval: Duration::from_millis(cluster.batch_ms),
+            progress_interval: Duration::from_millis(cluster.progress_ms),
             ..NodeConfig::default()
         }
     }
