@@ -114,7 +114,9 @@ pub fn validate(record: &Record) -> Result<(), String> {
         Record::Meta(meta) if meta.version != FORMAT_VERSION => {
             Err(format!("format version {} is unknown", meta.version))
         }
-        Record::Meta(meta) if meta.revision < 1 => Err("a cluster begins at revision 1".into()),
+        Record::Meta(meta) if !(1..=REVISION_MAX).contains(&meta.revision) => {
+            Err(format!("a cluster begins at a revision from 1 to {REVISION_MAX}"))
+        }
         Record::Meta(_) => Ok(()),
         Record::Op(op) => validate_operation(op),
         Record::Watch(_) => Ok(()),
@@ -140,6 +142,9 @@ fn validate_operation(op: &Operation) -> Result<(), String> {
     }
     validate_txn(&op.request, 0)
 }
+
+/// The greatest revision to begin with; leaves room to count on.
+const REVISION_MAX: i64 = 1 << 60;
 
 /// How deep txns may nest in a history.
 const TXN_DEPTH_MAX: usize = 16;
