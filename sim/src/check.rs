@@ -190,7 +190,9 @@ impl Report {
 
     /// Whether this guarantee is among the broken.
     pub fn breaks(&self, guarantee: Guarantee) -> bool {
-        self.violations.iter().any(|violation| violation.guarantee == guarantee)
+        self.violations
+            .iter()
+            .any(|violation| violation.guarantee == guarantee)
     }
 }
 
@@ -257,9 +259,6 @@ pub fn check(history: &History, options: &Options) -> Report {
         timeline = search.timeline;
     }
 
-    if let Some(timeline) = &timeline {
-
-
-    }
+    if let Some(timeline) = &timeline {}
     report
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufWriter, IsTerminal, Write},
+    io::{BufReader, BufWriter, IsTerminal, Write},
     process::ExitCode,
     sync::{
         Mutex,
@@ -13,9 +13,10 @@ use std::{
 };
 
 use fated_sim::{
+    check,
     counters::Counters,
+    history::History,
     plan::Plan,
-    record,
     run::{self, Report},
     trace::Keep,
 };
@@ -27,6 +28,7 @@ const USAGE: &str = "usage: cargo sim COMMAND
   soak N [--from SEED] [--jobs J] [--json]         a batch of seeds, then the counters
   twice N [--from SEED]                            each seed twice; the first difference is shown
   replay PLAN [--trace FILE] [--json]              a plan from a file
+  check HISTORY                                    judges a history from anywhere
   plan SEED                                        prints the plan of a seed";
 
 /// Lines of the trace that are shown with a failure.
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
         ["replay", file] => read_plan(file).map(|plan| one(plan, &options)),
         ["soak", count] => number(count).map(|count| soak(count, &options)),
         ["twice", count] => number(count).map(|count| twice(count, &options)),
+        ["check", file] => Some(judge(file)),
         ["plan", seed] => number(seed).map(|seed| {
             println!("{}", plan_text(&Plan::draw(seed)));
             true
@@ -103,6 +106,23 @@ fn read_plan(file: &str) -> Option<Plan> {
     plan.map_err(|error| eprintln!("{file}: {error}")).ok()
 }
 
+/// Judges a history, of the simulator or of a real cluster.
+fn judge(file: &str) -> bool {
+    let report = fs::File::open(file)
+        .map_err(|error| error.to_string())
+        .and_then(|input| check::run(BufReader::new(input)).map_err(|error| error.to_string()));
+    match report {
+        Ok(report) => {
+            println!("{report}");
+            report.is_ok()
+        }
+        Err(error) => {
+            eprintln!("{file}: {error}");
+            false
+        }
+    }
+}
+
 fn plan_text(plan: &Plan) -> String {
     serde_json::to_string_pretty(plan).expect("a plan is plain data")
 }
@@ -118,9 +138,8 @@ fn one(plan: Plan, options: &Options) -> bool {
     let report = run::run(plan.clone(), keep);
     let fine = report.violation.is_none();
     if let Some(file) = &options.history
-        && let Err(error) = fs::File::create(file).and_then(|file| {
-            record::history(&report.history, &report.watches).write(BufWriter::new(file))
-        })
+        && let Err(error) =
+            fs::File::create(file).and_then(|file| report.history.write(BufWriter::new(file)))
     {
         eprintln!("{file}: {error}");
         return false;
@@ -226,8 +245,7 @@ fn soak(count: u64, options: &Options) -> bool {
                         return;
                     }
                     let mut report = run::run(Plan::draw(options.from + number), Keep::Hash);
-                    report.history = Vec::new();
-                    report.watches = Vec::new();
+                    report.history = History::default();
                     let mut reports = reports.lock().expect("no holder panics");
                     if report.violation.is_some() && !options.json {
                         show(&report);

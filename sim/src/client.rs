@@ -395,8 +395,11 @@ impl Client {
                 },
                 ..Default::default()
             }),
-            What::Delete { key } => delete(name(*key), Vec::new()),
-            What::DeleteRange { from, to } => delete(name(*from), name(*to).into_bytes()),
+            What::Delete { key } => delete(name(*key), self.behind(number, *key)),
+            What::DeleteRange { from, to } => delete(
+                name(*from),
+                self.behind(number, to.saturating_sub(1).max(*from)),
+            ),
             What::Swap { key } => {
                 let known = self.seen.get(key).copied().unwrap_or_default();
                 let compare = compare(name(*key), rpc::compare::TargetUnion::ModRevision(known));
@@ -418,6 +421,12 @@ impl Client {
                 physical: false,
             }),
         }
+    }
+
+    /// An end of a range, right behind a key, that nobody else ever uses: so each deletion in the
+    /// log tells whose it is.
+    fn behind(&self, number: usize, key: u64) -> Vec<u8> {
+        format!("{}\0{number}.{}", name(key), self.serial).into_bytes()
     }
 
     /// Remembers what an answer shows.

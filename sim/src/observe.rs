@@ -21,16 +21,16 @@ use crate::counters::Counters;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
     /// Which guarantee.
-    pub guarantee: &'static str,
+    pub guarantee: String,
     /// What was seen.
     pub story: String,
 }
 
 impl Violation {
     /// A guarantee and what broke it.
-    pub fn new(guarantee: &'static str, story: impl Into<String>) -> Self {
+    pub fn new(guarantee: impl Into<String>, story: impl Into<String>) -> Self {
         Self {
-            guarantee,
+            guarantee: guarantee.into(),
             story: story.into(),
         }
     }

@@ -1,11 +1,123 @@
 //! What clients of a run saw, in the format that the judges read.
 
-use fated::{kernel::Response, pb::etcdserverpb as rpc, pb::mvccpb};
+use std::collections::{BTreeMap, VecDeque};
+
+use fated::{
+    kernel::Response,
+    pb::{
+        etcdserverpb as rpc,
+        fated::command::{Command, command},
+        mvccpb,
+    },
+    raft::{Entry, EntryKind},
+};
+use prost::Message;
 
 use crate::{
     client::{Operation, Outcome},
     history as h,
 };
+
+/// The committed log, and whose each write was: every write carries something that no other does.
+/// Compactions do not: one that moved the compacted revision is taken for the one that was
+/// answered well, one that did not for one that was refused, and else either for one that nobody
+/// knows about.
+pub fn commits<'a>(
+    log: impl Iterator<Item = &'a Entry>,
+    operations: &[h::Operation],
+) -> Vec<h::Commit> {
+    let mut owners: BTreeMap<h::Text, u64> = BTreeMap::new();
+    let mut compactions: BTreeMap<i64, Compactions> = BTreeMap::new();
+    let mut compacted = 0;
+    for op in operations {
+        if let h::Request::Compact(compact) = &op.request {
+            let same = compactions.entry(compact.revision).or_default();
+            match &op.outcome {
+                h::Outcome::Ok(_) => same.done.push_back(op.id),
+                h::Outcome::Unknown => same.unknown.push_back(op.id),
+                h::Outcome::Failed(_) => same.refused.push_back(op.id),
+            }
+        } else if let Some(mark) = mark(&op.request) {
+            owners.insert(mark, op.id);
+        }
+    }
+    let mut commits = Vec::new();
+    for entry in log.filter(|entry| entry.kind == EntryKind::Normal && !entry.data.is_empty()) {
+        let command = Command::decode(entry.data.clone()).expect("members propose commands");
+        let Some(request) = command.body.and_then(body) else {
+            continue;
+        };
+        let op = match &request {
+            h::Request::Compact(compact) => {
+                let moves = compact.revision > compacted;
+                compacted = compacted.max(compact.revision);
+                let same = compactions.get_mut(&compact.revision);
+                same.and_then(|same| same.take(moves))
+            }
+            other => mark(other).and_then(|mark| owners.get(&mark).copied()),
+        };
+        commits.push(h::Commit {
+            index: entry.id.index.get(),
+            op,
+            time: None,
+            request,
+        });
+    }
+    commits
+}
+
+/// Operations that asked for one compaction.
+#[derive(Default)]
+struct Compactions {
+    done: VecDeque<u64>,
+    refused: VecDeque<u64>,
+    unknown: VecDeque<u64>,
+}
+
+impl Compactions {
+    fn take(&mut self, moves: bool) -> Option<u64> {
+        let known = match moves {
+            true => &mut self.done,
+            false => &mut self.refused,
+        };
+        known.pop_front().or_else(|| self.unknown.pop_front())
+    }
+}
+
+/// What no other write has: a value, or the end of a range.
+fn mark(request: &h::Request) -> Option<h::Text> {
+    match request {
+        h::Request::Put(put) => Some(put.value.clone()),
+        h::Request::DeleteRange(delete) => Some(delete.range_end.clone()),
+        h::Request::Txn(txn) => txn.success.iter().chain(&txn.failure).find_map(mark),
+        h::Request::Range(_)
+        | h::Request::Compact(_)
+        | h::Request::LeaseGrant(_)
+        | h::Request::LeaseRevoke(_)
+        | h::Request::LeaseKeepAlive(_)
+        | h::Request::LeaseTimeToLive(_)
+        | h::Request::LeaseLeases => None,
+    }
+}
+
+fn body(body: command::Body) -> Option<h::Request> {
+    use command::Body;
+    Some(match body {
+        Body::Put(it) => h::Request::Put(put(&it)),
+        Body::DeleteRange(it) => h::Request::DeleteRange(delete(&it)),
+        Body::Txn(it) => h::Request::Txn(txn(&it)?),
+        Body::Compact(it) => h::Request::Compact(h::CompactRequest {
+            revision: it.revision,
+            physical: it.physical,
+        }),
+        Body::LeaseGrant(_)
+        | Body::LeaseRevoke(_)
+        | Body::LeaseCheckpoint(_)
+        | Body::Alarm(_)
+        | Body::MemberPublish(_)
+        | Body::ClusterVersion(_) => return None,
+    })
+}
 
 /// The history of a run. Requests that reached nobody are left out.
 pub fn history(operations: &[Operation], watches: &[h::WatchRecord]) -> h::History {

@@ -22,12 +22,13 @@ use madsim::{
 };
 
 use crate::{
-    client::Operation,
+    check,
     counters::Counters,
-    history::WatchRecord,
+    history::History,
     host::{self, Shared},
     observe::Violation,
     plan::Plan,
+    record,
     trace::{Keep, Trace},
     world::{Action, Item, World},
 };
@@ -61,9 +62,7 @@ pub struct Report {
     /// The hash after each step, if it was kept.
     pub marks: Vec<u64>,
     /// What clients saw.
-    pub history: Vec<Operation>,
-    /// What watchers saw.
-    pub watches: Vec<WatchRecord>,
+    pub history: History,
 }
 
 thread_local! {
@@ -104,7 +103,28 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         let text = PANIC.with(|panic| panic.borrow_mut().take());
         Violation::new("no assertion fails", text.unwrap_or_default())
     });
-    let violation = world.broken.clone().or(panicked);
+    let mut violation = world.broken.clone().or(panicked);
+    let mut history = record::history(&world.clients.history, &world.watchers.history);
+    history.commits = record::commits(world.observer.log.values(), &history.ops);
+    if violation.is_none() {
+        let options = check::Options {
+            plain_ops_max: 0,
+            ..check::Options::default()
+        };
+        let verdict = check::check(&history, &options);
+        // The replay of the log has decided already where the search over answers alone gives up.
+        let mut found = verdict.violations.iter();
+        if verdict.breaks(check::Guarantee::Undecided) {
+            world
+                .counters
+                .hit("check: search gave up, replay of the log decided");
+        } else {
+            world.counters.hit("check: search and replay agree");
+        }
+        let first = found.find(|broken| broken.guarantee != check::Guarantee::Undecided);
+        violation = first
+            .map(|broken| Violation::new(format!("{:?}", broken.guarantee), broken.to_string()));
+    }
     let report = Report {
         seed,
         violation,
@@ -116,8 +136,7 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         counters: world.counters.clone(),
         lines: world.trace.take_lines(),
         marks: world.trace.take_marks(),
-        history: std::mem::take(&mut world.clients.history),
-        watches: std::mem::take(&mut world.watchers.history),
+        history,
     };
     drop(world);
     // After a panic inside a task the runtime may hold it half run; leak it rather than drop it.

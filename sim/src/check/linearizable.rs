@@ -183,7 +183,11 @@ impl Searcher<'_, '_> {
     }
 
     fn on_return(&mut self, place: usize) -> Result<(), End> {
-        if self.states.iter().any(|state| !state.placed.contains(&place)) {
+        if self
+            .states
+            .iter()
+            .any(|state| !state.placed.contains(&place))
+        {
             self.advance(Goal::Place(place))?;
         }
         self.returned += 1;
@@ -251,7 +255,10 @@ impl Searcher<'_, '_> {
             self.follow(state, paths, &mut seen);
         }
         if self.states.len() > self.options.states_max {
-            return Err(End::GaveUp(format!("more than {} states", self.options.states_max)));
+            return Err(End::GaveUp(format!(
+                "more than {} states",
+                self.options.states_max
+            )));
         }
         Ok(())
     }
@@ -262,7 +269,11 @@ impl Searcher<'_, '_> {
         let mut state = Some(state);
         for path in paths {
             rest -= 1;
-            let taken = if rest == 0 { state.take() } else { state.clone() };
+            let taken = if rest == 0 {
+                state.take()
+            } else {
+                state.clone()
+            };
             let mut after = taken.expect("taken with the last path only");
             for step in path {
                 self.take(&mut after, step);
@@ -283,7 +294,10 @@ impl Searcher<'_, '_> {
             }
             Move::Expire(lease) => state.model.step(&end_of(lease)),
         };
-        assert!(answer.is_ok() || matches!(step, Move::Op(_)), "an end of a lease was tried before");
+        assert!(
+            answer.is_ok() || matches!(step, Move::Op(_)),
+            "an end of a lease was tried before"
+        );
         state.tape = self.tape.push(state.tape, step);
     }
 
@@ -306,7 +320,10 @@ impl Searcher<'_, '_> {
                 format!("answered at revision {wanted}, but {revision} was already there")
             }
             Some(wanted) if wanted > revision + 1 || place.is_none() => {
-                format!("no operation explains revision {} (of {wanted})", revision + 1)
+                format!(
+                    "no operation explains revision {} (of {wanted})",
+                    revision + 1
+                )
             }
             Some(_) | None => {
                 let place = place.expect("a goal that is a revision was explained above");
@@ -314,7 +331,9 @@ impl Searcher<'_, '_> {
                 let mut model = state.model.clone();
                 let answer = model.step(&op.request);
                 let verdict = agree(&model, &op.request, &answer, &op.source.outcome);
-                verdict.err().unwrap_or("cannot be placed in any order".into())
+                verdict
+                    .err()
+                    .unwrap_or("cannot be placed in any order".into())
             }
         };
         End::Refuted(place, text)
@@ -351,7 +370,12 @@ impl Searcher<'_, '_> {
         if let Some(place) = place {
             return super::prepare::broken(guarantee, &self.prepared.ops[place], text);
         }
-        let last = self.prepared.ops.iter().filter_map(|op| op.source.ret).max();
+        let last = self
+            .prepared
+            .ops
+            .iter()
+            .filter_map(|op| op.source.ret)
+            .max();
         Violation {
             guarantee,
             ops: Vec::new(),

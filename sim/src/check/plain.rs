@@ -15,7 +15,11 @@ const STEPS_MAX: u64 = 20_000_000;
 
 /// Searches for any order; a violation if there is none, or none was found in time.
 pub fn search(prepared: &Prepared<'_>, options: &Options) -> Option<Violation> {
-    let ops: Vec<&Op<'_>> = prepared.ops.iter().filter(|op| op.kind != Kind::Aside).collect();
+    let ops: Vec<&Op<'_>> = prepared
+        .ops
+        .iter()
+        .filter(|op| op.kind != Kind::Aside)
+        .collect();
     let mut search = Search {
         model: Model::new(&prepared.history.meta),
         left: (0..ops.len()).collect(),
@@ -24,7 +28,9 @@ pub fn search(prepared: &Prepared<'_>, options: &Options) -> Option<Violation> {
         steps_left: STEPS_MAX.min(options.steps_max),
         farthest: None,
     };
-    search.left.sort_by_key(|at| search.ops[*at].source.ret.unwrap_or(Time::MAX));
+    search
+        .left
+        .sort_by_key(|at| search.ops[*at].source.ret.unwrap_or(Time::MAX));
     match search.place_all() {
         Some(true) => None,
         Some(false) => {
@@ -56,7 +62,11 @@ struct Search<'p, 'h> {
 impl Search<'_, '_> {
     /// Whether all known operations that are left can be placed from here; none: gave up.
     fn place_all(&mut self) -> Option<bool> {
-        let known = self.left.iter().filter(|at| self.ops[**at].source.ret.is_some()).count();
+        let known = self
+            .left
+            .iter()
+            .filter(|at| self.ops[**at].source.ret.is_some())
+            .count();
         if known == 0 {
             return Some(true);
         }

@@ -179,7 +179,10 @@ fn check_processes(history: &History) -> Result<(), Violation> {
         let [before, after] = pair else { continue };
         let same = (before.client, before.process) == (after.client, after.process);
         if same && before.ret.is_some_and(|ret| ret > after.call) {
-            let text = format!("called while operation {} of its process was open", before.id);
+            let text = format!(
+                "called while operation {} of its process was open",
+                before.id
+            );
             return Err(wrong(after, text));
         }
     }
@@ -263,7 +266,10 @@ fn kind_of_known(op: &Operation, response: &Response) -> Result<Kind, Violation>
         Request::LeaseRevoke(_) => Kind::Revoke(revision),
     };
     if revision < 1 {
-        return Err(wrong(op, "its answer lacks the revision of the header".into()));
+        return Err(wrong(
+            op,
+            "its answer lacks the revision of the header".into(),
+        ));
     }
     Ok(kind)
 }
@@ -308,8 +314,14 @@ fn moves(request: &Request, reply: &Reply) -> bool {
         (Request::Put(_), _) => true,
         (_, Reply::DeleteRange(delete)) => delete.deleted > 0,
         (Request::Txn(txn), Reply::Txn(reply)) => {
-            let ops = if reply.succeeded { &txn.success } else { &txn.failure };
-            ops.iter().zip(&reply.responses).any(|(op, reply)| moves(op, reply))
+            let ops = if reply.succeeded {
+                &txn.success
+            } else {
+                &txn.failure
+            };
+            ops.iter()
+                .zip(&reply.responses)
+                .any(|(op, reply)| moves(op, reply))
         }
         (_, _) => false,
     }
@@ -322,7 +334,11 @@ pub fn events_by_time<'p>(
 ) -> Vec<(Time, Moment, usize)> {
     let mut events = Vec::new();
     for (place, op) in ops {
-        let call = if options.is_weak(Weakness::NoRealTime) { 0 } else { op.call };
+        let call = if options.is_weak(Weakness::NoRealTime) {
+            0
+        } else {
+            op.call
+        };
         events.push((call, Moment::Call, place));
         events.extend(op.ret.map(|ret| (ret, Moment::Return, place)));
     }

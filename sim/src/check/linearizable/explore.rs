@@ -70,7 +70,11 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
     /// Unknown operations of one kind that are not placed.
     fn waiting_maybes(&self, kind: Kind) -> Vec<usize> {
         let placed = &self.state.placed;
-        let maybes = self.maybes.iter().copied().filter(|place| self.op(*place).kind == kind);
+        let maybes = self
+            .maybes
+            .iter()
+            .copied()
+            .filter(|place| self.op(*place).kind == kind);
         maybes.filter(|place| !placed.contains(place)).collect()
     }
 
@@ -99,7 +103,10 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         if self.goal.is_reached(self.state) {
             self.paths.push(self.path.clone());
             if self.paths.len() > self.options.states_max {
-                return Err(End::GaveUp(format!("more than {} states", self.options.states_max)));
+                return Err(End::GaveUp(format!(
+                    "more than {} states",
+                    self.options.states_max
+                )));
             }
             return Ok(());
         }
@@ -119,7 +126,10 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
                 let due = op.kind.revision();
                 // A revocation that had keys is the step to its revision, one that had none is not.
                 if due.is_some_and(|due| due < current) {
-                    self.note(place, format!("names revision {due:?}, but {current} came first"));
+                    self.note(
+                        place,
+                        format!("names revision {due:?}, but {current} came first"),
+                    );
                     return Ok(false);
                 }
                 let eager = match op.kind {
@@ -152,7 +162,9 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
     }
 
     fn lease_is_free(&self, leases: &BTreeSet<i64>) -> bool {
-        leases.iter().all(|lease| !self.state.model.leases().contains_key(lease))
+        leases
+            .iter()
+            .all(|lease| !self.state.model.leases().contains_key(lease))
     }
 
     /// Takes the step of an operation if its answer agrees; else changes nothing.
@@ -186,7 +198,10 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
     fn count(&mut self) -> Result<(), End> {
         self.steps += 1;
         if self.steps > self.steps_left {
-            return Err(End::GaveUp(format!("more than {} steps", self.options.steps_max)));
+            return Err(End::GaveUp(format!(
+                "more than {} steps",
+                self.options.steps_max
+            )));
         }
         Ok(())
     }
@@ -305,7 +320,9 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
     }
 
     fn has_keys(&self, leases: &BTreeSet<i64>) -> bool {
-        leases.iter().any(|lease| !self.state.model.keys_of(*lease).is_empty())
+        leases
+            .iter()
+            .any(|lease| !self.state.model.keys_of(*lease).is_empty())
     }
 
     /// Whether an operation that waits could need one of these leases, which is not there.
