@@ -11,6 +11,9 @@ use crate::{draw, faults::Fault, script::Step, watching::WatcherPlan};
 /// Everything that decides a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Plan {
+    /// What the plan once found, for those that are kept.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub story: String,
     /// Seeds what is drawn while the plan runs: latencies, losses, elections.
     pub seed: u64,
     /// The cluster and its limits.
@@ -123,6 +126,7 @@ impl Plan {
         let patience_ms = draw::log_uniform(200, 4000, &mut clients);
         let scripts = crate::script::draw(faults_ms, &mut clients);
         Self {
+            story: String::new(),
             seed,
             clocks,
             network: NetworkPlan::draw(&mut root.fork("network")),
