@@ -1,0 +1,449 @@
+//! Is there an order of the operations that explains every answer? A search over what clients saw
+//! alone, after Wing and Gong, with Lowe's rule of placing operations only when one must be.
+//!
+//! The history is read in the order of time with a set of states that are possible so far. When an
+//! operation returns, every state in which it is not placed yet is replaced by all states that
+//! come from placing other open operations and then it. No state left: no order exists.
+//!
+//! Revisions guide it; each cut is sound:
+//! 1. A revision is one step. If an operation claims it, no other can be that step.
+//! 2. Where nobody claims a revision, an unknown operation, a revocation or the end of a lease may
+//!    fill it, if that does what is known of the revision.
+//! 3. A known operation that names a revision is placed before the next step, and one without
+//!    effect as soon as it fits: that takes no possibility away.
+//! 4. What is not asked for (the end of an idle lease, an unknown grant) is placed only if the
+//!    answer of an open operation depends on it.
+//!
+//! Memory holds the open operations and the possible states, not the history: wherever nothing is
+//! open and one state is left, the search starts anew from it.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::evidence::{Evidence, Sources};
+use super::prepare::{Kind, Moment, Prepared, events_by_time};
+use super::{Guarantee, Options, Timeline, TimelineEntry, Violation, Weakness};
+use crate::history::*;
+use crate::model::{Model, agree};
+
+mod explore;
+
+use explore::Explorer;
+
+/// One step of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Move {
+    /// An operation, by its place.
+    Op(usize),
+    /// The end of a lease that nobody asked for.
+    Expire(i64),
+}
+
+/// What the search found.
+#[derive(Debug)]
+pub struct Search {
+    /// Why there is no order, or that none was found in time.
+    pub violation: Option<Violation>,
+    /// An order, if there is one.
+    pub timeline: Option<Timeline>,
+    /// How many returns it came through.
+    pub prefix: usize,
+    /// Ids of the last operations of the longest order.
+    pub prefix_tail: Vec<u64>,
+    /// Steps taken.
+    pub steps: u64,
+}
+
+/// A state that is possible so far.
+#[derive(Clone, Debug)]
+struct State {
+    model: Model,
+    /// Open operations that it has placed, in order of place.
+    placed: Vec<usize>,
+    /// The last entry of its order in the tape.
+    tape: usize,
+}
+
+impl State {
+    fn print(&self) -> u64 {
+        print_of(&self.model, &self.placed)
+    }
+}
+
+fn print_of(model: &Model, placed: &[usize]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (model.fingerprint(), placed).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Orders of many states that share their beginnings: each entry names the one before it.
+#[derive(Debug)]
+struct Tape(Vec<(usize, Move)>);
+
+/// Where every order begins.
+const TAPE_START: usize = usize::MAX;
+
+impl Tape {
+    fn push(&mut self, before: usize, step: Move) -> usize {
+        self.0.push((before, step));
+        self.0.len() - 1
+    }
+
+    /// The last steps of an order, newest first.
+    fn back_from(&self, last: usize) -> impl Iterator<Item = Move> + '_ {
+        let mut at = last;
+        std::iter::from_fn(move || {
+            let (before, step) = *self.0.get(at)?;
+            at = before;
+            Some(step)
+        })
+    }
+}
+
+/// Searches with all evidence. If that finds no order, but answers alone have one, then the
+/// watches are wrong and not the order; their own check will say so.
+pub fn search(prepared: &Prepared<'_>, options: &Options) -> Search {
+    let all = search_with(prepared, Sources::All, options);
+    let has_watches = !prepared.history.watches.is_empty();
+    if has_watches && all.violation.is_some() {
+        let answers = search_with(prepared, Sources::Answers, options);
+        if answers.violation.is_none() {
+            return answers;
+        }
+    }
+    all
+}
+
+fn search_with(prepared: &Prepared<'_>, sources: Sources, options: &Options) -> Search {
+    let evidence = Evidence::gather(prepared, sources, options);
+    let mut searcher = Searcher {
+        prepared,
+        options,
+        open: Vec::new(),
+        maybes: Vec::new(),
+        states: vec![State {
+            model: Model::new(&prepared.history.meta),
+            placed: Vec::new(),
+            tape: TAPE_START,
+        }],
+        tape: Tape(Vec::new()),
+        steps: 0,
+        returned: 0,
+        evidence,
+    };
+    let verdict = searcher.run();
+    searcher.conclude(verdict.err())
+}
+
+/// Why a search ends early.
+#[derive(Debug)]
+enum End {
+    /// This operation (none: a revision that something shows) cannot be placed.
+    Refuted(Option<usize>, String),
+    /// Too many steps or states.
+    GaveUp(String),
+}
+
+struct Searcher<'p, 'h> {
+    prepared: &'p Prepared<'h>,
+    options: &'p Options,
+    evidence: Evidence,
+    /// Operations that are called and not returned, and have a place in every order. Unknown ones
+    /// among them are those whose revision was found out.
+    open: Vec<usize>,
+    /// Unknown operations that are called and may or may not have a place.
+    maybes: Vec<usize>,
+    states: Vec<State>,
+    tape: Tape,
+    steps: u64,
+    returned: usize,
+}
+
+impl Searcher<'_, '_> {
+    fn run(&mut self) -> Result<(), End> {
+        if let Some((_, place, text)) = self.evidence.clash.clone() {
+            return Err(End::Refuted(Some(place), text));
+        }
+        let ops = self.prepared.ops.iter().enumerate();
+        let known = ops.filter(|(_, op)| op.kind != Kind::Aside);
+        let sources = known.map(|(place, op)| (place, op.source));
+        for (_, moment, place) in events_by_time(sources, self.options) {
+            match moment {
+                Moment::Call if self.is_maybe(place) => self.maybes.push(place),
+                Moment::Call => self.open.push(place),
+                Moment::Return => self.on_return(place)?,
+            }
+        }
+        self.finish()
+    }
+
+    fn is_maybe(&self, place: usize) -> bool {
+        let known = self.prepared.ops[place].source.ret.is_some();
+        !known && !self.evidence.found.contains_key(&place)
+    }
+
+    fn on_return(&mut self, place: usize) -> Result<(), End> {
+        if self
+            .states
+            .iter()
+            .any(|state| !state.placed.contains(&place))
+        {
+            self.advance(Goal::Place(place))?;
+        }
+        self.returned += 1;
+        self.close(place);
+        // Unknown operations that every state has placed are over.
+        let common: Vec<usize> = match self.states.split_first() {
+            Some((first, rest)) => {
+                let everywhere = |p: &usize| rest.iter().all(|state| state.placed.contains(p));
+                first.placed.iter().copied().filter(everywhere).collect()
+            }
+            None => Vec::new(),
+        };
+        for place in common {
+            if self.prepared.ops[place].source.ret.is_none() {
+                self.close(place);
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, place: usize) {
+        self.open.retain(|open| *open != place);
+        self.maybes.retain(|maybe| *maybe != place);
+        for state in &mut self.states {
+            state.placed.retain(|placed| *placed != place);
+        }
+    }
+
+    /// Revisions that only a watch has shown must be explained too.
+    fn finish(&mut self) -> Result<(), End> {
+        while let Some(lowest) = self.states.iter().map(|state| state.model.revision()).min() {
+            if lowest >= self.evidence.last_revision {
+                break;
+            }
+            self.advance(Goal::Revision(lowest + 1))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces every state that has not reached the goal by all that come from it and have.
+    fn advance(&mut self, goal: Goal) -> Result<(), End> {
+        let mut states = std::mem::take(&mut self.states);
+        let mut plans = Vec::new();
+        let mut why = None;
+        for state in &mut states {
+            if goal.is_reached(state) {
+                plans.push(vec![Vec::new()]);
+                continue;
+            }
+            let mut explorer = Explorer::new(self, state, goal);
+            let outcome = explorer.run();
+            let (paths, steps) = (std::mem::take(&mut explorer.paths), explorer.steps);
+            why = why.max(explorer.why.take());
+            plans.push(paths);
+            self.steps += steps;
+            outcome?;
+        }
+        let count: usize = plans.iter().map(Vec::len).sum();
+        if count == 0 {
+            self.states = states;
+            return Err(self.refute(goal, why));
+        }
+        let mut seen = BTreeSet::new();
+        for (state, paths) in states.into_iter().zip(plans) {
+            self.follow(state, paths, &mut seen);
+        }
+        if self.states.len() > self.options.states_max {
+            return Err(End::GaveUp(format!(
+                "more than {} states",
+                self.options.states_max
+            )));
+        }
+        Ok(())
+    }
+
+    /// Walks all paths of one state; the last of them without a copy.
+    fn follow(&mut self, state: State, paths: Vec<Vec<Move>>, seen: &mut BTreeSet<u64>) {
+        let mut rest = paths.len();
+        let mut state = Some(state);
+        for path in paths {
+            rest -= 1;
+            let taken = if rest == 0 {
+                state.take()
+            } else {
+                state.clone()
+            };
+            let mut after = taken.expect("taken with the last path only");
+            for step in path {
+                self.take(&mut after, step);
+            }
+            after.placed.sort_unstable();
+            after.model.keep();
+            if seen.insert(after.print()) {
+                self.states.push(after);
+            }
+        }
+    }
+
+    fn take(&mut self, state: &mut State, step: Move) {
+        let answer = match step {
+            Move::Op(place) => {
+                state.placed.push(place);
+                state.model.step(&self.prepared.ops[place].request)
+            }
+            Move::Expire(lease) => state.model.step(&end_of(lease)),
+        };
+        assert!(
+            answer.is_ok() || matches!(step, Move::Op(_)),
+            "an end of a lease was tried before"
+        );
+        state.tape = self.tape.push(state.tape, step);
+    }
+
+    fn refute(&self, goal: Goal, why: Option<Why>) -> End {
+        let place = match goal {
+            Goal::Place(place) => Some(place),
+            Goal::Revision(_) => None,
+        };
+        if let Some(why) = why {
+            return End::Refuted(Some(why.place), why.text);
+        }
+        let state = self.states.last().expect("a search always has a state");
+        let revision = state.model.revision();
+        let wanted = match goal {
+            Goal::Place(place) => self.prepared.ops[place].kind.revision(),
+            Goal::Revision(revision) => Some(revision),
+        };
+        let text = match wanted {
+            Some(wanted) if wanted < revision => {
+                format!("answered at revision {wanted}, but {revision} was already there")
+            }
+            Some(wanted) if wanted > revision + 1 || place.is_none() => {
+                format!(
+                    "no operation explains revision {} (of {wanted})",
+                    revision + 1
+                )
+            }
+            Some(_) | None => {
+                let place = place.expect("a goal that is a revision was explained above");
+                let op = &self.prepared.ops[place];
+                let mut model = state.model.clone();
+                let answer = model.step(&op.request);
+                let verdict = agree(&model, &op.request, &answer, &op.source.outcome);
+                verdict
+                    .err()
+                    .unwrap_or("cannot be placed in any order".into())
+            }
+        };
+        End::Refuted(place, text)
+    }
+
+    fn conclude(self, end: Option<End>) -> Search {
+        let state = self.states.last();
+        let tape = state.map_or(TAPE_START, |state| state.tape);
+        let tail = self.tape.back_from(tape).filter_map(|step| match step {
+            Move::Op(place) => Some(self.prepared.ops[place].source.id),
+            Move::Expire(_) => None,
+        });
+        let mut prefix_tail: Vec<u64> = tail.take(PREFIX_TAIL).collect();
+        prefix_tail.reverse();
+        let violation = match end {
+            None => None,
+            Some(End::GaveUp(_)) if self.options.is_weak(Weakness::GivingUpPasses) => None,
+            Some(end) => Some(self.violation(end)),
+        };
+        Search {
+            timeline: violation.is_none().then(|| self.timeline(tape)),
+            violation,
+            prefix: self.returned,
+            prefix_tail,
+            steps: self.steps,
+        }
+    }
+
+    fn violation(&self, end: End) -> Violation {
+        let (guarantee, place, text) = match end {
+            End::Refuted(place, text) => (Guarantee::Linearizable, place, text),
+            End::GaveUp(text) => (Guarantee::Undecided, None, format!("gave up: {text}")),
+        };
+        if let Some(place) = place {
+            return super::prepare::broken(guarantee, &self.prepared.ops[place], text);
+        }
+        let last = self
+            .prepared
+            .ops
+            .iter()
+            .filter_map(|op| op.source.ret)
+            .max();
+        Violation {
+            guarantee,
+            ops: Vec::new(),
+            time: last.unwrap_or(0),
+            text,
+        }
+    }
+
+    /// Replays an order with all versions kept.
+    fn timeline(&self, tape: usize) -> Timeline {
+        let mut steps: Vec<Move> = self.tape.back_from(tape).collect();
+        steps.reverse();
+        let mut model = Model::with_archive(&self.prepared.history.meta);
+        let mut entries = Vec::with_capacity(steps.len());
+        for step in steps {
+            let (op, request) = match step {
+                Move::Op(place) => {
+                    let op = &self.prepared.ops[place];
+                    if matches!(op.kind, Kind::Read(_)) {
+                        continue;
+                    }
+                    (Some(place), op.request.clone().into_owned())
+                }
+                Move::Expire(lease) => (None, end_of(lease)),
+            };
+            if model.step(&request).is_ok() {
+                entries.push(TimelineEntry {
+                    op,
+                    request,
+                    revision: model.revision(),
+                    time: None,
+                });
+            }
+        }
+        let archive = model.into_archive().expect("it was made with one");
+        Timeline { entries, archive }
+    }
+}
+
+/// How many operations of the longest order a report names.
+const PREFIX_TAIL: usize = 8;
+
+fn end_of(lease: i64) -> Request {
+    Request::LeaseRevoke(LeaseRequest { id: lease })
+}
+
+/// What must be reached next.
+#[derive(Clone, Copy, Debug)]
+enum Goal {
+    /// That an operation is placed.
+    Place(usize),
+    /// That a revision is there.
+    Revision(i64),
+}
+
+impl Goal {
+    fn is_reached(self, state: &State) -> bool {
+        match self {
+            Goal::Place(place) => state.placed.contains(&place),
+            Goal::Revision(revision) => state.model.revision() >= revision,
+        }
+    }
+}
+
+/// The operation that a search could not get past, at the highest revision that it reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Why {
+    revision: i64,
+    place: usize,
+    text: String,
+}

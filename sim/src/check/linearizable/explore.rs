@@ -1,0 +1,368 @@
+//! All ways from one state to a goal. The state is changed in place and put back.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// A search from one state.
+pub(super) struct Explorer<'s, 'p, 'h> {
+    prepared: &'p Prepared<'h>,
+    options: &'p Options,
+    evidence: &'s Evidence,
+    open: &'s [usize],
+    maybes: &'s [usize],
+    state: &'s mut State,
+    goal: Goal,
+    path: Vec<Move>,
+    seen: BTreeSet<u64>,
+    steps_left: u64,
+    /// The ways found.
+    pub(super) paths: Vec<Vec<Move>>,
+    /// Steps taken.
+    pub(super) steps: u64,
+    /// What stood in the way.
+    pub(super) why: Option<Why>,
+}
+
+impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
+    pub(super) fn new(
+        searcher: &'s Searcher<'p, 'h>,
+        state: &'s mut State,
+        goal: Goal,
+    ) -> Explorer<'s, 'p, 'h> {
+        Explorer {
+            prepared: searcher.prepared,
+            options: searcher.options,
+            evidence: &searcher.evidence,
+            open: &searcher.open,
+            maybes: &searcher.maybes,
+            state,
+            goal,
+            path: Vec::new(),
+            seen: BTreeSet::new(),
+            steps_left: searcher.options.steps_max.saturating_sub(searcher.steps),
+            paths: Vec::new(),
+            steps: 0,
+            why: None,
+        }
+    }
+
+    /// Finds all ways; an error if there are too many steps to take.
+    pub(super) fn run(&mut self) -> Result<(), End> {
+        let mark = self.state.model.mark();
+        let outcome = self.node();
+        assert_eq!(self.state.model.mark(), mark, "every step was taken back");
+        assert!(self.path.is_empty(), "every step was taken back");
+        outcome
+    }
+
+    fn op(&self, place: usize) -> &'p super::super::prepare::Op<'h> {
+        &self.prepared.ops[place]
+    }
+
+    /// Open operations with a place in every order that are not placed yet.
+    fn waiting(&self) -> Vec<usize> {
+        let placed = &self.state.placed;
+        let open = self.open.iter().copied();
+        open.filter(|place| !placed.contains(place)).collect()
+    }
+
+    /// Unknown operations of one kind that are not placed.
+    fn waiting_maybes(&self, kind: Kind) -> Vec<usize> {
+        let placed = &self.state.placed;
+        let maybes = self
+            .maybes
+            .iter()
+            .copied()
+            .filter(|place| self.op(*place).kind == kind);
+        maybes.filter(|place| !placed.contains(place)).collect()
+    }
+
+    /// One state on the way: first what may be placed at once, then every choice.
+    fn node(&mut self) -> Result<(), End> {
+        let (mark, length) = (self.state.model.mark(), self.path.len());
+        let outcome = self.settle_and_choose();
+        self.state.model.take_back(mark);
+        while self.path.len() > length {
+            if let Some(Move::Op(_)) = self.path.pop() {
+                self.state.placed.pop();
+            }
+        }
+        outcome
+    }
+
+    fn settle_and_choose(&mut self) -> Result<(), End> {
+        if !self.settle()? {
+            return Ok(());
+        }
+        let mut placed = self.state.placed.clone();
+        placed.sort_unstable();
+        if !self.seen.insert(print_of(&self.state.model, &placed)) {
+            return Ok(());
+        }
+        if self.goal.is_reached(self.state) {
+            self.paths.push(self.path.clone());
+            if self.paths.len() > self.options.states_max {
+                return Err(End::GaveUp(format!(
+                    "more than {} states",
+                    self.options.states_max
+                )));
+            }
+            return Ok(());
+        }
+        self.choose_beside()?;
+        self.choose_revision()
+    }
+
+    /// Places reads and grants that fit here; false if one that belongs here does not fit, so that
+    /// this state is impossible.
+    fn settle(&mut self) -> Result<bool, End> {
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for place in self.waiting() {
+                let op = self.op(place);
+                let current = self.state.model.revision();
+                let due = op.kind.revision();
+                // A revocation that had keys is the step to its revision, one that had none is not.
+                if due.is_some_and(|due| due < current) {
+                    self.note(
+                        place,
+                        format!("names revision {due:?}, but {current} came first"),
+                    );
+                    return Ok(false);
+                }
+                let eager = match op.kind {
+                    Kind::Read(at) => at.is_none_or(|at| at == current),
+                    Kind::Grant(at) => at == current && self.lease_is_free(&op.leases),
+                    Kind::Write(at) if at == current => {
+                        self.note(place, format!("is not the step to revision {at}"));
+                        return Ok(false);
+                    }
+                    Kind::Write(_)
+                    | Kind::Revoke(_)
+                    | Kind::Compact
+                    | Kind::Aside
+                    | Kind::MaybeWrite
+                    | Kind::MaybeGrant
+                    | Kind::MaybeCompact => false,
+                };
+                if !eager {
+                    continue;
+                }
+                if self.attempt(place)? {
+                    // Reads can fit where they did not before only if a lease appeared.
+                    changed |= matches!(op.kind, Kind::Grant(_));
+                } else if matches!(op.kind, Kind::Read(Some(_))) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn lease_is_free(&self, leases: &BTreeSet<i64>) -> bool {
+        leases
+            .iter()
+            .all(|lease| !self.state.model.leases().contains_key(lease))
+    }
+
+    /// Takes the step of an operation if its answer agrees; else changes nothing.
+    fn attempt(&mut self, place: usize) -> Result<bool, End> {
+        self.count()?;
+        let op = self.op(place);
+        let mark = self.state.model.mark();
+        let answer = self.state.model.step(&op.request);
+        let verdict = match self.weakened(place) {
+            Some(outcome) => agree(&self.state.model, &op.request, &answer, &outcome),
+            None => agree(&self.state.model, &op.request, &answer, &op.source.outcome),
+        };
+        if let Err(text) = verdict {
+            self.state.model.take_back(mark);
+            self.note(place, text);
+            return Ok(false);
+        }
+        self.path.push(Move::Op(place));
+        self.state.placed.push(place);
+        Ok(true)
+    }
+
+    /// What a broken checker takes for the answer.
+    fn weakened(&mut self, place: usize) -> Option<Outcome> {
+        if self.options.weak.is_empty() {
+            return None;
+        }
+        super::super::weak::outcome(self.options, &self.state.model, self.op(place))
+    }
+
+    fn count(&mut self) -> Result<(), End> {
+        self.steps += 1;
+        if self.steps > self.steps_left {
+            return Err(End::GaveUp(format!(
+                "more than {} steps",
+                self.options.steps_max
+            )));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, place: usize, text: String) {
+        // An operation that may be placed anywhere stands in nobody's way but its own.
+        let is_goal = matches!(self.goal, Goal::Place(goal) if goal == place);
+        if !is_goal && self.op(place).kind.revision().is_none() {
+            return;
+        }
+        let revision = self.state.model.revision();
+        if self.why.as_ref().is_none_or(|why| why.revision <= revision) {
+            self.why = Some(Why {
+                revision,
+                place,
+                text,
+            });
+        }
+    }
+
+    /// Steps that leave the revision as it is.
+    fn choose_beside(&mut self) -> Result<(), End> {
+        let current = self.state.model.revision();
+        let mut places = self.waiting();
+        places.retain(|place| {
+            let op = self.op(*place);
+            match op.kind {
+                Kind::Compact => true,
+                Kind::Revoke(at) => at == current && !self.has_keys(&op.leases),
+                Kind::Aside
+                | Kind::Read(_)
+                | Kind::Write(_)
+                | Kind::Grant(_)
+                | Kind::MaybeWrite
+                | Kind::MaybeGrant
+                | Kind::MaybeCompact => false,
+            }
+        });
+        if self.is_compaction_wanted() {
+            places.extend(self.waiting_maybes(Kind::MaybeCompact));
+        }
+        let mut grants = self.waiting_maybes(Kind::MaybeGrant);
+        grants.retain(|place| self.is_lease_wanted(&self.op(*place).leases));
+        places.extend(grants);
+        for place in places {
+            self.branch(place, None)?;
+        }
+        for lease in self.unwanted_leases() {
+            if self.state.model.keys_of(lease).is_empty() {
+                self.expire(lease, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps to the next revision.
+    fn choose_revision(&mut self) -> Result<(), End> {
+        let current = self.state.model.revision();
+        let waiting = self.waiting();
+        // A grant of this revision that could not be placed must wait for its lease to end here.
+        let held = |place: &usize| self.op(*place).kind == Kind::Grant(current);
+        if waiting.iter().any(held) {
+            return Ok(());
+        }
+        let next = current + 1;
+        if let Some(&claimant) = self.evidence.claims.get(&next) {
+            if waiting.contains(&claimant) {
+                self.branch(claimant, Some(next))?;
+            }
+            return Ok(());
+        }
+        for place in waiting {
+            let op = self.op(place);
+            if op.kind == Kind::Revoke(next) && self.has_keys(&op.leases) {
+                self.branch(place, Some(next))?;
+            }
+        }
+        for place in self.waiting_maybes(Kind::MaybeWrite) {
+            self.branch(place, Some(next))?;
+        }
+        let kvs = self.state.model.kvs().values();
+        let leases: BTreeSet<i64> = kvs.map(|kv| kv.lease).filter(|lease| *lease != 0).collect();
+        for lease in leases {
+            self.expire(lease, Some(next))?;
+        }
+        Ok(())
+    }
+
+    /// Goes on from an operation placed here, if it makes just this revision (none: no new one).
+    fn branch(&mut self, place: usize, revision: Option<i64>) -> Result<(), End> {
+        let (mark, before) = (self.state.model.mark(), self.state.model.revision());
+        if !self.attempt(place)? {
+            return Ok(());
+        }
+        let wanted = revision.unwrap_or(before);
+        let fits = self.state.model.revision() == wanted
+            && (revision.is_none() || self.evidence.allows(wanted, self.state.model.events()));
+        let outcome = if fits { self.node() } else { Ok(()) };
+        self.state.model.take_back(mark);
+        self.state.placed.pop();
+        self.path.pop();
+        outcome
+    }
+
+    fn expire(&mut self, lease: i64, revision: Option<i64>) -> Result<(), End> {
+        self.count()?;
+        let mark = self.state.model.mark();
+        let answer = self.state.model.step(&end_of(lease));
+        let fits = answer.is_ok()
+            && revision.is_none_or(|at| self.evidence.allows(at, self.state.model.events()));
+        self.path.push(Move::Expire(lease));
+        let outcome = if fits { self.node() } else { Ok(()) };
+        self.path.pop();
+        self.state.model.take_back(mark);
+        outcome
+    }
+
+    fn has_keys(&self, leases: &BTreeSet<i64>) -> bool {
+        leases
+            .iter()
+            .any(|lease| !self.state.model.keys_of(*lease).is_empty())
+    }
+
+    /// Whether an operation that waits could need one of these leases, which is not there.
+    fn is_lease_wanted(&self, leases: &BTreeSet<i64>) -> bool {
+        let waiting = self.waiting();
+        let names = |place: &usize| !self.op(*place).leases.is_disjoint(leases);
+        self.lease_is_free(leases) && waiting.iter().any(names)
+    }
+
+    /// Whether an operation that waits could have met a compaction.
+    fn is_compaction_wanted(&self) -> bool {
+        self.waiting().iter().any(|place| {
+            let Outcome::Failed(failure) = &self.op(*place).source.outcome else {
+                return false;
+            };
+            crate::model::Refusal::of(failure) == Some(crate::model::Refusal::Compacted)
+        })
+    }
+
+    /// Leases of the state whose end an operation that waits may depend on.
+    fn unwanted_leases(&self) -> BTreeSet<i64> {
+        let mut leases = BTreeSet::new();
+        for place in self.waiting() {
+            let op = self.op(place);
+            let depends = match op.kind {
+                Kind::Grant(_) => true,
+                Kind::Read(_) => matches!(op.source.outcome, Outcome::Failed(_)),
+                Kind::Aside
+                | Kind::Write(_)
+                | Kind::Revoke(_)
+                | Kind::Compact
+                | Kind::MaybeWrite
+                | Kind::MaybeGrant
+                | Kind::MaybeCompact => false,
+            };
+            if depends {
+                leases.extend(&op.leases);
+            }
+        }
+        leases.retain(|lease| self.state.model.leases().contains_key(lease));
+        leases
+    }
+}
