@@ -48,8 +48,10 @@ pub struct Observer {
     before: BTreeMap<EntryId, EntryId>,
     /// The committed log of the cluster.
     ledger: BTreeMap<LogIndex, EntryId>,
-    /// The entries of the committed log, for a replay.
-    pub log: BTreeMap<LogIndex, Entry>,
+    /// The entries of the committed log, for a replay, and when each was first known as committed.
+    pub log: BTreeMap<LogIndex, (u64, Entry)>,
+    /// Virtual time, as the world last told it.
+    pub now: u64,
     /// State hash after an applied index.
     states: BTreeMap<LogIndex, (u64, MemberId)>,
     /// The last entry that each member called durable.
@@ -188,7 +190,7 @@ impl Observer {
         let from = known.max(raft.first().index).next();
         if from <= commit {
             for entry in raft.entries(from, commit, usize::MAX) {
-                self.log.insert(entry.id.index, entry);
+                self.log.insert(entry.id.index, (self.now, entry));
             }
         }
         if raft.role() == Role::Leader && commit > known {

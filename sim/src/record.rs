@@ -1,6 +1,6 @@
 //! What clients of a run saw, in the format that the judges read.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use fated::{
     kernel::Response,
@@ -23,26 +23,26 @@ use crate::{
 /// answered well, one that did not for one that was refused, and else either for one that nobody
 /// knows about.
 pub fn commits<'a>(
-    log: impl Iterator<Item = &'a Entry>,
+    log: impl Iterator<Item = &'a (u64, Entry)>,
     operations: &[h::Operation],
 ) -> Vec<h::Commit> {
     let mut owners: BTreeMap<h::Text, u64> = BTreeMap::new();
-    let mut compactions: BTreeMap<i64, Compactions> = BTreeMap::new();
+    let mut compactions: BTreeMap<i64, Compactions<'_>> = BTreeMap::new();
     let mut compacted = 0;
     for op in operations {
         if let h::Request::Compact(compact) = &op.request {
             let same = compactions.entry(compact.revision).or_default();
             match &op.outcome {
-                h::Outcome::Ok(_) => same.done.push_back(op.id),
-                h::Outcome::Unknown => same.unknown.push_back(op.id),
-                h::Outcome::Failed(_) => same.refused.push_back(op.id),
+                h::Outcome::Ok(_) => same.done.push(op),
+                h::Outcome::Unknown => same.unknown.push(op),
+                h::Outcome::Failed(_) => same.refused.push(op),
             }
         } else if let Some(mark) = mark(&op.request) {
             owners.insert(mark, op.id);
         }
     }
     let mut commits = Vec::new();
-    for entry in log.filter(|entry| entry.kind == EntryKind::Normal && !entry.data.is_empty()) {
+    for (time, entry) in log.filter(|(_, entry)| is_command(entry)) {
         let command = Command::decode(entry.data.clone()).expect("members propose commands");
         let Some(request) = command.body.and_then(body) else {
             continue;
@@ -52,7 +52,7 @@ pub fn commits<'a>(
                 let moves = compact.revision > compacted;
                 compacted = compacted.max(compact.revision);
                 let same = compactions.get_mut(&compact.revision);
-                same.and_then(|same| same.take(moves))
+                same.and_then(|same| same.take(moves, *time))
             }
             other => mark(other).and_then(|mark| owners.get(&mark).copied()),
         };
@@ -66,21 +66,36 @@ pub fn commits<'a>(
     commits
 }
 
-/// Operations that asked for one compaction.
-#[derive(Default)]
-struct Compactions {
-    done: VecDeque<u64>,
-    refused: VecDeque<u64>,
-    unknown: VecDeque<u64>,
+fn is_command(entry: &Entry) -> bool {
+    entry.kind == EntryKind::Normal && !entry.data.is_empty()
 }
 
-impl Compactions {
-    fn take(&mut self, moves: bool) -> Option<u64> {
+/// Operations that asked for one compaction.
+#[derive(Default)]
+struct Compactions<'a> {
+    done: Vec<&'a h::Operation>,
+    refused: Vec<&'a h::Operation>,
+    unknown: Vec<&'a h::Operation>,
+}
+
+impl Compactions<'_> {
+    /// One that fits an entry committed at this time: it was not asked for later, nor answered
+    /// before.
+    fn take(&mut self, moves: bool, time: u64) -> Option<u64> {
+        let fits = |op: &&h::Operation| op.call < time && op.ret.is_none_or(|ret| ret >= time);
         let known = match moves {
             true => &mut self.done,
             false => &mut self.refused,
         };
-        known.pop_front().or_else(|| self.unknown.pop_front())
+        let place = known.iter().position(fits);
+        let (list, place) = match place {
+            Some(place) => (known, place),
+            None => {
+                let place = self.unknown.iter().position(fits)?;
+                (&mut self.unknown, place)
+            }
+        };
+        Some(list.remove(place).id)
     }
 }
 

@@ -401,6 +401,7 @@ impl World {
             revision: line.revision,
         };
         let size = self.plan.cluster.members;
+        self.observer.now = self.now;
         if let Err(violation) = self.observer.on_turn(node, size, &mut self.counters) {
             self.fail(violation);
         }
