@@ -41,9 +41,10 @@ pub struct Evidence {
 /// Which sources to believe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sources {
-    /// Answers and watch streams.
+    /// All answers and watch streams.
     All,
-    /// Answers only, to tell a wrong watch from a wrong order.
+    /// Only answers that have a place in the order, to tell a wrong watch or stale read from a
+    /// wrong order.
     Answers,
 }
 
@@ -57,14 +58,18 @@ impl Evidence {
         };
         evidence.claim(prepared, options);
         for op in &prepared.ops {
-            if let (Outcome::Ok(response), true) = (&op.source.outcome, op.kind != Kind::Aside) {
+            let is_believed = sources == Sources::All || op.kind != Kind::Aside;
+            if let (Outcome::Ok(response), true) = (&op.source.outcome, is_believed) {
                 evidence.see_reply(&op.request, &response.reply);
             }
         }
         if sources == Sources::All {
             for line in &prepared.history.watches {
                 if let WatchItem::Response(response) = &line.item {
-                    response.events.iter().for_each(|event| evidence.see_event(event));
+                    response
+                        .events
+                        .iter()
+                        .for_each(|event| evidence.see_event(event));
                 }
             }
         }
@@ -103,11 +108,18 @@ impl Evidence {
                 }
             }
             Reply::DeleteRange(reply) => {
-                reply.prev_kvs.iter().for_each(|kv| self.see_pair(kv, false));
+                reply
+                    .prev_kvs
+                    .iter()
+                    .for_each(|kv| self.see_pair(kv, false));
             }
             Reply::Txn(reply) => {
                 let Request::Txn(txn) = request else { return };
-                let ops = if reply.succeeded { &txn.success } else { &txn.failure };
+                let ops = if reply.succeeded {
+                    &txn.success
+                } else {
+                    &txn.failure
+                };
                 for (op, reply) in ops.iter().zip(&reply.responses) {
                     self.see_reply(op, reply);
                 }
@@ -125,7 +137,12 @@ impl Evidence {
         match event.kind {
             EventKind::Put => self.see_pair(&event.kv, false),
             EventKind::Delete => {
-                self.see(event.kv.mod_revision, &event.kv.key, EventKind::Delete, None);
+                self.see(
+                    event.kv.mod_revision,
+                    &event.kv.key,
+                    EventKind::Delete,
+                    None,
+                );
             }
         }
         if let Some(before) = &event.prev_kv {
@@ -147,7 +164,11 @@ impl Evidence {
             return;
         }
         let traces = self.traces.entry(revision).or_default();
-        if value.is_none() && traces.iter().any(|trace| trace.key == *key && trace.kind == kind) {
+        if value.is_none()
+            && traces
+                .iter()
+                .any(|trace| trace.key == *key && trace.kind == kind)
+        {
             return;
         }
         traces.insert(Trace {
@@ -206,7 +227,10 @@ impl Evidence {
             events.iter().any(|event| {
                 event.kv.key == trace.key
                     && event.kind == trace.kind
-                    && trace.value.as_ref().is_none_or(|value| *value == event.kv.value)
+                    && trace
+                        .value
+                        .as_ref()
+                        .is_none_or(|value| *value == event.kv.value)
             })
         })
     }

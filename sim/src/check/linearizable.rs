@@ -10,7 +10,8 @@
 //! 2. Where nobody claims a revision, an unknown operation, a revocation or the end of a lease may
 //!    fill it, if that does what is known of the revision.
 //! 3. A known operation that names a revision is placed before the next step, and one without
-//!    effect as soon as it fits: that takes no possibility away.
+//!    effect as soon as it fits: that takes no possibility away. A grant is not: what fails
+//!    because the lease is missing may yet come before it.
 //! 4. What is not asked for (the end of an idle lease, an unknown grant) is placed only if the
 //!    answer of an open operation depends on it.
 //!
@@ -22,6 +23,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::evidence::{Evidence, Sources};
 use super::prepare::{Kind, Moment, Prepared, events_by_time};
+use super::witness::Witness;
 use super::{Guarantee, Options, Timeline, TimelineEntry, Violation, Weakness};
 use crate::history::*;
 use crate::model::{Model, agree};
@@ -44,6 +46,8 @@ enum Move {
 pub struct Search {
     /// Why there is no order, or that none was found in time.
     pub violation: Option<Violation>,
+    /// Why no order fits what stale reads and watches saw, if there is one for all others.
+    pub doubt: Option<Violation>,
     /// An order, if there is one.
     pub timeline: Option<Timeline>,
     /// How many returns it came through.
@@ -104,11 +108,13 @@ impl Tape {
 /// watches are wrong and not the order; their own check will say so.
 pub fn search(prepared: &Prepared<'_>, options: &Options) -> Search {
     let all = search_with(prepared, Sources::All, options);
-    let has_watches = !prepared.history.watches.is_empty();
-    if has_watches && all.violation.is_some() {
+    if all.violation.is_some() {
         let answers = search_with(prepared, Sources::Answers, options);
         if answers.violation.is_none() {
-            return answers;
+            return Search {
+                doubt: all.violation,
+                ..answers
+            };
         }
     }
     all
@@ -116,7 +122,12 @@ pub fn search(prepared: &Prepared<'_>, options: &Options) -> Search {
 
 fn search_with(prepared: &Prepared<'_>, sources: Sources, options: &Options) -> Search {
     let evidence = Evidence::gather(prepared, sources, options);
+    let witness = match sources {
+        Sources::All => Witness::gather(prepared),
+        Sources::Answers => Witness::default(),
+    };
     let mut searcher = Searcher {
+        witness,
         prepared,
         options,
         open: Vec::new(),
@@ -148,6 +159,7 @@ struct Searcher<'p, 'h> {
     prepared: &'p Prepared<'h>,
     options: &'p Options,
     evidence: Evidence,
+    witness: Witness<'h>,
     /// Operations that are called and not returned, and have a place in every order. Unknown ones
     /// among them are those whose revision was found out.
     open: Vec<usize>,
@@ -183,7 +195,11 @@ impl Searcher<'_, '_> {
     }
 
     fn on_return(&mut self, place: usize) -> Result<(), End> {
-        if self.states.iter().any(|state| !state.placed.contains(&place)) {
+        if self
+            .states
+            .iter()
+            .any(|state| !state.placed.contains(&place))
+        {
             self.advance(Goal::Place(place))?;
         }
         self.returned += 1;
@@ -251,7 +267,10 @@ impl Searcher<'_, '_> {
             self.follow(state, paths, &mut seen);
         }
         if self.states.len() > self.options.states_max {
-            return Err(End::GaveUp(format!("more than {} states", self.options.states_max)));
+            return Err(End::GaveUp(format!(
+                "more than {} states",
+                self.options.states_max
+            )));
         }
         Ok(())
     }
@@ -262,7 +281,11 @@ impl Searcher<'_, '_> {
         let mut state = Some(state);
         for path in paths {
             rest -= 1;
-            let taken = if rest == 0 { state.take() } else { state.clone() };
+            let taken = if rest == 0 {
+                state.take()
+            } else {
+                state.clone()
+            };
             let mut after = taken.expect("taken with the last path only");
             for step in path {
                 self.take(&mut after, step);
@@ -283,7 +306,10 @@ impl Searcher<'_, '_> {
             }
             Move::Expire(lease) => state.model.step(&end_of(lease)),
         };
-        assert!(answer.is_ok() || matches!(step, Move::Op(_)), "an end of a lease was tried before");
+        assert!(
+            answer.is_ok() || matches!(step, Move::Op(_)),
+            "an end of a lease was tried before"
+        );
         state.tape = self.tape.push(state.tape, step);
     }
 
@@ -306,7 +332,10 @@ impl Searcher<'_, '_> {
                 format!("answered at revision {wanted}, but {revision} was already there")
             }
             Some(wanted) if wanted > revision + 1 || place.is_none() => {
-                format!("no operation explains revision {} (of {wanted})", revision + 1)
+                format!(
+                    "no operation explains revision {} (of {wanted})",
+                    revision + 1
+                )
             }
             Some(_) | None => {
                 let place = place.expect("a goal that is a revision was explained above");
@@ -314,7 +343,9 @@ impl Searcher<'_, '_> {
                 let mut model = state.model.clone();
                 let answer = model.step(&op.request);
                 let verdict = agree(&model, &op.request, &answer, &op.source.outcome);
-                verdict.err().unwrap_or("cannot be placed in any order".into())
+                verdict
+                    .err()
+                    .unwrap_or("cannot be placed in any order".into())
             }
         };
         End::Refuted(place, text)
@@ -337,6 +368,7 @@ impl Searcher<'_, '_> {
         Search {
             timeline: violation.is_none().then(|| self.timeline(tape)),
             violation,
+            doubt: None,
             prefix: self.returned,
             prefix_tail,
             steps: self.steps,
@@ -351,13 +383,29 @@ impl Searcher<'_, '_> {
         if let Some(place) = place {
             return super::prepare::broken(guarantee, &self.prepared.ops[place], text);
         }
-        let last = self.prepared.ops.iter().filter_map(|op| op.source.ret).max();
+        let last = self
+            .prepared
+            .ops
+            .iter()
+            .filter_map(|op| op.source.ret)
+            .max();
         Violation {
             guarantee,
             ops: Vec::new(),
             time: last.unwrap_or(0),
             text,
         }
+    }
+
+    /// Unknown writes that nobody has found out.
+    fn unresolved(&self) -> Vec<usize> {
+        let ops = self.prepared.ops.iter().enumerate();
+        let maybes = ops
+            .filter(|(_, op)| op.kind == Kind::MaybeWrite)
+            .map(|(place, _)| place);
+        maybes
+            .filter(|place| !self.evidence.found.contains_key(place))
+            .collect()
     }
 
     /// Replays an order with all versions kept.
@@ -387,7 +435,12 @@ impl Searcher<'_, '_> {
             }
         }
         let archive = model.into_archive().expect("it was made with one");
-        Timeline { entries, archive }
+        Timeline {
+            entries,
+            archive,
+            unresolved: self.unresolved(),
+            is_log: false,
+        }
     }
 }
 

@@ -44,6 +44,8 @@ pub fn replay(prepared: &Prepared<'_>, options: &Options) -> Replay {
         timeline: Timeline {
             entries: replayer.entries,
             archive: replayer.model.into_archive().expect("it was made with one"),
+            unresolved: Vec::new(),
+            is_log: true,
         },
         violations: replayer.violations,
     }
@@ -73,7 +75,8 @@ impl<'p> Replayer<'p, '_> {
     }
 
     fn report(&mut self, guarantee: Guarantee, place: usize, text: String) {
-        self.violations.push(broken(guarantee, self.op(place), text));
+        self.violations
+            .push(broken(guarantee, self.op(place), text));
     }
 
     fn report_uncommitted(&mut self, place: usize, text: String) {
@@ -166,7 +169,11 @@ impl<'p> Replayer<'p, '_> {
         }
         for place in all {
             if !self.spots.contains_key(&place) {
-                self.report(Guarantee::Linearizable, place, "failed for no reason".into());
+                self.report(
+                    Guarantee::Linearizable,
+                    place,
+                    "failed for no reason".into(),
+                );
                 self.spots.insert(place, Vec::new());
             }
         }
@@ -260,7 +267,11 @@ impl<'p> Replayer<'p, '_> {
         let Some(time) = commit.time else { return };
         let source = self.op(place).source;
         if time < source.call {
-            self.report(Guarantee::Linearizable, place, "was applied before it was asked".into());
+            self.report(
+                Guarantee::Linearizable,
+                place,
+                "was applied before it was asked".into(),
+            );
         }
         let is_ok = matches!(source.outcome, Outcome::Ok(_));
         if is_ok && source.ret.is_some_and(|ret| ret < time) {

@@ -95,6 +95,11 @@ pub struct Timeline {
     pub entries: Vec<TimelineEntry>,
     /// All versions of all keys.
     pub archive: Archive,
+    /// Unknown writes that may have been done at other places, or not at all.
+    pub unresolved: Vec<usize>,
+    /// Whether the order is that of the log. Otherwise it is one of those that explain the
+    /// history, and the end of a lease without keys stands anywhere.
+    pub is_log: bool,
 }
 
 impl<'h> Prepared<'h> {
@@ -179,7 +184,10 @@ fn check_processes(history: &History) -> Result<(), Violation> {
         let [before, after] = pair else { continue };
         let same = (before.client, before.process) == (after.client, after.process);
         if same && before.ret.is_some_and(|ret| ret > after.call) {
-            let text = format!("called while operation {} of its process was open", before.id);
+            let text = format!(
+                "called while operation {} of its process was open",
+                before.id
+            );
             return Err(wrong(after, text));
         }
     }
@@ -263,7 +271,10 @@ fn kind_of_known(op: &Operation, response: &Response) -> Result<Kind, Violation>
         Request::LeaseRevoke(_) => Kind::Revoke(revision),
     };
     if revision < 1 {
-        return Err(wrong(op, "its answer lacks the revision of the header".into()));
+        return Err(wrong(
+            op,
+            "its answer lacks the revision of the header".into(),
+        ));
     }
     Ok(kind)
 }
@@ -308,8 +319,14 @@ fn moves(request: &Request, reply: &Reply) -> bool {
         (Request::Put(_), _) => true,
         (_, Reply::DeleteRange(delete)) => delete.deleted > 0,
         (Request::Txn(txn), Reply::Txn(reply)) => {
-            let ops = if reply.succeeded { &txn.success } else { &txn.failure };
-            ops.iter().zip(&reply.responses).any(|(op, reply)| moves(op, reply))
+            let ops = if reply.succeeded {
+                &txn.success
+            } else {
+                &txn.failure
+            };
+            ops.iter()
+                .zip(&reply.responses)
+                .any(|(op, reply)| moves(op, reply))
         }
         (_, _) => false,
     }
@@ -322,7 +339,11 @@ pub fn events_by_time<'p>(
 ) -> Vec<(Time, Moment, usize)> {
     let mut events = Vec::new();
     for (place, op) in ops {
-        let call = if options.is_weak(Weakness::NoRealTime) { 0 } else { op.call };
+        let call = if options.is_weak(Weakness::NoRealTime) {
+            0
+        } else {
+            op.call
+        };
         events.push((call, Moment::Call, place));
         events.extend(op.ret.map(|ret| (ret, Moment::Return, place)));
     }

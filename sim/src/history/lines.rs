@@ -114,9 +114,9 @@ pub fn validate(record: &Record) -> Result<(), String> {
         Record::Meta(meta) if meta.version != FORMAT_VERSION => {
             Err(format!("format version {} is unknown", meta.version))
         }
-        Record::Meta(meta) if !(1..=REVISION_MAX).contains(&meta.revision) => {
-            Err(format!("a cluster begins at a revision from 1 to {REVISION_MAX}"))
-        }
+        Record::Meta(meta) if !(1..=REVISION_MAX).contains(&meta.revision) => Err(format!(
+            "a cluster begins at a revision from 1 to {REVISION_MAX}"
+        )),
         Record::Meta(_) => Ok(()),
         Record::Op(op) => validate_operation(op),
         Record::Watch(_) => Ok(()),
