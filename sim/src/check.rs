@@ -91,7 +91,6 @@ pub enum Weakness {
     KeysOnly,
     NoHeaders,
     NoErrors,
-    NoClaims,
     NoCommitted,
     GivingUpPasses,
     NoSerializable,

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Options;
 use super::prepare::{Kind, Prepared};
 use crate::history::*;
 
@@ -50,13 +49,13 @@ pub enum Sources {
 
 impl Evidence {
     /// Gathers what the history says about revisions.
-    pub fn gather(prepared: &Prepared<'_>, sources: Sources, options: &Options) -> Evidence {
+    pub fn gather(prepared: &Prepared<'_>, sources: Sources) -> Evidence {
         let mut evidence = Evidence {
             first_revision: prepared.history.meta.revision,
             last_revision: prepared.history.meta.revision,
             ..Evidence::default()
         };
-        evidence.claim(prepared, options);
+        evidence.claim(prepared);
         for op in &prepared.ops {
             let is_believed = sources == Sources::All || op.kind != Kind::Aside;
             if let (Outcome::Ok(response), true) = (&op.source.outcome, is_believed) {
@@ -77,7 +76,7 @@ impl Evidence {
         evidence
     }
 
-    fn claim(&mut self, prepared: &Prepared<'_>, options: &Options) {
+    fn claim(&mut self, prepared: &Prepared<'_>) {
         for (place, op) in prepared.ops.iter().enumerate() {
             let revision = op.kind.revision().unwrap_or(0);
             self.last_revision = self.last_revision.max(revision);
@@ -88,9 +87,7 @@ impl Evidence {
                 continue;
             };
             let text = format!("both are the step to revision {revision}");
-            if !options.is_weak(super::Weakness::NoClaims) {
-                self.clash.get_or_insert((other, place, text));
-            }
+            self.clash.get_or_insert((other, place, text));
         }
     }
 

@@ -121,7 +121,7 @@ pub fn search(prepared: &Prepared<'_>, options: &Options) -> Search {
 }
 
 fn search_with(prepared: &Prepared<'_>, sources: Sources, options: &Options) -> Search {
-    let evidence = Evidence::gather(prepared, sources, options);
+    let evidence = Evidence::gather(prepared, sources);
     let witness = match sources {
         Sources::All => Witness::gather(prepared),
         Sources::Answers => Witness::default(),
