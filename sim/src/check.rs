@@ -28,11 +28,14 @@ pub mod oracle;
 pub mod plain;
 pub mod prepare;
 pub mod serializable;
+#[cfg(any())]
 pub mod shrink;
 #[cfg(test)]
 mod tests;
+pub mod times;
 pub mod watch;
 mod weak;
+pub mod witness;
 
 pub use prepare::{Kind, Prepared, Timeline, TimelineEntry};
 
@@ -88,7 +91,6 @@ pub enum Weakness {
     KeysOnly,
     NoHeaders,
     NoErrors,
-    NoClaims,
     NoCommitted,
     GivingUpPasses,
     NoSerializable,
@@ -176,6 +178,8 @@ pub struct Report {
     pub linearizable_prefix: usize,
     /// The end of that order: ids of the last operations placed, oldest first.
     pub prefix_tail: Vec<u64>,
+    /// What the plain search came to.
+    pub plain: plain::Verdict,
     /// Steps that the search took.
     pub steps: u64,
     /// Everything found, the first guarantee first. Empty if all is well.
@@ -253,12 +257,24 @@ pub fn check(history: &History, options: &Options) -> Report {
     let is_linearizable = search.violation.is_none();
     report.violations.extend(search.violation);
     if is_linearizable && history.ops.len() <= options.plain_ops_max {
-        report.violations.extend(plain::search(&prepared, options));
+        let (verdict, violation) = plain::search(&prepared, options);
+        report.plain = verdict;
+        report.violations.extend(violation);
     }
     if timeline.is_none() {
         timeline = search.timeline;
     }
-
-    if let Some(timeline) = &timeline {}
+    let found = watch::check(&prepared, timeline.as_ref(), options);
+    report.violations.extend(found);
+    if let Some(timeline) = &timeline {
+        let found = serializable::check(&prepared, timeline, options);
+        report.violations.extend(found);
+        let found = lease::check(&prepared, timeline, options);
+        report.violations.extend(found);
+    }
+    // No order fits all that was seen, so something is wrong even if no check can name it.
+    if report.is_ok() && options.weak.is_empty() {
+        report.violations.extend(search.doubt);
+    }
     report
 }

@@ -23,10 +23,13 @@ mod txn;
 
 pub use agree::{agree, with_chosen_lease};
 pub use archive::Archive;
-pub use range::KeyRange;
+pub use range::{KeyRange, answers_as_at};
 
 /// The longest TTL that etcd grants, in seconds.
 pub const LEASE_TTL_MAX: i64 = 9_000_000_000;
+
+/// The model chooses lease ids above this.
+const CHOSEN_LEASES_AFTER: i64 = 1 << 40;
 
 /// The errors that follow from request and state alone. All others (no leader, too many requests,
 /// no space) say nothing about the data.
@@ -210,6 +213,18 @@ impl Model {
         let mut model = Model::new(meta);
         model.archive = Some(Archive::new(meta));
         model
+    }
+
+    /// The state at a revision of an archive. Its leases and compactions are not known.
+    pub fn at(archive: &Archive, revision: i64, meta: &Meta) -> Model {
+        let everything = KeyRange::new(&Text::from("\0"), &Text::from("\0"));
+        Model::new(&Meta {
+            revision,
+            compact_revision: -1,
+            kvs: archive.range_at(&everything, revision),
+            leases: Vec::new(),
+            ..meta.clone()
+        })
     }
 
     /// The current revision.
@@ -463,11 +478,10 @@ impl Model {
     fn lease_grant(&mut self, grant: &LeaseGrantRequest) -> Result<LeaseReply, Refusal> {
         let mut id = grant.id;
         if id == 0 {
-            // The cluster chooses. Whoever replays fills in what it chose.
-            id = self
-                .leases
-                .last_key_value()
-                .map_or(1, |(last, _)| last.saturating_add(1));
+            // The cluster chooses. Whoever replays fills in what it chose; else it is any id that
+            // nobody would ask for.
+            let last = self.leases.last_key_value().map_or(0, |(last, _)| *last);
+            id = last.max(CHOSEN_LEASES_AFTER).saturating_add(1);
         }
         if self.leases.contains_key(&id) {
             return Err(Refusal::LeaseExist);

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Options;
 use super::prepare::{Kind, Prepared};
 use crate::history::*;
 
@@ -41,23 +40,25 @@ pub struct Evidence {
 /// Which sources to believe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sources {
-    /// Answers and watch streams.
+    /// All answers and watch streams.
     All,
-    /// Answers only, to tell a wrong watch from a wrong order.
+    /// Only answers that have a place in the order, to tell a wrong watch or stale read from a
+    /// wrong order.
     Answers,
 }
 
 impl Evidence {
     /// Gathers what the history says about revisions.
-    pub fn gather(prepared: &Prepared<'_>, sources: Sources, options: &Options) -> Evidence {
+    pub fn gather(prepared: &Prepared<'_>, sources: Sources) -> Evidence {
         let mut evidence = Evidence {
             first_revision: prepared.history.meta.revision,
             last_revision: prepared.history.meta.revision,
             ..Evidence::default()
         };
-        evidence.claim(prepared, options);
+        evidence.claim(prepared);
         for op in &prepared.ops {
-            if let (Outcome::Ok(response), true) = (&op.source.outcome, op.kind != Kind::Aside) {
+            let is_believed = sources == Sources::All || op.kind != Kind::Aside;
+            if let (Outcome::Ok(response), true) = (&op.source.outcome, is_believed) {
                 evidence.see_reply(&op.request, &response.reply);
             }
         }
@@ -75,7 +76,7 @@ impl Evidence {
         evidence
     }
 
-    fn claim(&mut self, prepared: &Prepared<'_>, options: &Options) {
+    fn claim(&mut self, prepared: &Prepared<'_>) {
         for (place, op) in prepared.ops.iter().enumerate() {
             let revision = op.kind.revision().unwrap_or(0);
             self.last_revision = self.last_revision.max(revision);
@@ -86,9 +87,7 @@ impl Evidence {
                 continue;
             };
             let text = format!("both are the step to revision {revision}");
-            if !options.is_weak(super::Weakness::NoClaims) {
-                self.clash.get_or_insert((other, place, text));
-            }
+            self.clash.get_or_insert((other, place, text));
         }
     }
 

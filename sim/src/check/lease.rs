@@ -1,1 +1,488 @@
-//! todo
+//! Leases in time: none ends before its time, none lives on for long after it, and what members
+//! say about them is true.
+//!
+//! A lease ends by itself no earlier than its TTL after its last renewal, on the clock of a member
+//! that may run fast by the drift of [`Meta`]. A renewal that was acknowledged counts from its
+//! call: the member cannot have had it earlier. So the bounds hold for any delay of the network.
+
+use std::collections::BTreeMap;
+
+use super::prepare::{Op, Prepared, broken};
+use super::times::Times;
+use super::{Guarantee, Options, Timeline, TimelineEntry, Violation, Weakness};
+use crate::history::*;
+use crate::model::KeyRange;
+
+const SECOND: Time = 1_000_000_000;
+const MILLION: Time = 1_000_000;
+
+/// One life of a lease, from its grant to its end.
+#[derive(Clone, Debug)]
+struct Life {
+    ttl: i64,
+    /// The grant, unless the history began with it.
+    grant: Option<usize>,
+    /// It was not there before, and was there after.
+    begin: (Time, Time),
+    /// It was there before, and gone after.
+    end: (Time, Time),
+    /// Whether it ended although nobody asked.
+    ended_by_itself: bool,
+    /// Whether no unknown write could tell another story of it.
+    is_certain: bool,
+}
+
+/// Judges all leases.
+pub fn check(prepared: &Prepared<'_>, timeline: &Timeline, options: &Options) -> Vec<Violation> {
+    let times = Times::new(prepared, timeline);
+    let lives = lives(prepared, timeline, &times);
+    let mut checker = Checker {
+        prepared,
+        lives,
+        violations: Vec::new(),
+    };
+    if !options.is_weak(Weakness::NoLeaseAnswer) {
+        checker.check_answers();
+    }
+    if !options.is_weak(Weakness::NoLeaseEarly) {
+        checker.check_early();
+    }
+    if !options.is_weak(Weakness::NoLeaseLate) {
+        checker.check_late();
+    }
+    checker.violations
+}
+
+/// The lives of each lease, in order.
+fn lives(prepared: &Prepared<'_>, timeline: &Timeline, times: &Times) -> BTreeMap<i64, Vec<Life>> {
+    let mut lives: BTreeMap<i64, Vec<Life>> = BTreeMap::new();
+    let meta = &prepared.history.meta;
+    for (id, ttl) in &meta.leases {
+        lives.entry(*id).or_default().push(Life {
+            ttl: *ttl,
+            grant: None,
+            begin: (0, 0),
+            end: (Time::MAX, Time::MAX),
+            ended_by_itself: false,
+            is_certain: true,
+        });
+    }
+    let mut granted = Vec::new();
+    let mut before = meta.revision;
+    let mut latest_call = 0;
+    for entry in &timeline.entries {
+        let op = entry.op.map(|place| prepared.ops[place].source);
+        match &entry.request {
+            Request::LeaseGrant(grant) => {
+                granted.extend(entry.op);
+                let life = begin(entry, grant, op, meta);
+                lives.entry(grant.id).or_default().push(life);
+            }
+            Request::LeaseRevoke(revoke) => {
+                let life = lives.get_mut(&revoke.id).and_then(|lives| lives.last_mut());
+                if let Some(life) = life {
+                    let moved = entry.revision > before;
+                    life.end = end(
+                        entry,
+                        op,
+                        (moved, timeline.is_log, latest_call),
+                        life,
+                        times,
+                    );
+                    life.ended_by_itself = op.is_none();
+                }
+            }
+            Request::Range(_)
+            | Request::Put(_)
+            | Request::DeleteRange(_)
+            | Request::Txn(_)
+            | Request::Compact(_)
+            | Request::LeaseKeepAlive(_)
+            | Request::LeaseTimeToLive(_)
+            | Request::LeaseLeases => (),
+        }
+        before = entry.revision;
+        latest_call = latest_call.max(entry.time.or(op.map(|op| op.call)).unwrap_or(0));
+    }
+    open_ends(&mut lives, timeline, latest_call);
+    add_unplaced_grants(&mut lives, prepared, &granted);
+    mark_uncertain(&mut lives, prepared, timeline);
+    lives
+}
+
+/// Where an unknown write touches a key that a lease ever had, the search may have told the end of
+/// the lease and the write for each other.
+fn mark_uncertain(
+    lives: &mut BTreeMap<i64, Vec<Life>>,
+    prepared: &Prepared<'_>,
+    timeline: &Timeline,
+) {
+    if timeline.unresolved.is_empty() {
+        return;
+    }
+    for (id, lives) in lives {
+        let keys = timeline.archive.keys_ever_of(*id);
+        let uncertain = timeline.unresolved.iter().any(|place| {
+            let op = &prepared.ops[*place];
+            op.leases.contains(id) || keys.iter().any(|key| touches(&op.request, key))
+        });
+        if uncertain {
+            lives.iter_mut().for_each(|life| life.is_certain = false);
+        }
+    }
+}
+
+fn touches(request: &Request, key: &Text) -> bool {
+    match request {
+        Request::Put(put) => put.key == *key,
+        Request::DeleteRange(delete) => KeyRange::new(&delete.key, &delete.range_end).has(key),
+        Request::Txn(txn) => {
+            let mut ops = txn.success.iter().chain(&txn.failure);
+            ops.any(|inner| touches(inner, key))
+        }
+        Request::Range(_)
+        | Request::Compact(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseRevoke(_)
+        | Request::LeaseKeepAlive(_)
+        | Request::LeaseTimeToLive(_)
+        | Request::LeaseLeases => false,
+    }
+}
+
+fn begin(
+    entry: &TimelineEntry,
+    grant: &LeaseGrantRequest,
+    op: Option<&Operation>,
+    meta: &Meta,
+) -> Life {
+    let earliest = entry.time.or(op.map(|op| op.call)).unwrap_or(0);
+    let latest = entry.time.or(op.and_then(|op| op.ret)).unwrap_or(Time::MAX);
+    Life {
+        ttl: grant.ttl.max(meta.lease_ttl_min),
+        grant: entry.op,
+        begin: (earliest, latest),
+        end: (Time::MAX, Time::MAX),
+        ended_by_itself: false,
+        is_certain: true,
+    }
+}
+
+/// Bounds on the moment of an end.
+fn end(
+    entry: &TimelineEntry,
+    op: Option<&Operation>,
+    (moved, is_log, latest_call): (bool, bool, Time),
+    life: &Life,
+    times: &Times,
+) -> (Time, Time) {
+    if let Some(time) = entry.time {
+        return (time, time);
+    }
+    let mut latest = op.and_then(|op| op.ret).unwrap_or(Time::MAX);
+    if moved {
+        latest = latest.min(times.seen(entry.revision).unwrap_or(Time::MAX));
+    }
+    // A search puts the end of a lease without keys wherever it is needed, so that what stands
+    // before it says nothing.
+    let is_in_order = moved || is_log;
+    let mut earliest = if is_in_order {
+        latest_call
+    } else {
+        life.begin.0
+    };
+    earliest = earliest.max(op.map_or(0, |op| op.call));
+    (earliest, latest)
+}
+
+/// A lease that no entry ends is there until the end of the log; of an order that a search found
+/// it is only known if it has keys.
+fn open_ends(lives: &mut BTreeMap<i64, Vec<Life>>, timeline: &Timeline, latest_call: Time) {
+    if timeline.is_log {
+        return;
+    }
+    let archive = &timeline.archive;
+    let everything = KeyRange::new(&Text::from("\0"), &Text::from("\0"));
+    let attached: Vec<i64> = archive
+        .range_at(&everything, archive.last())
+        .iter()
+        .map(|kv| kv.lease)
+        .collect();
+    for (id, lives) in lives {
+        let Some(life) = lives.last_mut() else {
+            continue;
+        };
+        if life.end == (Time::MAX, Time::MAX) {
+            let lower = if attached.contains(id) {
+                latest_call
+            } else {
+                life.begin.0
+            };
+            life.end = (lower, Time::MAX);
+        }
+    }
+}
+
+/// An unknown grant that the order did not need may have been done all the same.
+fn add_unplaced_grants(
+    lives: &mut BTreeMap<i64, Vec<Life>>,
+    prepared: &Prepared<'_>,
+    granted: &[usize],
+) {
+    for (place, op) in prepared.ops.iter().enumerate() {
+        let Request::LeaseGrant(grant) = &*op.request else {
+            continue;
+        };
+        if op.source.ret.is_none() && !granted.contains(&place) {
+            lives.entry(grant.id).or_default().push(Life {
+                ttl: grant.ttl.max(prepared.history.meta.lease_ttl_min),
+                grant: Some(place),
+                begin: (op.source.call, Time::MAX),
+                end: (op.source.call, Time::MAX),
+                ended_by_itself: false,
+                is_certain: false,
+            });
+        }
+    }
+}
+
+/// Whether an answer can be about no other life than this.
+fn is_about(op: &Op<'_>, life: &Life, lives: &[Life]) -> bool {
+    let ret = op.source.ret.unwrap_or(Time::MAX);
+    let mut possible = lives
+        .iter()
+        .filter(|life| life.begin.0 <= ret && op.source.call <= life.end.1);
+    let first = possible.next();
+    possible.next().is_none() && first.is_some_and(|first| first.grant == life.grant)
+}
+
+struct Checker<'p, 'h> {
+    prepared: &'p Prepared<'h>,
+    lives: BTreeMap<i64, Vec<Life>>,
+    violations: Vec<Violation>,
+}
+
+/// What an answer says about a lease.
+enum Claim<'o> {
+    /// It is there, with this granted TTL and this rest.
+    Alive {
+        granted: i64,
+        rest: i64,
+        keys: &'o [Text],
+    },
+    Gone,
+}
+
+impl<'p> Checker<'p, '_> {
+    /// Known answers about one lease.
+    fn claims(&self) -> Vec<(&'p Op<'p>, i64, Claim<'p>)> {
+        let mut claims = Vec::new();
+        for op in &self.prepared.ops {
+            let Outcome::Ok(response) = &op.source.outcome else {
+                continue;
+            };
+            let (id, claim) = match (&*op.request, &response.reply) {
+                (Request::LeaseKeepAlive(lease), Reply::LeaseKeepAlive(reply)) => {
+                    let alive = Claim::Alive {
+                        granted: reply.ttl,
+                        rest: reply.ttl,
+                        keys: &[],
+                    };
+                    (lease.id, if reply.ttl > 0 { alive } else { Claim::Gone })
+                }
+                (Request::LeaseTimeToLive(lease), Reply::LeaseTimeToLive(reply)) => {
+                    let alive = Claim::Alive {
+                        granted: reply.granted_ttl,
+                        rest: reply.ttl,
+                        keys: &reply.keys,
+                    };
+                    (lease.id, if reply.ttl >= 0 { alive } else { Claim::Gone })
+                }
+                (_, _) => continue,
+            };
+            claims.push((op, id, claim));
+        }
+        claims
+    }
+
+    fn report(&mut self, guarantee: Guarantee, op: &Op<'_>, text: String) {
+        self.violations.push(broken(guarantee, op, text));
+    }
+
+    fn check_answers(&mut self) {
+        for (op, id, claim) in self.claims() {
+            if let Err(text) = self.check_claim(op, id, &claim) {
+                self.report(Guarantee::LeaseAnswer, op, text);
+            }
+        }
+        for op in &self.prepared.ops {
+            let Outcome::Ok(response) = &op.source.outcome else {
+                continue;
+            };
+            let Reply::LeaseLeases(reply) = &response.reply else {
+                continue;
+            };
+            let ret = op.source.ret.expect("an answer has a time");
+            // A member may be behind, so a lease that is over may be listed; one to come may not.
+            if self.may_be_chosen(ret) {
+                continue;
+            }
+            let unborn = reply.leases.iter().find(|id| {
+                let lives = self.lives.get(id).map_or(&[][..], Vec::as_slice);
+                !lives.iter().any(|life| life.begin.0 <= ret)
+            });
+            if let Some(id) = unborn {
+                self.report(
+                    Guarantee::LeaseAnswer,
+                    op,
+                    format!("lists lease {id}, never granted"),
+                );
+            }
+        }
+    }
+
+    /// Whether the cluster may have chosen an id that it never told.
+    fn may_be_chosen(&self, until: Time) -> bool {
+        self.prepared.ops.iter().any(|op| {
+            let chooses = matches!(&*op.request, Request::LeaseGrant(grant) if grant.id == 0);
+            chooses && op.source.ret.is_none() && op.source.call <= until
+        })
+    }
+
+    fn check_claim(&self, op: &Op<'_>, id: i64, claim: &Claim<'_>) -> Result<(), String> {
+        let (call, ret) = (op.source.call, op.source.ret.expect("an answer has a time"));
+        let lives = self.lives.get(&id).map_or(&[][..], Vec::as_slice);
+        match claim {
+            Claim::Gone => {
+                let alive =
+                    |life: &Life| life.is_certain && life.begin.1 <= call && ret <= life.end.0;
+                if lives.iter().any(alive) {
+                    return Err(format!("says that lease {id} is gone, but it lives"));
+                }
+                Ok(())
+            }
+            Claim::Alive { granted, keys, .. } => {
+                let mut possible = lives
+                    .iter()
+                    .filter(|life| life.begin.0 <= ret && call <= life.end.1)
+                    .peekable();
+                if possible.peek().is_none() {
+                    return Err(format!("says that lease {id} lives, but it does not"));
+                }
+                let ttls: Vec<i64> = possible.map(|life| life.ttl).collect();
+                if !ttls.contains(granted) {
+                    return Err(format!("says that lease {id} has {granted} s of {ttls:?}"));
+                }
+                let mut sorted = keys.to_vec();
+                sorted.dedup();
+                if sorted.len() != keys.len() {
+                    return Err(format!("lists a key of lease {id} twice"));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// How long a lease lives at least, in nanoseconds of the history's clock.
+    fn least(&self, seconds: i64) -> Time {
+        let nanos = u64::try_from(seconds).unwrap_or(0).saturating_mul(SECOND);
+        let drift = self.prepared.history.meta.drift_ppm.min(MILLION);
+        nanos - (nanos / MILLION).saturating_mul(drift)
+    }
+
+    fn most(&self, seconds: i64) -> Time {
+        let nanos = u64::try_from(seconds).unwrap_or(0).saturating_mul(SECOND);
+        nanos.saturating_add((nanos / MILLION).saturating_mul(self.prepared.history.meta.drift_ppm))
+    }
+
+    /// Whether somebody may have revoked the lease without a place in the order.
+    fn may_be_revoked(&self, id: i64, until: Time) -> bool {
+        self.prepared.ops.iter().any(|op| {
+            let is_revoke = matches!(&*op.request, Request::LeaseRevoke(lease) if lease.id == id);
+            is_revoke && op.source.ret.is_none() && op.source.call <= until
+        })
+    }
+
+    fn check_early(&mut self) {
+        let claims = self.claims();
+        for (id, lives) in self.lives.clone() {
+            for life in lives
+                .iter()
+                .filter(|life| life.ended_by_itself && life.is_certain)
+            {
+                let gone = life.end.1;
+                if gone == Time::MAX || self.may_be_revoked(id, gone) {
+                    continue;
+                }
+                // From its grant, and from each answer that promised more.
+                let grant = life.grant.map(|place| &self.prepared.ops[place]);
+                let granted = grant.into_iter().map(|op| (op, life.begin.0, life.ttl));
+                let renewals = claims.iter().filter_map(|(op, of, claim)| match claim {
+                    Claim::Alive { rest, .. } if *of == id => {
+                        let is_sure = op.source.call <= gone && is_about(op, life, &lives);
+                        is_sure.then_some((*op, op.source.call.max(life.begin.0), *rest))
+                    }
+                    Claim::Alive { .. } | Claim::Gone => None,
+                });
+                let promises: Vec<_> = granted.chain(renewals).collect();
+                for (op, from, seconds) in promises {
+                    let until = from.saturating_add(self.least(seconds));
+                    if gone < until {
+                        let text =
+                            format!("promised lease {id} until {until}, but it was gone at {gone}");
+                        self.report(Guarantee::LeaseEarly, op, text);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_late(&mut self) {
+        let Some(late) = self.prepared.history.meta.lease_late_max else {
+            return;
+        };
+        for (id, lives) in self.lives.clone() {
+            for life in lives.iter().filter(|life| life.is_certain) {
+                let Some(grant) = life.grant.map(|place| &self.prepared.ops[place]) else {
+                    continue;
+                };
+                let last = self.last_renewal(id, life);
+                let due = last
+                    .saturating_add(self.most(life.ttl))
+                    .saturating_add(late);
+                let alive = if life.end.0 == Time::MAX {
+                    self.last_time()
+                } else {
+                    life.end.0
+                };
+                if due < alive {
+                    let text = format!("lease {id} was due at {due}, but there at {alive}");
+                    self.report(Guarantee::LeaseLate, grant, text);
+                }
+            }
+        }
+    }
+
+    /// The latest moment at which the time of this life can have begun anew.
+    fn last_renewal(&self, id: i64, life: &Life) -> Time {
+        let mut last = life.begin.1;
+        for op in &self.prepared.ops {
+            let is_renewal = matches!(&*op.request, Request::LeaseKeepAlive(l) if l.id == id);
+            if is_renewal && op.source.call <= life.end.1 {
+                last = last.max(op.source.ret.unwrap_or(Time::MAX));
+            }
+        }
+        last
+    }
+
+    fn last_time(&self) -> Time {
+        let ops = self
+            .prepared
+            .history
+            .ops
+            .iter()
+            .map(|op| op.ret.unwrap_or(op.call));
+        let watches = self.prepared.history.watches.iter().map(|line| line.time);
+        ops.chain(watches).max().unwrap_or(0)
+    }
+}

@@ -10,7 +10,8 @@
 //! 2. Where nobody claims a revision, an unknown operation, a revocation or the end of a lease may
 //!    fill it, if that does what is known of the revision.
 //! 3. A known operation that names a revision is placed before the next step, and one without
-//!    effect as soon as it fits: that takes no possibility away.
+//!    effect as soon as it fits: that takes no possibility away. A grant is not: what fails
+//!    because the lease is missing may yet come before it.
 //! 4. What is not asked for (the end of an idle lease, an unknown grant) is placed only if the
 //!    answer of an open operation depends on it.
 //!
@@ -22,6 +23,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::evidence::{Evidence, Sources};
 use super::prepare::{Kind, Moment, Prepared, events_by_time};
+use super::witness::Witness;
 use super::{Guarantee, Options, Timeline, TimelineEntry, Violation, Weakness};
 use crate::history::*;
 use crate::model::{Model, agree};
@@ -44,6 +46,8 @@ enum Move {
 pub struct Search {
     /// Why there is no order, or that none was found in time.
     pub violation: Option<Violation>,
+    /// Why no order fits what stale reads and watches saw, if there is one for all others.
+    pub doubt: Option<Violation>,
     /// An order, if there is one.
     pub timeline: Option<Timeline>,
     /// How many returns it came through.
@@ -104,19 +108,26 @@ impl Tape {
 /// watches are wrong and not the order; their own check will say so.
 pub fn search(prepared: &Prepared<'_>, options: &Options) -> Search {
     let all = search_with(prepared, Sources::All, options);
-    let has_watches = !prepared.history.watches.is_empty();
-    if has_watches && all.violation.is_some() {
+    if all.violation.is_some() {
         let answers = search_with(prepared, Sources::Answers, options);
         if answers.violation.is_none() {
-            return answers;
+            return Search {
+                doubt: all.violation,
+                ..answers
+            };
         }
     }
     all
 }
 
 fn search_with(prepared: &Prepared<'_>, sources: Sources, options: &Options) -> Search {
-    let evidence = Evidence::gather(prepared, sources, options);
+    let evidence = Evidence::gather(prepared, sources);
+    let witness = match sources {
+        Sources::All => Witness::gather(prepared),
+        Sources::Answers => Witness::default(),
+    };
     let mut searcher = Searcher {
+        witness,
         prepared,
         options,
         open: Vec::new(),
@@ -148,6 +159,7 @@ struct Searcher<'p, 'h> {
     prepared: &'p Prepared<'h>,
     options: &'p Options,
     evidence: Evidence,
+    witness: Witness<'h>,
     /// Operations that are called and not returned, and have a place in every order. Unknown ones
     /// among them are those whose revision was found out.
     open: Vec<usize>,
@@ -356,6 +368,7 @@ impl Searcher<'_, '_> {
         Search {
             timeline: violation.is_none().then(|| self.timeline(tape)),
             violation,
+            doubt: None,
             prefix: self.returned,
             prefix_tail,
             steps: self.steps,
@@ -382,6 +395,17 @@ impl Searcher<'_, '_> {
             time: last.unwrap_or(0),
             text,
         }
+    }
+
+    /// Unknown writes that nobody has found out.
+    fn unresolved(&self) -> Vec<usize> {
+        let ops = self.prepared.ops.iter().enumerate();
+        let maybes = ops
+            .filter(|(_, op)| op.kind == Kind::MaybeWrite)
+            .map(|(place, _)| place);
+        maybes
+            .filter(|place| !self.evidence.found.contains_key(place))
+            .collect()
     }
 
     /// Replays an order with all versions kept.
@@ -411,7 +435,12 @@ impl Searcher<'_, '_> {
             }
         }
         let archive = model.into_archive().expect("it was made with one");
-        Timeline { entries, archive }
+        Timeline {
+            entries,
+            archive,
+            unresolved: self.unresolved(),
+            is_log: false,
+        }
     }
 }
 

@@ -44,6 +44,8 @@ pub fn replay(prepared: &Prepared<'_>, options: &Options) -> Replay {
         timeline: Timeline {
             entries: replayer.entries,
             archive: replayer.model.into_archive().expect("it was made with one"),
+            unresolved: Vec::new(),
+            is_log: true,
         },
         violations: replayer.violations,
     }

@@ -5,16 +5,33 @@
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use serde::Serialize;
+
 use super::prepare::{Kind, Op, Prepared, broken};
-use super::{Guarantee, Options, Violation, Weakness};
+use super::{Guarantee, Options, Violation};
 use crate::history::*;
 use crate::model::{Model, agree};
 
 /// Steps after which this search gives up.
-const STEPS_MAX: u64 = 20_000_000;
+const STEPS_MAX: u64 = 1_000_000;
 
-/// Searches for any order; a violation if there is none, or none was found in time.
-pub fn search(prepared: &Prepared<'_>, options: &Options) -> Option<Violation> {
+/// What this search came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It was not asked.
+    #[default]
+    NotRun,
+    /// There is an order.
+    Ordered,
+    /// There is none.
+    Refuted,
+    /// Too many ways. The guided search stands alone then; it must decide in any case.
+    GaveUp,
+}
+
+/// Searches for any order; a violation if there is none.
+pub fn search(prepared: &Prepared<'_>, options: &Options) -> (Verdict, Option<Violation>) {
     let ops: Vec<&Op<'_>> = prepared
         .ops
         .iter()
@@ -32,19 +49,14 @@ pub fn search(prepared: &Prepared<'_>, options: &Options) -> Option<Violation> {
         .left
         .sort_by_key(|at| search.ops[*at].source.ret.unwrap_or(Time::MAX));
     match search.place_all() {
-        Some(true) => None,
+        Some(true) => (Verdict::Ordered, None),
         Some(false) => {
             let at = search.farthest.map_or(0, |(_, at)| at);
-            let text = "has no place in any order (found by the plain search alone)";
-            Some(broken(Guarantee::Linearizable, search.ops[at], text.into()))
+            let text = "has no place in any order".into();
+            let violation = broken(Guarantee::Linearizable, search.ops[at], text);
+            (Verdict::Refuted, Some(violation))
         }
-        None if options.is_weak(Weakness::GivingUpPasses) => None,
-        None => Some(Violation {
-            guarantee: Guarantee::Undecided,
-            ops: Vec::new(),
-            time: 0,
-            text: format!("the plain search gave up after {STEPS_MAX} steps"),
-        }),
+        None => (Verdict::GaveUp, None),
     }
 }
 

@@ -95,6 +95,11 @@ pub struct Timeline {
     pub entries: Vec<TimelineEntry>,
     /// All versions of all keys.
     pub archive: Archive,
+    /// Unknown writes that may have been done at other places, or not at all.
+    pub unresolved: Vec<usize>,
+    /// Whether the order is that of the log. Otherwise it is one of those that explain the
+    /// history, and the end of a lease without keys stands anywhere.
+    pub is_log: bool,
 }
 
 impl<'h> Prepared<'h> {

@@ -67,6 +67,16 @@ impl Archive {
         versions.get(until.checked_sub(1)?)?.1.as_ref()
     }
 
+    /// The keys that were ever attached to a lease.
+    pub fn keys_ever_of(&self, lease: i64) -> Vec<Text> {
+        let had = |versions: &[(i64, Option<KeyValue>)]| {
+            let mut kvs = versions.iter().filter_map(|(_, kv)| kv.as_ref());
+            kvs.any(|kv| kv.lease == lease)
+        };
+        let keys = self.keys.iter().filter(|(_, versions)| had(versions));
+        keys.map(|(key, _)| key.clone()).collect()
+    }
+
     /// The pairs of a range as they were at a revision.
     pub fn range_at(&self, range: &KeyRange, revision: i64) -> Vec<KeyValue> {
         let keys = range.of(&self.keys);

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::Model;
+use super::{Archive, Model};
 use crate::history::*;
 
 /// A range of keys in etcd's way of writing it.
@@ -106,6 +106,26 @@ impl Model {
         }
         kvs.into_values().collect()
     }
+}
+
+/// Whether a range was answered as the archive has it at a revision.
+pub fn answers_as_at(
+    archive: &Archive,
+    request: &RangeRequest,
+    revision: i64,
+    observed: &RangeReply,
+) -> bool {
+    let range = KeyRange::new(&request.key, &request.range_end);
+    let found = archive.range_at(&range, revision);
+    let unlimited = RangeRequest {
+        limit: 0,
+        keys_only: false,
+        ..request.clone()
+    };
+    let allowed = answer_range(found.clone(), &unlimited).kvs;
+    let model = answer_range(found, request);
+    (model.more, model.count) == (observed.more, observed.count)
+        && pairs_agree(request, &model.kvs, &observed.kvs, &allowed)
 }
 
 /// The answer to a range, from all pairs in it, which are sorted by key.

@@ -9,6 +9,7 @@ pub(super) struct Explorer<'s, 'p, 'h> {
     prepared: &'p Prepared<'h>,
     options: &'p Options,
     evidence: &'s Evidence,
+    witness: &'s Witness<'h>,
     open: &'s [usize],
     maybes: &'s [usize],
     state: &'s mut State,
@@ -34,6 +35,7 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
             prepared: searcher.prepared,
             options: searcher.options,
             evidence: &searcher.evidence,
+            witness: &searcher.witness,
             open: &searcher.open,
             maybes: &searcher.maybes,
             state,
@@ -114,48 +116,34 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         self.choose_revision()
     }
 
-    /// Places reads and grants that fit here; false if one that belongs here does not fit, so that
-    /// this state is impossible.
+    /// Places reads that fit here; false if one that belongs here does not fit, so that this state
+    /// is impossible.
     fn settle(&mut self) -> Result<bool, End> {
-        let mut changed = true;
-        while changed {
-            changed = false;
-            for place in self.waiting() {
-                let op = self.op(place);
-                let current = self.state.model.revision();
-                let due = op.kind.revision();
-                // A revocation that had keys is the step to its revision, one that had none is not.
-                if due.is_some_and(|due| due < current) {
-                    self.note(
-                        place,
-                        format!("names revision {due:?}, but {current} came first"),
-                    );
-                    return Ok(false);
-                }
-                let eager = match op.kind {
-                    Kind::Read(at) => at.is_none_or(|at| at == current),
-                    Kind::Grant(at) => at == current && self.lease_is_free(&op.leases),
-                    Kind::Write(at) if at == current => {
-                        self.note(place, format!("is not the step to revision {at}"));
-                        return Ok(false);
-                    }
-                    Kind::Write(_)
-                    | Kind::Revoke(_)
-                    | Kind::Compact
-                    | Kind::Aside
-                    | Kind::MaybeWrite
-                    | Kind::MaybeGrant
-                    | Kind::MaybeCompact => false,
-                };
-                if !eager {
-                    continue;
-                }
-                if self.attempt(place)? {
-                    // Reads can fit where they did not before only if a lease appeared.
-                    changed |= matches!(op.kind, Kind::Grant(_));
-                } else if matches!(op.kind, Kind::Read(Some(_))) {
-                    return Ok(false);
-                }
+        for place in self.waiting() {
+            let kind = self.op(place).kind;
+            let current = self.state.model.revision();
+            let due = kind.revision();
+            let is_late = match kind {
+                Kind::Write(at) => at <= current,
+                Kind::Read(_)
+                | Kind::Grant(_)
+                | Kind::Revoke(_)
+                | Kind::Compact
+                | Kind::Aside
+                | Kind::MaybeWrite
+                | Kind::MaybeGrant
+                | Kind::MaybeCompact => due.is_some_and(|due| due < current),
+            };
+            if let (true, Some(due)) = (is_late, due) {
+                self.note(
+                    place,
+                    format!("names revision {due}, but {current} came before it"),
+                );
+                return Ok(false);
+            }
+            let Kind::Read(at) = kind else { continue };
+            if at.is_none_or(|at| at == current) && !self.attempt(place)? && at.is_some() {
+                return Ok(false);
             }
         }
         Ok(true)
@@ -230,11 +218,11 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
             let op = self.op(*place);
             match op.kind {
                 Kind::Compact => true,
+                Kind::Grant(at) => at == current && self.lease_is_free(&op.leases),
                 Kind::Revoke(at) => at == current && !self.has_keys(&op.leases),
                 Kind::Aside
                 | Kind::Read(_)
                 | Kind::Write(_)
-                | Kind::Grant(_)
                 | Kind::MaybeWrite
                 | Kind::MaybeGrant
                 | Kind::MaybeCompact => false,
@@ -261,7 +249,7 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
     fn choose_revision(&mut self) -> Result<(), End> {
         let current = self.state.model.revision();
         let waiting = self.waiting();
-        // A grant of this revision that could not be placed must wait for its lease to end here.
+        // A grant of this revision must come before the next.
         let held = |place: &usize| self.op(*place).kind == Kind::Grant(current);
         if waiting.iter().any(held) {
             return Ok(());
@@ -280,7 +268,9 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
             }
         }
         for place in self.waiting_maybes(Kind::MaybeWrite) {
-            self.branch(place, Some(next))?;
+            if self.witness.is_in_time(next, self.op(place).source.call) {
+                self.branch(place, Some(next))?;
+            }
         }
         let kvs = self.state.model.kvs().values();
         let leases: BTreeSet<i64> = kvs.map(|kv| kv.lease).filter(|lease| *lease != 0).collect();
@@ -298,7 +288,7 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         }
         let wanted = revision.unwrap_or(before);
         let fits = self.state.model.revision() == wanted
-            && (revision.is_none() || self.evidence.allows(wanted, self.state.model.events()));
+            && (revision.is_none() || self.is_seen_so(wanted));
         let outcome = if fits { self.node() } else { Ok(()) };
         self.state.model.take_back(mark);
         self.state.placed.pop();
@@ -310,13 +300,18 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         self.count()?;
         let mark = self.state.model.mark();
         let answer = self.state.model.step(&end_of(lease));
-        let fits = answer.is_ok()
-            && revision.is_none_or(|at| self.evidence.allows(at, self.state.model.events()));
+        let fits = answer.is_ok() && revision.is_none_or(|at| self.is_seen_so(at));
         self.path.push(Move::Expire(lease));
         let outcome = if fits { self.node() } else { Ok(()) };
         self.path.pop();
         self.state.model.take_back(mark);
         outcome
+    }
+
+    /// Whether the step that was just taken to a revision is what others saw of it.
+    fn is_seen_so(&mut self, revision: i64) -> bool {
+        self.evidence.allows(revision, self.state.model.events())
+            && self.witness.allows(&mut self.state.model)
     }
 
     fn has_keys(&self, leases: &BTreeSet<i64>) -> bool {
@@ -325,11 +320,19 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
             .any(|lease| !self.state.model.keys_of(*lease).is_empty())
     }
 
-    /// Whether an operation that waits could need one of these leases, which is not there.
+    /// Whether an operation that waits, or an unknown one that may be the next step, could need one
+    /// of these leases, which is not there.
     fn is_lease_wanted(&self, leases: &BTreeSet<i64>) -> bool {
-        let waiting = self.waiting();
+        if !self.lease_is_free(leases) {
+            return false;
+        }
+        let next = self.state.model.revision() + 1;
+        let mut wishers = self.waiting();
+        if !self.evidence.claims.contains_key(&next) {
+            wishers.extend(self.waiting_maybes(Kind::MaybeWrite));
+        }
         let names = |place: &usize| !self.op(*place).leases.is_disjoint(leases);
-        self.lease_is_free(leases) && waiting.iter().any(names)
+        wishers.iter().any(names)
     }
 
     /// Whether an operation that waits could have met a compaction.
