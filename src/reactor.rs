@@ -3,7 +3,7 @@
 use crate::{
     backend::Backend,
     host::port::Host,
-    kernel::{Effect, Fault},
+    kernel::{Effect, Event, Fault},
     node::Node,
 };
 
@@ -12,14 +12,28 @@ pub async fn run<B: Backend, H: Host>(node: &mut Node<B>, host: &mut H) -> Fault
     let mut events = Vec::new();
     let mut effects = Vec::new();
     loop {
-        let (now, wall) = (host.now(), host.wall()); // time stands still within a step
-        node.step(now, wall, &mut events, &mut effects);
-        for effect in effects.drain(..) {
-            if let Effect::Halt(fault) = effect {
-                return fault;
-            }
-            host.execute(effect);
+        if let Some(fault) = turn(node, host, &mut events, &mut effects) {
+            return fault;
         }
         host.wait(node.deadline(), &mut events).await;
     }
+}
+
+/// One turn of the loop: a step of the node, and what it wants begun. `events` and `effects` come
+/// back empty. Public for hosts that look at the node between two turns.
+pub fn turn<B: Backend, H: Host>(
+    node: &mut Node<B>,
+    host: &mut H,
+    events: &mut Vec<Event>,
+    effects: &mut Vec<Effect>,
+) -> Option<Fault> {
+    let (now, wall) = (host.now(), host.wall()); // time stands still within a step
+    node.step(now, wall, events, effects);
+    for effect in effects.drain(..) {
+        if let Effect::Halt(fault) = effect {
+            return Some(fault);
+        }
+        host.execute(effect);
+    }
+    None
 }

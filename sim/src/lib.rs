@@ -1,6 +1,39 @@
-//! The judges of the simulator: histories, the sequential model and the checkers. Pure code, so
-//! that a history from a real cluster is judged by the same lines as one from a seed.
+//! The simulator: a cluster under faults, and the judges of what it did.
+//!
+//! The judges (histories, the sequential model, the checkers) and the parts that only decide or
+//! keep things (plans, clocks, disks, traces) are pure code. The world that runs a plan exists in
+//! simulation builds only.
 
 pub mod check;
 pub mod history;
 pub mod model;
+
+pub mod clock;
+pub mod counters;
+pub mod disk;
+pub mod draw;
+pub mod faults;
+pub mod observe;
+pub mod plan;
+pub mod script;
+pub mod trace;
+pub mod watching;
+
+#[cfg(madsim)]
+pub mod client;
+#[cfg(madsim)]
+pub mod host;
+#[cfg(madsim)]
+pub mod lanes;
+#[cfg(madsim)]
+pub mod links;
+#[cfg(madsim)]
+pub mod nemesis;
+#[cfg(madsim)]
+pub mod record;
+#[cfg(madsim)]
+pub mod run;
+#[cfg(madsim)]
+pub mod watcher;
+#[cfg(madsim)]
+pub mod world;

@@ -5,7 +5,9 @@
 //!    most `EVENTS_PER_STEP_MAX` events, in the order in which they happened.
 //! 2. `execute` neither blocks nor fails; every failure comes back as an event.
 //! 3. Disk operations of one lane run and complete in the order of `execute`; each ticket comes
-//!    back exactly once as `Event::DiskDone`.
+//!    back exactly once as `Event::DiskDone`. After a failure on the Wal, Keep or Backend lane
+//!    nothing more is done on that lane, and everything that waits on it fails: the member is about
+//!    to halt, and a later operation that took effect without the failed one would leave a gap.
 //! 4. What is sent on one link arrives in order or not at all; a broken link is one `LinkDown`.
 //! 5. Items of one stream reach the client in order.
 

@@ -597,7 +597,11 @@ impl<B: Backend> Applier<B> {
         cx.tell(Mail::Snapshots(SnapshotsInput::Installed {
             snapshot: installing.id,
         }));
-        cx.tell(Mail::Watches(WatchesInput::Installed));
+        // Held entries are applied below, before the mail is read: it must not ask the store then.
+        cx.tell(Mail::Watches(WatchesInput::Installed {
+            revision: self.machine.store().revision(),
+            compact_revision: self.machine.store().compact_revision(),
+        }));
         cx.tell(Mail::Leases(LeasesInput::Installed));
         cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
         let held: Vec<Entry> = self

@@ -171,6 +171,11 @@ impl Consensus {
         compact: LogIndex,
         cx: &mut Context<'_, Mail>,
     ) {
+        // An image was accepted while this commit was on its way: the log begins after it by now,
+        // and a mark never goes back.
+        if mark.id.index < self.raft.first().index {
+            return;
+        }
         let compact = compact.min(self.raft.applied());
         if compact > self.raft.first().index {
             self.raft.compact(compact);

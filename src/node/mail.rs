@@ -272,7 +272,11 @@ pub enum WatchesInput {
     },
     Revisions(Vec<(i64, Vec<crate::pb::mvccpb::Event>)>),
     Compacted,
-    Installed,
+    /// Another image is the state now, at these revisions.
+    Installed {
+        revision: i64,
+        compact_revision: i64,
+    },
     Role(RoleChange),
     /// Every stream ends; the member stops or refuses to serve.
     End(ApiError),

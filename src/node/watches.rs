@@ -86,7 +86,10 @@ impl Watches {
                 }
             }
             WatchesInput::Compacted => self.hub.on_compacted(store),
-            WatchesInput::Installed => self.hub.on_installed(store),
+            WatchesInput::Installed {
+                revision,
+                compact_revision,
+            } => self.hub.on_installed(revision, compact_revision),
             WatchesInput::Role(role) => self.on_role(role, cx.now),
             WatchesInput::End(error) => self.hub.cancel_all(error),
         }

@@ -6,9 +6,10 @@
 //! covers all that came before: removing old segments may be interrupted, and names may survive in
 //! any order.
 //!
-//! The reader's duty: every segment file is synced before it is read. After a crash of the process
-//! alone the last write may be whole in the system's cache and nowhere else; what recovery returns
-//! counts as durable, so it has to be.
+//! The reader's duty: what is read of a segment file is written to it once more and synced, before
+//! recovery gets to see it. After a crash of the process alone the last write may be whole in the
+//! system's cache and nowhere else; what recovery returns counts as durable, so it has to be. A
+//! sync alone does not do: after one that failed, the system may show the lost bytes as clean.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -88,7 +88,8 @@ impl Bench {
 
     fn install(&mut self) {
         self.told = self.log.revision();
-        self.hub.on_installed(&self.log);
+        let (revision, compacted) = (self.log.revision(), self.log.compact_revision());
+        self.hub.on_installed(revision, compacted);
         self.hub.check();
     }
 

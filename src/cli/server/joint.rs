@@ -1,6 +1,6 @@
 //! Where the server meets the log reader, the backend and the node: each a few lines, in one place.
 
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 use crate::{
     backend::Backend,
@@ -9,7 +9,7 @@ use crate::{
         lmdb::Lmdb,
         tokio::{
             lanes::{LaneSet, LaneWork},
-            wal::{WalDir, WalKeeper, WalWriter, disk_error},
+            wal::{WalDir, WalKeeper, WalWriter},
         },
     },
     kernel::{DiskError, DiskOp, DiskOutcome, Fault},
@@ -29,16 +29,10 @@ pub(super) fn open_store(directory: &Path) -> Result<Store, Fault> {
 pub(super) fn recover(dir: &WalDir, store: &Store) -> Result<Option<Recovered>, Fault> {
     let mut recovery = Recovery::new();
     for segment in dir.segments()? {
-        if dir.syncs() {
-            // What a killed process wrote last may lie in the page cache only, yet whatever is read
-            // back counts as durable from here on.
-            let path = dir.file(segment);
-            File::open(&path)
-                .and_then(|file| file.sync_all())
-                .map_err(|error| disk_error(&path, &error))?;
-        }
+        // What a killed process wrote last may lie in the page cache only, yet whatever is read
+        // back counts as durable from here on.
         recovery
-            .feed(segment, &dir.read(segment)?)
+            .feed(segment, &dir.read_durable(segment)?)
             .map_err(Fault::from)?;
     }
     let applied = settle_image(store, recovery.mark())?;

@@ -70,12 +70,70 @@ fn start(
     thread::Builder::new()
         .name(format!("lane-{name}"))
         .spawn(move || {
+            let mut failed = None;
             while let Ok((ticket, op)) = operations.recv() {
-                let outcome = work.run(op);
+                let lane = op.lane();
+                let outcome = match &failed {
+                    // What stands behind a failure would leave a gap if it took effect.
+                    Some(error) => Err(DiskError::clone(error)),
+                    None => work.run(op),
+                };
+                if let Err(error) = &outcome
+                    && lane != Lane::Snapshot
+                {
+                    failed = Some(error.clone());
+                }
                 if events.send(Event::DiskDone { ticket, outcome }).is_err() {
                     return; // the event loop is gone, nobody waits for this any more
                 }
             }
         })?;
     Ok(submit)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::kernel::{DiskErrorKind, SegmentId};
+
+    /// Fails its second operation only.
+    struct Hiccup(Arc<AtomicU32>);
+
+    impl LaneWork for Hiccup {
+        fn run(&mut self, _op: DiskOp) -> Result<DiskOutcome, DiskError> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                1 => Err(DiskError::new(DiskErrorKind::Io, "hiccup")),
+                _ => Ok(DiskOutcome::Done),
+            }
+        }
+    }
+
+    /// Goal: nothing takes effect behind a failure. Method: four operations, the second fails; the
+    /// work must not see the others.
+    #[test]
+    fn a_lane_ends_with_its_first_failure() {
+        let runs = Arc::new(AtomicU32::new(0));
+        let (events, mut done) = unbounded_channel();
+        let lane = start("test", Box::new(Hiccup(Arc::clone(&runs))), events).unwrap();
+        for number in 1..=4 {
+            let before = SegmentId::new(number);
+            lane.send((Ticket::new(number), DiskOp::WalRemove { before }))
+                .unwrap();
+        }
+        let outcomes: Vec<bool> = (0..4)
+            .map(|_| match done.blocking_recv() {
+                Some(Event::DiskDone { outcome, .. }) => outcome.is_ok(),
+                other => panic!("a lane answers {other:?}"),
+            })
+            .collect();
+        assert_eq!(outcomes, [true, false, false, false]);
+        assert_eq!(runs.load(Ordering::Relaxed), 2);
+    }
 }

@@ -1,0 +1,341 @@
+//! The network between members, at the level of frames: what is lost, late, double, overtaken or
+//! damaged, and who cannot see whom.
+//!
+//! A link is two ends. An end whose other end is gone is half open: its owner learns of it when
+//! the peer's machine answers, that is at once after a kill, on its next word after a reboot, and
+//! not at all through a partition.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fated::kernel::{Entropy, Event, LinkId, LinkOp};
+
+use crate::{
+    draw,
+    plan::NetworkPlan,
+    world::{Item, World},
+};
+
+/// State of the network.
+#[derive(Debug)]
+pub struct Network {
+    /// Settings of the moment.
+    pub quality: NetworkPlan,
+    entropy: Entropy,
+    /// How many partitions stand in the way from one member to another, and how many of them hold.
+    blocked: BTreeMap<(usize, usize), (u32, u32)>,
+    ends: BTreeMap<(usize, LinkId), End>,
+    held: Vec<Flight>,
+    accepted: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct End {
+    peer: usize,
+    link: LinkId,
+    /// When the last frame that keeps its place arrives at the peer.
+    last_arrival: u64,
+}
+
+/// A frame on its way.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    from: usize,
+    to: usize,
+    link: LinkId,
+    bytes: Bytes,
+}
+
+impl Network {
+    /// A network without links.
+    pub fn new(quality: NetworkPlan, entropy: Entropy) -> Self {
+        Self {
+            quality,
+            entropy,
+            blocked: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            held: Vec::new(),
+            accepted: 0,
+        }
+    }
+
+    fn is_blocked(&self, from: usize, to: usize) -> bool {
+        self.blocked.contains_key(&(from, to))
+    }
+
+    fn holds(&self, from: usize, to: usize) -> bool {
+        self.blocked
+            .get(&(from, to))
+            .is_some_and(|(all, hold)| all == hold)
+    }
+
+    fn delay(&mut self) -> u64 {
+        let quality = &self.quality;
+        (quality.delay_us + self.entropy.below(quality.jitter_us + 1)) * 1000
+    }
+
+    /// How long a member's words take to a client.
+    pub fn client_delay(&mut self) -> u64 {
+        self.delay()
+    }
+
+    /// Whether a client's word gets lost.
+    pub fn loses_client(&mut self) -> bool {
+        draw::chance(self.quality.client_loss_ppm, &mut self.entropy)
+    }
+}
+
+impl World {
+    /// Puts a partition between two members, in one direction.
+    pub fn block(&mut self, from: usize, to: usize, hold: bool) {
+        let entry = self.network.blocked.entry((from, to)).or_default();
+        entry.0 += 1;
+        entry.1 += u32::from(hold);
+    }
+
+    /// Takes a partition away again; what it held goes on its way.
+    pub fn unblock(&mut self, from: usize, to: usize, hold: bool) {
+        if let Some(entry) = self.network.blocked.get_mut(&(from, to)) {
+            entry.0 -= 1;
+            entry.1 -= u32::from(hold);
+            if entry.0 == 0 {
+                self.network.blocked.remove(&(from, to));
+                self.release(from, to);
+            }
+        }
+    }
+
+    fn release(&mut self, from: usize, to: usize) {
+        let held = std::mem::take(&mut self.network.held);
+        let (gone, kept) = held
+            .into_iter()
+            .partition(|flight| (flight.from, flight.to) == (from, to));
+        self.network.held = kept;
+        for flight in gone {
+            self.counters.hit("network: held frame delivered late");
+            let delay = self.network.delay();
+            self.after(delay, Item::Frame(flight));
+        }
+    }
+
+    /// Does what a member asks of the network.
+    pub fn execute_link(&mut self, at: usize, op: LinkOp) {
+        match op {
+            LinkOp::Dial { link, peer, .. } => {
+                let to = self.index_of(peer);
+                let boot = self.members[at].boot;
+                let delay = self.network.delay();
+                self.after(
+                    delay,
+                    Item::Dial {
+                        from: at,
+                        boot,
+                        link,
+                        to,
+                    },
+                );
+            }
+            LinkOp::Send { link, bytes } => self.send(at, link, bytes),
+            LinkOp::Close { link } => {
+                if let Some(end) = self.network.ends.remove(&(at, link)) {
+                    self.tell_reset(at, end);
+                }
+            }
+        }
+    }
+
+    /// A dial arrives.
+    pub fn on_dial(&mut self, from: usize, boot: u64, link: LinkId, to: usize) {
+        if self.members[from].boot != boot || !self.members[from].up {
+            return;
+        }
+        let back = self.network.delay();
+        let blocked = self.network.is_blocked(from, to) || self.network.is_blocked(to, from);
+        if blocked || !self.members[to].powered {
+            let patience = self.plan.cluster.election_ms * 1_000_000;
+            self.event_after(patience, from, link_down(link, "no answer in time"));
+            return;
+        }
+        if !self.members[to].up {
+            self.event_after(back, from, link_down(link, "refused"));
+            return;
+        }
+        self.network.accepted += 1;
+        // Links that members dial are even.
+        let other = LinkId::new(self.network.accepted * 2 + 1);
+        let end = |peer, link| End {
+            peer,
+            link,
+            last_arrival: 0,
+        };
+        self.network.ends.insert((from, link), end(to, other));
+        self.network.ends.insert((to, other), end(from, link));
+        let (ours, theirs) = (self.members[from].id, self.members[to].id);
+        let (up_from, up_to) = (
+            Event::LinkUp {
+                link,
+                peer: theirs,
+                outgoing: true,
+            },
+            Event::LinkUp {
+                link: other,
+                peer: ours,
+                outgoing: false,
+            },
+        );
+        self.event_after(0, to, up_to);
+        self.event_after(back, from, up_from);
+    }
+
+    fn send(&mut self, from: usize, link: LinkId, bytes: Bytes) {
+        let Some(end) = self.network.ends.get(&(from, link)).copied() else {
+            return;
+        };
+        if let Err(violation) = self.observer.on_frame(&bytes, &mut self.counters) {
+            self.fail(violation);
+        }
+        let to = end.peer;
+        let flight = Flight {
+            from,
+            to,
+            link: end.link,
+            bytes,
+        };
+        if self.network.holds(from, to) {
+            self.network.held.push(flight);
+            return;
+        }
+        if self.network.is_blocked(from, to) {
+            self.counters.hit("network: frame blocked by a partition");
+            if !self.network.is_blocked(to, from) {
+                self.counters.hit("network: frame blocked one way only");
+            }
+            return;
+        }
+        if !self.network.ends.contains_key(&(to, end.link)) {
+            // Half open: the peer's machine says so, if it can.
+            if self.members[to].powered && !self.network.is_blocked(to, from) {
+                let delay = 2 * self.network.delay();
+                self.after(delay, Item::Reset { at: from, link });
+            }
+            return;
+        }
+        self.fly(end, (from, link), flight);
+    }
+
+    fn fly(&mut self, end: End, own: (usize, LinkId), flight: Flight) {
+        let quality = self.network.quality.clone();
+        let entropy = &mut self.network.entropy;
+        if draw::chance(quality.loss_ppm, entropy) {
+            self.counters.hit("network: frame lost");
+            return;
+        }
+        if draw::chance(quality.corrupt_ppm, entropy) && !flight.bytes.is_empty() {
+            self.corrupt(&flight);
+            self.break_link(own.0, own.1);
+            return;
+        }
+        if draw::chance(quality.duplicate_ppm, entropy) {
+            self.counters.hit("network: frame delivered twice");
+            let again = self.network.delay() * self.network.entropy.between(1, 50);
+            self.after(again, Item::Frame(flight.clone()));
+        }
+        let overtaken = draw::chance(quality.reorder_ppm, &mut self.network.entropy);
+        let mut arrival = self.now + self.network.delay();
+        if overtaken {
+            self.counters.hit("network: frame overtaken");
+            arrival += self.network.delay() * self.network.entropy.between(1, 10);
+        } else {
+            arrival = arrival.max(end.last_arrival);
+            if let Some(end) = self.network.ends.get_mut(&own) {
+                end.last_arrival = arrival;
+            }
+        }
+        self.at(arrival, Item::Frame(flight));
+    }
+
+    /// Damage of one bit is always found by the checksum around a frame, and then the link ends.
+    fn corrupt(&mut self, flight: &Flight) {
+        let mut bytes = flight.bytes.to_vec();
+        let at = draw::index(bytes.len(), &mut self.network.entropy);
+        bytes[at] ^= 1 << self.network.entropy.below(8);
+        assert_ne!(
+            crc32fast::hash(&bytes),
+            crc32fast::hash(&flight.bytes),
+            "a checksum finds one wrong bit"
+        );
+        self.counters
+            .hit("network: damaged frame found by its checksum");
+    }
+
+    /// A frame arrives.
+    pub fn on_flight(&mut self, flight: Flight) {
+        let Flight {
+            to, link, bytes, ..
+        } = flight;
+        if self.network.ends.contains_key(&(to, link)) {
+            self.event_now(to, Event::Frame { link, bytes });
+        }
+    }
+
+    /// News that the other end of a link is gone arrives.
+    pub fn on_reset(&mut self, at: usize, link: LinkId) {
+        if self.network.ends.remove(&(at, link)).is_some() {
+            self.event_now(at, link_down(link, "reset by the peer"));
+        }
+    }
+
+    /// Both ends of a link learn that it broke.
+    fn break_link(&mut self, at: usize, link: LinkId) {
+        if let Some(end) = self.network.ends.get(&(at, link)).copied() {
+            let delay = self.network.delay();
+            self.after(delay, Item::Reset { at, link });
+            self.after(
+                delay,
+                Item::Reset {
+                    at: end.peer,
+                    link: end.link,
+                },
+            );
+        }
+    }
+
+    /// Breaks every link of a member.
+    pub fn reset_links(&mut self, at: usize) {
+        for link in self.links_of(at) {
+            self.counters.hit("network: link reset");
+            self.break_link(at, link);
+        }
+    }
+
+    /// A member is gone: its ends vanish, and where its machine can still speak, peers are told.
+    pub fn drop_links(&mut self, at: usize) {
+        for link in self.links_of(at) {
+            let end = self.network.ends.remove(&(at, link)).expect("just listed");
+            if self.members[at].powered {
+                self.tell_reset(at, end);
+            }
+        }
+        self.network.held.retain(|flight| flight.to != at);
+    }
+
+    fn links_of(&self, at: usize) -> Vec<LinkId> {
+        let first = (at, LinkId::ZERO);
+        let last = (at, LinkId::new(u64::MAX));
+        let range = self.network.ends.range(first..=last);
+        range.map(|((_, link), _)| *link).collect()
+    }
+
+    fn tell_reset(&mut self, from: usize, end: End) {
+        if !self.network.is_blocked(from, end.peer) {
+            let delay = self.network.delay();
+            let (at, link) = (end.peer, end.link);
+            self.after(delay, Item::Reset { at, link });
+        }
+    }
+}
+
+fn link_down(link: LinkId, reason: &str) -> Event {
+    let reason = reason.to_owned();
+    Event::LinkDown { link, reason }
+}

@@ -1,0 +1,412 @@
+//! Does what the plan wants broken, and takes it back: at its time, at the end of the phase of
+//! faults, or never, for the members that the liveness phase leaves behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fated::kernel::{ApiError, CallId, Credentials, Event, MemberId, Request, Response, Signal};
+use fated::pb::etcdserverpb as rpc;
+
+use crate::{
+    faults::{FaultKind, Point, Shape, Target},
+    lanes::LANES,
+    world::{Item, World},
+};
+
+/// The first call id of calls that are nobody's history.
+const OWN_CALLS: u64 = 1 << 40;
+
+/// What is broken at the moment.
+#[derive(Default, Debug)]
+pub struct Nemesis {
+    /// How to take back each fault that lasts.
+    active: BTreeMap<usize, Undo>,
+    calls: u64,
+    /// Answers to its own calls, where somebody waits for them.
+    pub answers: BTreeMap<CallId, Result<Response, ApiError>>,
+    /// Faults begin only in their phase.
+    pub over: bool,
+    /// Members cut off for the liveness phase.
+    cut_off: BTreeSet<(usize, usize)>,
+}
+
+#[derive(Clone, Debug)]
+enum Undo {
+    Boot(Vec<usize>),
+    Resume(usize),
+    Unblock(Vec<(usize, usize)>, bool),
+    Quick(usize),
+    Room(usize),
+}
+
+impl World {
+    /// Enters every fault of the plan into the queue.
+    pub fn schedule_faults(&mut self) {
+        let plan = self.plan.clone();
+        for (number, fault) in plan.faults.iter().enumerate() {
+            self.after(fault.at_ms * 1_000_000, Item::FaultBegins(number));
+        }
+    }
+
+    /// A fault begins.
+    pub fn on_fault(&mut self, number: usize) {
+        if self.nemesis.over {
+            return;
+        }
+        let plan = self.plan.clone();
+        let fault = &plan.faults[number];
+        self.note(&format!(
+            "fault {number}: {:?} for {} ms",
+            fault.kind, fault.for_ms
+        ));
+        if let Some(undo) = self.strike(&fault.kind, fault.for_ms) {
+            self.nemesis.active.insert(number, undo);
+            self.after(fault.for_ms * 1_000_000, Item::FaultEnds(number));
+        }
+    }
+
+    /// A fault ends by itself.
+    pub fn on_fault_end(&mut self, number: usize) {
+        if let Some(undo) = self.nemesis.active.remove(&number) {
+            self.undo(undo);
+        }
+    }
+
+    /// Every fault that lasts ends now, and no further one begins.
+    pub fn end_faults(&mut self) {
+        self.nemesis.over = true;
+        for (_, undo) in std::mem::take(&mut self.nemesis.active) {
+            self.undo(undo);
+        }
+        for member in &mut self.members {
+            member.failing = None;
+            member.crash_at = None;
+            member
+                .lanes
+                .values_mut()
+                .for_each(|lane| lane.stalled_until = 0);
+        }
+        let quality = &mut self.network.quality;
+        (
+            quality.loss_ppm,
+            quality.corrupt_ppm,
+            quality.client_loss_ppm,
+        ) = (0, 0, 0);
+    }
+
+    fn target(&self, target: Target) -> Option<usize> {
+        match target {
+            Target::Member(at) => Some(at),
+            Target::Leader => self.leader(),
+        }
+    }
+
+    fn strike(&mut self, kind: &FaultKind, for_ms: u64) -> Option<Undo> {
+        match kind {
+            FaultKind::Kill { target } => {
+                let at = self.target(*target)?;
+                self.kill(at);
+                Some(self.forbid(vec![at]))
+            }
+            FaultKind::PowerCut { target } => {
+                let at = self.target(*target)?;
+                self.power_cut(at);
+                Some(self.forbid(vec![at]))
+            }
+            FaultKind::PowerCutAll => Some(self.power_cut_all()),
+            FaultKind::Pause { target } => {
+                let at = self.target(*target)?;
+                self.counters.hit("fault: pause");
+                if for_ms > self.plan.cluster.election_ms && self.members[at].up {
+                    self.counters
+                        .hit("fault: pause longer than an election timeout");
+                }
+                self.members[at].paused += 1;
+                Some(Undo::Resume(at))
+            }
+            FaultKind::Terminate { target } => {
+                let at = self.target(*target)?;
+                if self.members[at].up {
+                    self.counters.hit("fault: asked to stop");
+                    self.members[at].terminating = true;
+                    self.event_now(at, Event::Signal(Signal::Terminate));
+                }
+                None
+            }
+            FaultKind::Block { shape, pairs, hold } => {
+                self.counters.hit(shape_counter(*shape));
+                Some(self.block_all(pairs.clone(), *hold))
+            }
+            FaultKind::Isolate {
+                target,
+                inbound,
+                outbound,
+                hold,
+            } => {
+                let at = self.target(*target)?;
+                self.counters.hit("fault: one member isolated");
+                let others = (0..self.members.len()).filter(|other| *other != at);
+                let mut pairs = Vec::new();
+                for other in others {
+                    pairs.extend(inbound.then_some((other, at)));
+                    pairs.extend(outbound.then_some((at, other)));
+                }
+                Some(self.block_all(pairs, *hold))
+            }
+            FaultKind::Reset { target } => {
+                let at = self.target(*target)?;
+                self.reset_links(at);
+                None
+            }
+            FaultKind::MoveLeader { to } => {
+                self.move_leader(*to);
+                None
+            }
+            FaultKind::CrashAt {
+                target,
+                point,
+                power,
+            } => {
+                let at = self.target(*target)?;
+                self.members[at].crash_at = Some((*point, *power));
+                None
+            }
+            FaultKind::SlowDisk { .. }
+            | FaultKind::StalledDisk { .. }
+            | FaultKind::DiskError { .. }
+            | FaultKind::FullDisk { .. }
+            | FaultKind::Rot { .. } => self.strike_disk(kind, for_ms),
+            FaultKind::ClockJump { target, ms } => {
+                let at = self.target(*target)?;
+                self.counters.hit("fault: clock jump");
+                let now = self.now;
+                self.members[at].clock.jump(now, ms * 1_000_000);
+                self.consider(at);
+                None
+            }
+            FaultKind::ClockRate { target, ppm } => {
+                let at = self.target(*target)?;
+                self.counters.hit("fault: clock rate");
+                let now = self.now;
+                self.members[at].clock.set_rate(now, *ppm);
+                None
+            }
+        }
+    }
+
+    fn strike_disk(&mut self, kind: &FaultKind, for_ms: u64) -> Option<Undo> {
+        match kind {
+            FaultKind::SlowDisk { target, times } => {
+                let at = self.target(*target)?;
+                self.counters.hit("fault: slow disk");
+                self.members[at].slow_times = *times;
+                Some(Undo::Quick(at))
+            }
+            FaultKind::StalledDisk { target } => {
+                let at = self.target(*target)?;
+                let until = self.now + for_ms * 1_000_000;
+                for lane in LANES {
+                    let state = self.members[at].lanes.entry(lane).or_default();
+                    state.stalled_until = until;
+                }
+                None
+            }
+            FaultKind::DiskError { target, on } => {
+                let at = self.target(*target)?;
+                self.members[at].failing = Some(*on);
+                None
+            }
+            FaultKind::FullDisk { target } => {
+                let at = self.target(*target)?;
+                self.counters.hit("fault: full disk");
+                let disk = &mut self.members[at].disk;
+                disk.capacity = Some(disk.used_bytes());
+                Some(Undo::Room(at))
+            }
+            FaultKind::Rot { member } => {
+                let at = *member;
+                self.kill(at);
+                let member = &mut self.members[at];
+                if let Some((name, offset)) = member.disk.rot(&mut member.entropy) {
+                    member.rotten = true;
+                    self.counters.hit("fault: a bit of the log flipped");
+                    self.note(&format!("a bit flips in {name} at {offset} of member {at}"));
+                }
+                Some(self.forbid(vec![at]))
+            }
+            FaultKind::Kill { .. }
+            | FaultKind::PowerCut { .. }
+            | FaultKind::PowerCutAll
+            | FaultKind::Pause { .. }
+            | FaultKind::Terminate { .. }
+            | FaultKind::Block { .. }
+            | FaultKind::Isolate { .. }
+            | FaultKind::Reset { .. }
+            | FaultKind::ClockJump { .. }
+            | FaultKind::ClockRate { .. }
+            | FaultKind::CrashAt { .. }
+            | FaultKind::MoveLeader { .. } => unreachable!("no fault of a disk: {kind:?}"),
+        }
+    }
+
+    /// A member has come to a point at which it is to die.
+    pub fn maybe_crash(&mut self, at: usize, point: Point) {
+        let wanted = |armed: &mut (Point, bool)| armed.0 == point;
+        let Some((_, power)) = self.members[at].crash_at.take_if(wanted) else {
+            return;
+        };
+        self.counters.hit(point.counter());
+        self.note(&format!("member {at} crashes at {point:?}, power: {power}"));
+        match power {
+            true => self.power_cut(at),
+            false => self.kill(at),
+        }
+        let pause = self.members[at].entropy.between(1_000_000, 2_000_000_000);
+        self.after(pause, Item::Boot { at });
+    }
+
+    /// All machines lose power at once.
+    fn power_cut_all(&mut self) -> Undo {
+        self.counters.hit("fault: power cut of all members");
+        let all: Vec<usize> = (0..self.members.len()).collect();
+        for at in &all {
+            self.power_cut(*at);
+        }
+        self.forbid(all)
+    }
+
+    /// All machines lose power and come back at once, after everything else.
+    pub fn cut_all_and_boot(&mut self) {
+        let undo = self.power_cut_all();
+        self.undo(undo);
+    }
+
+    fn forbid(&mut self, members: Vec<usize>) -> Undo {
+        for at in &members {
+            self.members[*at].forbidden += 1;
+        }
+        Undo::Boot(members)
+    }
+
+    fn block_all(&mut self, pairs: Vec<(usize, usize)>, hold: bool) -> Undo {
+        for (from, to) in &pairs {
+            self.block(*from, *to, hold);
+        }
+        Undo::Unblock(pairs, hold)
+    }
+
+    fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Boot(members) => {
+                for at in members {
+                    self.members[at].forbidden -= 1;
+                    let delay = self.members[at].entropy.below(50_000_000);
+                    self.after(delay, Item::Boot { at });
+                }
+            }
+            Undo::Resume(at) => {
+                self.members[at].paused -= 1;
+                self.consider(at);
+            }
+            Undo::Unblock(pairs, hold) => {
+                for (from, to) in pairs {
+                    self.unblock(from, to, hold);
+                }
+            }
+            Undo::Quick(at) => self.members[at].slow_times = 1,
+            Undo::Room(at) => self.members[at].disk.capacity = None,
+        }
+    }
+
+    /// Leaves the members outside the core dead, cut off, or only slow.
+    pub fn leave_behind(&mut self, core: &[usize]) {
+        let others: Vec<usize> = (0..self.members.len())
+            .filter(|at| !core.contains(at))
+            .collect();
+        for at in others {
+            match self.members[at].entropy.below(3) {
+                0 => {
+                    self.kill(at);
+                    self.members[at].forbidden += 1;
+                    self.nemesis
+                        .active
+                        .insert(usize::MAX - at, Undo::Boot(vec![at]));
+                }
+                1 => {
+                    for other in 0..self.members.len() {
+                        if other != at {
+                            self.nemesis.cut_off.insert((at, other));
+                            self.nemesis.cut_off.insert((other, at));
+                        }
+                    }
+                }
+                _ => {
+                    self.members[at].slow_times = 50;
+                    self.nemesis.active.insert(usize::MAX - at, Undo::Quick(at));
+                }
+            }
+        }
+        for (from, to) in self.nemesis.cut_off.clone() {
+            self.block(from, to, false);
+        }
+    }
+
+    /// Nothing is broken any more, but for disks that cannot be mended.
+    pub fn heal(&mut self) {
+        self.end_faults();
+        for (from, to) in std::mem::take(&mut self.nemesis.cut_off) {
+            self.unblock(from, to, false);
+        }
+    }
+
+    fn move_leader(&mut self, to: usize) {
+        let Some(at) = self.leader().filter(|at| self.members[*at].serving) else {
+            return;
+        };
+        self.counters.hit("fault: leadership moved");
+        let request = Request::MoveLeader(rpc::MoveLeaderRequest {
+            target_id: MemberId::get(self.members[to].id),
+        });
+        self.own_call(at, request);
+    }
+
+    /// A call that is not part of the history.
+    pub fn own_call(&mut self, at: usize, request: Request) -> CallId {
+        self.nemesis.calls += 1;
+        let call = CallId::new(OWN_CALLS + self.nemesis.calls);
+        self.event_now(
+            at,
+            Event::Call {
+                call,
+                credentials: Credentials::default(),
+                request,
+            },
+        );
+        call
+    }
+
+    /// An answer to a call of its own, or to one that its client has given up.
+    pub fn on_nemesis_reply(
+        &mut self,
+        at: usize,
+        call: CallId,
+        result: Result<Response, ApiError>,
+    ) {
+        assert!(
+            at < self.members.len(),
+            "a member that does not exist answers"
+        );
+        if call.get() >= OWN_CALLS {
+            self.nemesis.answers.insert(call, result);
+        }
+    }
+}
+
+fn shape_counter(shape: Shape) -> &'static str {
+    match shape {
+        Shape::OneWay => "fault: one direction blocked",
+        Shape::Pair => "fault: one pair blocked",
+        Shape::Split => "fault: cluster split",
+        Shape::Ring => "fault: ring",
+        Shape::Bridge => "fault: bridge",
+    }
+}

@@ -1,0 +1,375 @@
+//! Watches all members from above, where a member cannot look, and names the guarantee that breaks
+//! in the step that breaks it. What was ever true is kept over crashes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fated::{
+    backend::Memory,
+    kernel::{Digest, EntryId, LogIndex, MemberId, SegmentId, Term},
+    node::{
+        Node,
+        wire::{self, Frame},
+    },
+    raft::{Body, Entry, Message, Role},
+    wal::Recovery,
+};
+
+use crate::counters::Counters;
+
+/// A guarantee that did not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Which guarantee.
+    pub guarantee: String,
+    /// What was seen.
+    pub story: String,
+}
+
+impl Violation {
+    /// A guarantee and what broke it.
+    pub fn new(guarantee: impl Into<String>, story: impl Into<String>) -> Self {
+        Self {
+            guarantee: guarantee.into(),
+            story: story.into(),
+        }
+    }
+}
+
+type Verdict = Result<(), Violation>;
+
+/// Everything that was ever seen to be true.
+#[derive(Default, Debug)]
+pub struct Observer {
+    leaders: BTreeMap<Term, MemberId>,
+    votes: BTreeMap<(MemberId, Term), MemberId>,
+    /// What each entry holds, and which one stands before it.
+    entries: BTreeMap<EntryId, u64>,
+    before: BTreeMap<EntryId, EntryId>,
+    /// The committed log of the cluster.
+    ledger: BTreeMap<LogIndex, EntryId>,
+    /// The entries of the committed log, for a replay, and when each was first known as committed.
+    pub log: BTreeMap<LogIndex, (u64, Entry)>,
+    /// Virtual time, as the world last told it.
+    pub now: u64,
+    /// State hash after an applied index.
+    states: BTreeMap<LogIndex, (u64, MemberId)>,
+    /// The last entry that each member called durable.
+    durable: BTreeMap<MemberId, EntryId>,
+    seen: BTreeMap<MemberId, Seen>,
+}
+
+/// What a member looked like after its last turn of this boot.
+#[derive(Clone, Copy, Default, Debug)]
+struct Seen {
+    term: Term,
+    commit: LogIndex,
+    applied: LogIndex,
+    leading: bool,
+}
+
+impl Observer {
+    /// The highest index committed anywhere.
+    pub fn committed(&self) -> LogIndex {
+        self.ledger.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// A member begins a new life.
+    pub fn on_boot(&mut self, member: MemberId) {
+        self.seen.remove(&member);
+    }
+
+    /// A member finished a turn.
+    pub fn on_turn(
+        &mut self,
+        node: &Node<Memory>,
+        size: usize,
+        counters: &mut Counters,
+    ) -> Verdict {
+        let (member, raft) = (node.member(), node.raft());
+        let seen = self.seen.get(&member).copied().unwrap_or_default();
+        let leading = raft.role() == Role::Leader;
+        if raft.term() < seen.term {
+            let story = format!(
+                "{member:x?} went from term {:?} to {:?}",
+                seen.term,
+                raft.term()
+            );
+            return Err(Violation::new("a term never goes back", story));
+        }
+        self.durable.insert(member, raft.durable());
+        if leading && !(seen.leading && seen.term == raft.term()) {
+            counters.hit("raft: leader elected");
+            self.on_leader(node)?;
+        }
+        if seen.leading && !leading {
+            counters.hit("raft: leader stepped down");
+        }
+        if raft.committed() < seen.commit {
+            let story = format!(
+                "{member:x?} went from {} to {}",
+                seen.commit,
+                raft.committed()
+            );
+            return Err(Violation::new("a commit index never goes back", story));
+        }
+        if raft.committed() > seen.commit {
+            self.on_commit(node, seen.commit, size, counters)?;
+        }
+        let applied = node.machine().applied_index();
+        if applied > seen.applied {
+            let hash = node.machine().state_hash();
+            let (known, first) = *self.states.entry(applied).or_insert((hash, member));
+            if known != hash {
+                let story = format!(
+                    "after index {applied}, {member:x?} holds {hash:016x} and {first:x?} \
+                     {known:016x}"
+                );
+                return Err(Violation::new("one state after one index", story));
+            }
+        }
+        if node.is_corrupt() {
+            let story = format!("{member:x?} believes that its own state is wrong");
+            return Err(Violation::new("no false alarm about corruption", story));
+        }
+        let (term, commit) = (raft.term(), raft.committed());
+        let now = Seen {
+            term,
+            commit,
+            applied,
+            leading,
+        };
+        self.seen.insert(member, now);
+        Ok(())
+    }
+
+    fn on_leader(&mut self, node: &Node<Memory>) -> Verdict {
+        let (member, raft) = (node.member(), node.raft());
+        let first = *self.leaders.entry(raft.term()).or_insert(member);
+        if first != member {
+            let story = format!("{first:x?} and {member:x?} lead term {:?}", raft.term());
+            return Err(Violation::new("election safety", story));
+        }
+        if let Some((index, id)) = self.ledger.last_key_value()
+            && *index > raft.first().index
+            && raft.term_at(*index) != Some(id.term)
+        {
+            let story = format!(
+                "{member:x?} leads term {:?} without committed {id:?}: its log ends with {:?}",
+                raft.term(),
+                raft.last()
+            );
+            return Err(Violation::new("leader completeness", story));
+        }
+        Ok(())
+    }
+
+    fn on_commit(
+        &mut self,
+        node: &Node<Memory>,
+        before: LogIndex,
+        size: usize,
+        counters: &mut Counters,
+    ) -> Verdict {
+        let (member, raft) = (node.member(), node.raft());
+        let commit = raft.committed();
+        let known = self.committed();
+        let mut index = before.max(raft.first().index).next();
+        while index <= commit {
+            let term = raft
+                .term_at(index)
+                .expect("committed entries are in the log");
+            let id = EntryId::new(term, index);
+            let first = *self.ledger.entry(index).or_insert(id);
+            if first != id {
+                let story = format!("{member:x?} commits {id:?} where {first:?} was committed");
+                return Err(Violation::new("state-machine safety", story));
+            }
+            index = index.next();
+        }
+        let from = known.max(raft.first().index).next();
+        if from <= commit {
+            for entry in raft.entries(from, commit, usize::MAX) {
+                self.log.insert(entry.id.index, (self.now, entry));
+            }
+        }
+        if raft.role() == Role::Leader && commit > known {
+            self.check_quorum_durable(node, size)?;
+            let term = raft.term_at(known.next().max(raft.first().index));
+            if term.is_some_and(|term| term < raft.term()) {
+                counters.hit("raft: older term committed behind a new entry");
+            }
+            if raft.durable().index < commit {
+                counters.hit("raft: committed before the own disk");
+            }
+        }
+        Ok(())
+    }
+
+    /// A leader counts only entries of its own term, so whoever holds that term's log so far holds
+    /// everything below.
+    fn check_quorum_durable(&self, node: &Node<Memory>, size: usize) -> Verdict {
+        let raft = node.raft();
+        let (term, commit) = (raft.term(), raft.committed());
+        let holds = |id: &&EntryId| id.term > term || (id.term == term && id.index >= commit);
+        let holders = self.durable.values().filter(holds).count();
+        if holders <= size / 2 {
+            let story = format!(
+                "{:x?} commits index {commit} of term {term:?}, durable on {holders} of {size}: \
+                 {:?}",
+                node.member(),
+                self.durable
+            );
+            return Err(Violation::new("committed means durable on a quorum", story));
+        }
+        Ok(())
+    }
+
+    /// A frame left a member.
+    pub fn on_frame(&mut self, bytes: &Bytes, counters: &mut Counters) -> Verdict {
+        match wire::decode(bytes.clone()) {
+            Some(Frame::Raft(message)) => self.on_message(&message, counters),
+            Some(Frame::Peer(_)) => Ok(()),
+            None => Err(Violation::new(
+                "what a member sends can be read",
+                format!("{bytes:?}"),
+            )),
+        }
+    }
+
+    fn on_message(&mut self, message: &Message, counters: &mut Counters) -> Verdict {
+        let voted = match &message.body {
+            Body::Vote { .. } => Some(message.from),
+            Body::VoteReply { granted: true } => Some(message.to),
+            Body::Append { prev, entries, .. } => {
+                self.see_entries(*prev, entries)?;
+                None
+            }
+            Body::PreVoteReply { granted: false } => {
+                counters.hit("raft: pre-vote refused");
+                None
+            }
+            Body::AppendReject { .. } => {
+                counters.hit("raft: append refused");
+                None
+            }
+            Body::TimeoutNow => {
+                counters.hit("raft: leadership handed over");
+                None
+            }
+            Body::VoteReply { granted: false }
+            | Body::PreVote { .. }
+            | Body::PreVoteReply { granted: true }
+            | Body::AppendReply { .. }
+            | Body::Heartbeat { .. }
+            | Body::HeartbeatReply { .. }
+            | Body::Propose { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::TransferLeader { .. } => None,
+        };
+        if let Some(voted) = voted {
+            let key = (message.from, message.term);
+            let first = *self.votes.entry(key).or_insert(voted);
+            if first != voted {
+                let story = format!(
+                    "{:x?} votes for {first:x?} and {voted:x?} in term {:?}",
+                    message.from, message.term
+                );
+                return Err(Violation::new("one vote in a term", story));
+            }
+        }
+        Ok(())
+    }
+
+    fn see_entries(&mut self, prev: EntryId, entries: &[Entry]) -> Verdict {
+        let mut before = prev;
+        for entry in entries {
+            let mut digest = Digest::EMPTY;
+            digest.number(entry.kind as u64);
+            digest.bytes(&entry.data);
+            let known = *self.entries.entry(entry.id).or_insert(digest.value());
+            let follows = *self.before.entry(entry.id).or_insert(before);
+            if known != digest.value() || follows != before {
+                let story = format!(
+                    "two entries are {:?}, or it follows both {follows:?} and {before:?}",
+                    entry.id
+                );
+                return Err(Violation::new("log matching", story));
+            }
+            before = entry.id;
+        }
+        Ok(())
+    }
+
+    /// Whatever was committed must be on the disks of a quorum, whatever the members believe.
+    pub fn check_disks(&self, disks: &[DiskImage<'_>], counters: &mut Counters) -> Verdict {
+        let Some((_, newest)) = self.ledger.last_key_value() else {
+            return Ok(());
+        };
+        counters.hit("check: disks read for committed entries");
+        let mut holders = 0;
+        let mut story = String::new();
+        for disk in disks {
+            let holds = disk.holds(*newest);
+            holders += usize::from(disk.rotten || holds == Ok(true));
+            story += &format!("{:x?}: {holds:?}; ", disk.member);
+        }
+        if holders <= disks.len() / 2 {
+            let story = format!(
+                "{newest:?} is on {holders} of {} disks: {story}",
+                disks.len()
+            );
+            return Err(Violation::new("what was committed is durable", story));
+        }
+        Ok(())
+    }
+}
+
+/// What a disk would hold after a power cut.
+#[derive(Debug)]
+pub struct DiskImage<'a> {
+    /// Whose it is.
+    pub member: MemberId,
+    /// The segments of the log.
+    pub segments: BTreeMap<SegmentId, &'a [u8]>,
+    /// The last entry in the backend.
+    pub backend: EntryId,
+    /// The sealed image, if there is one.
+    pub sealed: Option<EntryId>,
+    /// Whether it was damaged. What it held then counts as held: that a quorum is left is the
+    /// plan's business, and such a member never votes again.
+    pub rotten: bool,
+}
+
+impl DiskImage<'_> {
+    /// Whether an entry is in the log, or behind an image that replaced that part of the log.
+    fn holds(&self, id: EntryId) -> Result<bool, String> {
+        if self.backend.index >= id.index {
+            return Ok(true);
+        }
+        let mut recovery = Recovery::new();
+        for (segment, bytes) in &self.segments {
+            recovery
+                .feed(*segment, bytes)
+                .map_err(|fault| fault.to_string())?;
+        }
+        let mark = recovery.mark().map(|mark| mark.id);
+        let installs = self.sealed.is_some() && self.sealed == mark;
+        let live = match self.sealed {
+            Some(sealed) if installs && sealed.index > self.backend.index => sealed,
+            Some(_) | None => self.backend,
+        };
+        if live.index >= id.index {
+            return Ok(true);
+        }
+        let recovered = recovery.finish(live).map_err(|fault| fault.to_string())?;
+        let Some(log) = recovered else {
+            return Ok(false);
+        };
+        let at = log.first.index.distance_to(id.index);
+        let entry = usize::try_from(at).expect("logs are small").checked_sub(1);
+        let entry = entry.and_then(|at| log.entries.get(at));
+        Ok(entry.is_some_and(|entry| entry.id == id))
+    }
+}

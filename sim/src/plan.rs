@@ -1,0 +1,231 @@
+//! A whole run as data: what the cluster is like, what clients do, what breaks and when.
+//!
+//! A seed makes a plan; a plan can be saved, cut down and run again. Every concern draws from a
+//! stream of its own name, so that a further draw for one moves nothing for the others.
+
+use fated::kernel::Entropy;
+use serde::{Deserialize, Serialize};
+
+use crate::{draw, faults::Fault, script::Step, watching::WatcherPlan};
+
+/// Everything that decides a run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// What the plan once found, for those that are kept.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub story: String,
+    /// Seeds what is drawn while the plan runs: latencies, losses, elections.
+    pub seed: u64,
+    /// The cluster and its limits.
+    pub cluster: ClusterPlan,
+    /// Each member's clock.
+    pub clocks: Vec<ClockPlan>,
+    /// The network between members, and from clients to them.
+    pub network: NetworkPlan,
+    /// The disks.
+    pub disks: DiskPlan,
+    /// How long the phase of faults lasts.
+    pub faults_ms: u64,
+    /// What breaks, in order of time.
+    pub faults: Vec<Fault>,
+    /// The members that are whole in the liveness phase; a majority.
+    pub core: Vec<usize>,
+    /// Whether all members lose power after they have converged.
+    pub last_cut: bool,
+    /// What each client does.
+    pub clients: Vec<Vec<Step>>,
+    /// Who watches.
+    pub watchers: Vec<WatcherPlan>,
+    /// How long a client waits for an answer.
+    pub patience_ms: u64,
+}
+
+/// The cluster and its limits.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ClusterPlan {
+    /// How many members.
+    pub members: usize,
+    /// One raft tick.
+    pub heartbeat_ms: u64,
+    /// The election timeout.
+    pub election_ms: u64,
+    /// Whether elections are probed first.
+    pub pre_vote: bool,
+    /// Entries between two compactions of the log.
+    pub snapshot_count: u64,
+    /// Entries kept for slow members.
+    pub catchup_entries: u64,
+    /// Size of a WAL segment.
+    pub segment_bytes: u64,
+    /// Revisions per slice of a compaction.
+    pub compaction_slice: usize,
+    /// Operations per backend commit.
+    pub batch_operations: usize,
+    /// Pause between backend commits.
+    pub batch_ms: u64,
+    /// How often watches are told of their progress.
+    pub progress_ms: u64,
+    /// What a step of a member costs, at most.
+    pub step_us: u64,
+}
+
+/// One member's clock.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ClockPlan {
+    /// Millionths by which it runs fast.
+    pub rate_ppm: i64,
+    /// By how much civil time is off.
+    pub offset_ms: i64,
+}
+
+/// The network when nothing else is wrong with it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NetworkPlan {
+    /// Shortest way of a frame.
+    pub delay_us: u64,
+    /// What is added at random.
+    pub jitter_us: u64,
+    /// Frames lost, per million.
+    pub loss_ppm: u64,
+    /// Frames delivered twice.
+    pub duplicate_ppm: u64,
+    /// Frames that may be overtaken.
+    pub reorder_ppm: u64,
+    /// Frames that arrive damaged.
+    pub corrupt_ppm: u64,
+    /// Requests and answers of clients that get lost.
+    pub client_loss_ppm: u64,
+}
+
+/// The disks when nothing else is wrong with them.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DiskPlan {
+    /// A write into the page cache.
+    pub write_us: u64,
+    /// A sync, and a step of the backend; the slowest takes eight times as long.
+    pub sync_us: u64,
+    /// Whether a failed sync drops the pages from the cache.
+    pub failed_sync_reverts: bool,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn draw(seed: u64) -> Self {
+        let root = Entropy::from_seed(seed).fork("plan");
+        let cluster = ClusterPlan::draw(&mut root.fork("cluster"));
+        let members = cluster.members;
+        let mut clocks = root.fork("clocks");
+        let skewed = clocks.one_in(2);
+        let clocks = (0..members).map(|_| ClockPlan::draw(skewed, &mut clocks));
+        let clocks = clocks.collect();
+        let mut phases = root.fork("phases");
+        let faults_ms = phases.between(20_000, 50_000);
+        let core = draw::subset(members, members / 2 + 1, &mut phases);
+        let last_cut = phases.one_in(2);
+        let mut clients = root.fork("clients");
+        let patience_ms = draw::log_uniform(200, 4000, &mut clients);
+        let scripts = crate::script::draw(faults_ms, &mut clients);
+        Self {
+            story: String::new(),
+            seed,
+            clocks,
+            network: NetworkPlan::draw(&mut root.fork("network")),
+            disks: DiskPlan::draw(&mut root.fork("disks")),
+            faults: crate::faults::draw(&cluster, faults_ms, &mut root.fork("faults")),
+            cluster,
+            faults_ms,
+            core,
+            last_cut,
+            clients: scripts,
+            watchers: crate::watching::draw(&mut root.fork("watchers")),
+            patience_ms,
+        }
+    }
+}
+
+impl ClusterPlan {
+    fn draw(entropy: &mut Entropy) -> Self {
+        let members = [1, 3, 3, 3, 3, 5, 5, 7][draw::index(8, entropy)];
+        let heartbeat_ms = draw::log_uniform(10, 100, entropy);
+        Self {
+            members,
+            heartbeat_ms,
+            election_ms: heartbeat_ms * entropy.between(5, 15),
+            pre_vote: !entropy.one_in(4),
+            snapshot_count: draw::log_uniform(1, 100, entropy),
+            catchup_entries: entropy.below(51),
+            segment_bytes: 4096 * draw::log_uniform(1, 16, entropy),
+            compaction_slice: draw::usize(draw::log_uniform(1, 50, entropy)),
+            batch_operations: draw::usize(draw::log_uniform(1, 1000, entropy)),
+            batch_ms: draw::log_uniform(1, 200, entropy),
+            progress_ms: draw::log_uniform(50, 20_000, entropy),
+            step_us: draw::log_uniform(5, 500, entropy),
+        }
+    }
+}
+
+impl ClockPlan {
+    fn draw(skewed: bool, entropy: &mut Entropy) -> Self {
+        if !skewed {
+            return Self {
+                rate_ppm: 0,
+                offset_ms: 0,
+            };
+        }
+        Self {
+            rate_ppm: draw::signed(draw::log_uniform(1, 20_000, entropy), entropy),
+            offset_ms: draw::signed(draw::log_uniform(1, 3_600_000, entropy), entropy),
+        }
+    }
+}
+
+impl NetworkPlan {
+    fn draw(entropy: &mut Entropy) -> Self {
+        let mut rate = |most: u64| {
+            let on = entropy.one_in(2);
+            let value = draw::log_uniform(100, most, entropy);
+            if on { value } else { 0 }
+        };
+        let (loss_ppm, duplicate_ppm) = (rate(100_000), rate(200_000));
+        let (reorder_ppm, corrupt_ppm) = (rate(200_000), rate(5_000));
+        let client_loss_ppm = rate(30_000);
+        Self {
+            delay_us: draw::log_uniform(50, 5_000, entropy),
+            jitter_us: draw::log_uniform(10, 20_000, entropy),
+            loss_ppm,
+            duplicate_ppm,
+            reorder_ppm,
+            corrupt_ppm,
+            client_loss_ppm,
+        }
+    }
+}
+
+impl DiskPlan {
+    fn draw(entropy: &mut Entropy) -> Self {
+        Self {
+            write_us: draw::log_uniform(5, 200, entropy),
+            sync_us: draw::log_uniform(50, 5_000, entropy),
+            failed_sync_reverts: entropy.one_in(2),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Plan;
+
+    /// Goal: a plan is all there is to a run. Method: it comes back from its file as it was, and a
+    /// seed draws it again.
+    #[test]
+    fn plans_are_data() {
+        for seed in 0..200 {
+            let plan = Plan::draw(seed);
+            let text = serde_json::to_string(&plan).unwrap();
+            assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+            assert_eq!(Plan::draw(seed), plan);
+            assert!(plan.core.len() > plan.cluster.members / 2);
+            assert!(plan.faults.is_sorted_by_key(|fault| fault.at_ms));
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! One run from plan to verdict: boot, faults under load, liveness with a core of members, full
+//! healing and convergence, and what is judged afterwards.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::Poll,
+    thread,
+    time::{Duration, Instant as RealInstant},
+};
+
+use fated::{
+    kernel::{Entropy, Request, Response},
+    pb::etcdserverpb as rpc,
+};
+use madsim::{
+    runtime::{Handle, Runtime},
+    task::NodeId,
+    time::{TimeHandle, advance, sleep},
+};
+
+use crate::{
+    check,
+    counters::Counters,
+    history::History,
+    host::{self, Shared},
+    observe::Violation,
+    plan::Plan,
+    record,
+    trace::{Keep, Trace},
+    world::{Action, Item, World},
+};
+
+/// Virtual time within which healthy members must get somewhere, beside election timeouts.
+const PATIENCE_NANOS: u64 = 30_000_000_000;
+/// What a plan that went wrong beyond all bounds may use up.
+const STEPS_MAX: u64 = 20_000_000;
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed of the plan.
+    pub seed: u64,
+    /// The guarantee that did not hold.
+    pub violation: Option<Violation>,
+    /// Virtual time.
+    pub simulated: Duration,
+    /// Time of the machine that ran it.
+    pub real: Duration,
+    /// Requests of clients.
+    pub operations: usize,
+    /// Events and effects.
+    pub steps: u64,
+    /// The hash over all of them.
+    pub hash: u64,
+    /// What happened how often.
+    pub counters: Counters,
+    /// The last lines, if they were kept.
+    pub lines: Vec<String>,
+    /// The hash after each step, if it was kept.
+    pub marks: Vec<u64>,
+    /// What clients saw.
+    pub history: History,
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps panics for the report instead of printing them. Call once per process.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        PANIC.with(|panic| {
+            panic.borrow_mut().get_or_insert_with(|| info.to_string());
+        });
+    }));
+}
+
+/// Runs a plan on a fresh thread, because a second runtime on one thread is not the same world.
+pub fn run(plan: Plan, keep: Keep) -> Report {
+    let seed = plan.seed;
+    let thread = thread::Builder::new()
+        .name(format!("seed {seed}"))
+        .stack_size(16 << 20)
+        .spawn(move || run_here(plan, &keep))
+        .expect("the system gives a thread");
+    thread.join().expect("a run catches its own panics")
+}
+
+fn run_here(plan: Plan, keep: &Keep) -> Report {
+    let began = RealInstant::now();
+    let seed = plan.seed;
+    let trace = Trace::new(keep).expect("the trace file can be written");
+    let shared = Shared::new(World::new(Arc::new(plan), trace));
+    let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(Runner::new(shared.clone()).drive())
+    }));
+    let mut world = shared.world();
+    let panicked = outcome.is_err().then(|| {
+        let text = PANIC.with(|panic| panic.borrow_mut().take());
+        Violation::new("no assertion fails", text.unwrap_or_default())
+    });
+    let mut violation = world.broken.clone().or(panicked);
+    let mut history = record::history(&world.clients.history, &world.watchers.history);
+    history.commits = record::commits(world.observer.log.values(), &history.ops);
+    if violation.is_none() {
+        let options = check::Options {
+            plain_ops_max: 0,
+            ..check::Options::default()
+        };
+        let verdict = check::check(&history, &options);
+        // The replay of the log has decided already where the search over answers alone gives up.
+        let mut found = verdict.violations.iter();
+        if verdict.breaks(check::Guarantee::Undecided) {
+            world
+                .counters
+                .hit("check: search gave up, replay of the log decided");
+        } else {
+            world.counters.hit("check: search and replay agree");
+        }
+        let first = found.find(|broken| broken.guarantee != check::Guarantee::Undecided);
+        violation = first
+            .map(|broken| Violation::new(format!("{:?}", broken.guarantee), broken.to_string()));
+    }
+    let report = Report {
+        seed,
+        violation,
+        simulated: Duration::from_nanos(world.now),
+        real: began.elapsed(),
+        operations: world.clients.history.len(),
+        steps: world.trace.steps(),
+        hash: world.trace.hash(),
+        counters: world.counters.clone(),
+        lines: world.trace.take_lines(),
+        marks: world.trace.take_marks(),
+        history,
+    };
+    drop(world);
+    // After a panic inside a task the runtime may hold it half run; leak it rather than drop it.
+    if outcome.is_err() {
+        std::mem::forget(runtime);
+    }
+    report
+}
+
+/// Takes the world forward, one thing after the other.
+struct Runner {
+    shared: Shared,
+    handle: Handle,
+    time: TimeHandle,
+    nodes: Vec<NodeId>,
+}
+
+impl Runner {
+    fn new(shared: Shared) -> Setup {
+        Setup { shared }
+    }
+
+    /// Runs until `done` holds, or not longer than this. Whether it holds.
+    async fn until(&self, nanos: u64, done: impl Fn(&World) -> bool) -> bool {
+        let limit = self.shared.world().now + nanos;
+        loop {
+            let next = {
+                let world = self.shared.world();
+                if world.broken.is_some() || done(&world) {
+                    return true;
+                }
+                assert!(
+                    world.trace.steps() < STEPS_MAX,
+                    "a run does not come to an end"
+                );
+                world.next_time()
+            };
+            let Some(next) = next.filter(|next| *next <= limit) else {
+                self.go_to(limit).await;
+                let mut world = self.shared.world();
+                world.now = world.now.max(limit);
+                return false;
+            };
+            self.go_to(next).await;
+            {
+                let mut world = self.shared.world();
+                let now = self.elapsed().max(world.now);
+                world.advance(now);
+            }
+            self.act().await;
+        }
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.time.elapsed().as_nanos()).expect("runs last minutes")
+    }
+
+    /// Lets virtual time pass up to this moment.
+    async fn go_to(&self, when: u64) {
+        let left = Duration::from_nanos(when.saturating_sub(self.elapsed()));
+        if left >= Duration::from_millis(1) {
+            sleep(left).await;
+        } else if !left.is_zero() {
+            // A sleep is never shorter than a millisecond.
+            advance(left);
+        }
+    }
+
+    async fn act(&self) {
+        loop {
+            let action = self.shared.world().actions.pop_front();
+            match action {
+                None => return,
+                Some(Action::Run(at)) => {
+                    if self.shared.world().grant(at) {
+                        self.wait_for_turn().await;
+                    }
+                }
+                Some(Action::Kill(at)) => self.handle.kill(self.nodes[at]),
+                Some(Action::Spawn(at)) => {
+                    self.shared.world().busy = true;
+                    self.handle.restart(self.nodes[at]);
+                    let node = self.handle.get_node(self.nodes[at]);
+                    let node = node.expect("every member has a node");
+                    drop(node.spawn(host::live(self.shared.clone(), at)));
+                    self.wait_for_turn().await;
+                }
+            }
+        }
+    }
+
+    async fn wait_for_turn(&self) {
+        poll_fn(|cx| {
+            let mut world = self.shared.world();
+            if world.busy {
+                world.runner = Some(cx.waker().clone());
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+
+    fn fail(&self, guarantee: &'static str, story: String) {
+        self.shared.world().fail(Violation::new(guarantee, story));
+    }
+
+    fn patience(&self) -> u64 {
+        PATIENCE_NANOS + 30 * 1_000_000 * self.shared.world().plan.cluster.election_ms
+    }
+
+    async fn phases(&self) {
+        let plan = self.shared.world().plan.clone();
+        for at in 0..plan.cluster.members {
+            self.shared
+                .world()
+                .after(at as u64 * 1000, Item::Boot { at });
+        }
+        let serving = |world: &World| world.members.iter().all(|member| member.serving);
+        if !self.until(self.patience(), serving).await {
+            return self.fail("a new cluster comes to serve", self.story());
+        }
+        {
+            let mut world = self.shared.world();
+            world.start_clients();
+            world.start_watchers();
+            world.schedule_faults();
+        }
+        self.until(plan.faults_ms * 1_000_000, |_| false).await;
+        self.liveness(&plan).await;
+        self.heal().await;
+        if plan.last_cut {
+            self.shared.world().cut_all_and_boot();
+            self.converge().await;
+            self.probe_all().await;
+        }
+        self.shared.world().counters.hit("run: came to its end");
+    }
+
+    /// A majority is whole, and the rest stays as broken as it is: the majority must serve.
+    async fn liveness(&self, plan: &Plan) {
+        let core = {
+            let mut world = self.shared.world();
+            world.end_faults();
+            let dead = |at: &usize| world.members[*at].rotten;
+            let alive = (0..plan.cluster.members).filter(|at| !dead(at));
+            // Those of the plan first; where one is lost for ever, another takes its place.
+            let mut candidates: Vec<usize> = alive.collect();
+            candidates.sort_by_key(|at| !plan.core.contains(at));
+            candidates.truncate(plan.core.len());
+            world.leave_behind(&candidates);
+            for at in &candidates {
+                world.probe(*at);
+            }
+            candidates
+        };
+        if !self
+            .until(self.patience(), |world| world.clients.probes_done())
+            .await
+        {
+            let open = self.shared.world().clients.probes_open();
+            let story = format!("core {core:?}, not served at {open:?}: {}", self.story());
+            self.fail("a healthy majority serves", story);
+        }
+    }
+
+    async fn heal(&self) {
+        {
+            let mut world = self.shared.world();
+            world.heal();
+            for at in 0..world.members.len() {
+                world.after(0, Item::Boot { at });
+            }
+            world.clients.stopped = true;
+        }
+        self.converge().await;
+        self.probe_all().await;
+        self.converge().await;
+        self.compare_hashes().await;
+    }
+
+    async fn converge(&self) {
+        let done = |world: &World| {
+            let members = world.members.iter();
+            let mut alive = members.filter(|member| !member.rotten);
+            let committed = world.observer.committed();
+            alive.all(|member| member.serving && member.view.applied == committed)
+                && world.leader().is_some()
+        };
+        if !self.until(self.patience(), done).await {
+            self.fail("healed members become equal", self.story());
+        }
+    }
+
+    async fn probe_all(&self) {
+        {
+            let mut world = self.shared.world();
+            for at in 0..world.members.len() {
+                if !world.members[at].rotten {
+                    world.probe(at);
+                }
+            }
+        }
+        if !self
+            .until(self.patience(), |world| world.clients.probes_done())
+            .await
+        {
+            let open = self.shared.world().clients.probes_open();
+            let story = format!("not served at {open:?}: {}", self.story());
+            self.fail("a healed cluster serves", story);
+        }
+    }
+
+    /// What members say of their whole history must agree, by the API's own hash.
+    async fn compare_hashes(&self) {
+        let calls: Vec<_> = {
+            let mut world = self.shared.world();
+            let members = 0..world.members.len();
+            let alive: Vec<usize> = members.filter(|at| world.members[*at].serving).collect();
+            let request = || Request::HashKv(rpc::HashKvRequest { revision: 0 });
+            alive
+                .iter()
+                .map(|at| world.own_call(*at, request()))
+                .collect()
+        };
+        let answered = |world: &World| {
+            let mut calls = calls.iter();
+            calls.all(|call| world.nemesis.answers.contains_key(call))
+        };
+        if !self.until(self.patience(), answered).await {
+            return self.fail("a healed cluster serves", "no answer to HashKV".to_owned());
+        }
+        let world = self.shared.world();
+        let hash = |call| match world.nemesis.answers.get(call) {
+            Some(Ok(Response::HashKv(hash))) => Some((
+                hash.header.as_ref().map(|header| header.revision),
+                hash.compact_revision,
+                hash.hash,
+            )),
+            _ => None,
+        };
+        let hashes: Vec<_> = calls.iter().map(hash).collect();
+        drop(world);
+        if hashes
+            .iter()
+            .any(|hash| *hash != hashes[0] || hash.is_none())
+        {
+            self.fail("healed members become equal", format!("HashKV: {hashes:?}"));
+        }
+    }
+
+    fn story(&self) -> String {
+        let world = self.shared.world();
+        let mut story = format!("committed {}", world.observer.committed());
+        for (at, member) in world.members.iter().enumerate() {
+            let view = &member.view;
+            story += &format!(
+                "; m{at} {} {} t{} c{} a{} d{}{}{}",
+                view.role,
+                if member.serving {
+                    "serves"
+                } else {
+                    "does not serve"
+                },
+                view.term.get(),
+                view.commit.get(),
+                view.applied.get(),
+                view.durable.get(),
+                if member.rotten { " rotten" } else { "" },
+                if member.paused > 0 { " paused" } else { "" },
+            );
+        }
+        story
+    }
+}
+
+/// What exists before the runtime does.
+struct Setup {
+    shared: Shared,
+}
+
+impl Setup {
+    async fn drive(self) {
+        let handle = Handle::current();
+        let count = self.shared.world().members.len();
+        let name = |at: usize| format!("m{at}");
+        let nodes = (0..count).map(|at| handle.create_node().name(name(at)).build().id());
+        let nodes = nodes.collect();
+        let runner = Runner {
+            shared: self.shared,
+            time: TimeHandle::current(),
+            nodes,
+            handle,
+        };
+        runner.phases().await;
+    }
+}
+
+/// A number that names a batch of seeds nobody has run before.
+pub fn fresh_seed(salt: u64) -> u64 {
+    Entropy::from_seed(salt).next_u64() >> 16
+}

@@ -1,0 +1,623 @@
+//! A cluster, its clients and what lies between them, in virtual time.
+//!
+//! Everything that will happen stands in one queue in order of time, and of entry where times are
+//! equal. Whoever runs the world takes the first item, lets the member it wakes finish its turn,
+//! and goes on; so no two members ever run at once and the executor's choices decide nothing.
+//!
+//! Invariants: what a member was sent in one life never reaches the next one; nothing here draws
+//! from a generator that is not forked from the plan's seed by name.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    task::Waker,
+    time::Duration,
+};
+
+use fated::{
+    backend::{Backend, Memory, ReadSnapshot},
+    host::lanes::Lanes,
+    kernel::{ClusterId, Effect, Entropy, Event, Fault, Instant, Lane, LinkId, MemberId, limits},
+    node::{InitialMember, Node, NodeConfig, boot::settle_image},
+    wal::{Recovery, parse_segment_name},
+};
+
+use crate::{
+    client::{ClientItem, Clients},
+    clock::Clock,
+    counters::Counters,
+    disk::Disk,
+    faults::{DiskFault, Point},
+    lanes::LaneState,
+    links::{Flight, Network},
+    nemesis::Nemesis,
+    observe::{DiskImage, Observer, Violation},
+    plan::Plan,
+    trace::{self, Trace, View},
+    watcher::{WatchItem, Watchers},
+};
+
+/// One thing that will happen.
+#[derive(Debug)]
+pub enum Item {
+    /// An event for one life of a member.
+    Event { at: usize, boot: u64, event: Event },
+    /// A member may be due.
+    Wake { at: usize, boot: u64 },
+    /// A step of a disk lane.
+    Lane { at: usize, boot: u64, lane: Lane },
+    /// A dial reaches its member.
+    Dial {
+        from: usize,
+        boot: u64,
+        link: LinkId,
+        to: usize,
+    },
+    /// A frame reaches its member.
+    Frame(Flight),
+    /// The news that a link broke reaches one end.
+    Reset { at: usize, link: LinkId },
+    /// A member starts, if it may.
+    Boot { at: usize },
+    /// A planned fault begins.
+    FaultBegins(usize),
+    /// A planned fault ends.
+    FaultEnds(usize),
+    /// Something between a client and a member.
+    Client(ClientItem),
+    /// Something between a watcher and a member.
+    Watch(WatchItem),
+}
+
+/// What the executor must do before the world goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Let a member have its turn.
+    Run(usize),
+    /// Begin a life.
+    Spawn(usize),
+    /// End a life.
+    Kill(usize),
+}
+
+/// One member and its machine.
+pub struct Member {
+    pub id: MemberId,
+    /// Whether its process runs.
+    pub up: bool,
+    /// Whether it serves clients.
+    pub serving: bool,
+    /// Whether its machine can answer for it.
+    pub powered: bool,
+    /// Counts its lives.
+    pub boot: u64,
+    /// It may not start while this is not zero.
+    pub forbidden: u32,
+    /// It stands still while this is not zero.
+    pub paused: u32,
+    /// Its disk was damaged beyond what it may forgive: it may refuse to start.
+    pub rotten: bool,
+    /// Its disk failed, so it has to halt.
+    pub expects_halt: bool,
+    /// It was asked to stop.
+    pub terminating: bool,
+    pub clock: Clock,
+    pub disk: Disk,
+    pub memory: Memory,
+    vault: Option<Lanes<Memory>>,
+    pub lanes: BTreeMap<Lane, LaneState>,
+    /// The next operation of this kind fails.
+    pub failing: Option<DiskFault>,
+    /// It dies when its disk comes to this point; whether by power.
+    pub crash_at: Option<(Point, bool)>,
+    pub slow_times: u64,
+    pub entropy: Entropy,
+    pub view: View,
+    pub is_leader: bool,
+    pub state_hash: u64,
+    inbox: VecDeque<Event>,
+    busy_until: u64,
+    /// When it wants a turn although nothing happened, by its own clock.
+    until: Option<Instant>,
+    wake_at: Option<u64>,
+    granted: bool,
+    waker: Option<Waker>,
+}
+
+impl Member {
+    /// The executor of the backend.
+    pub fn vault(&self) -> &Lanes<Memory> {
+        self.vault
+            .as_ref()
+            .expect("a lane works while its member lives")
+    }
+}
+
+/// The whole of it.
+pub struct World {
+    pub plan: Arc<Plan>,
+    pub now: u64,
+    queue: BTreeMap<(u64, u64), Item>,
+    order: u64,
+    pub actions: VecDeque<Action>,
+    pub members: Vec<Member>,
+    pub network: Network,
+    pub clients: Clients,
+    pub watchers: Watchers,
+    pub nemesis: Nemesis,
+    pub observer: Observer,
+    pub counters: Counters,
+    pub trace: Trace,
+    pub broken: Option<Violation>,
+    /// Whether a member is having its turn; whoever runs the world waits meanwhile.
+    pub busy: bool,
+    pub runner: Option<Waker>,
+}
+
+impl World {
+    /// A world in which nobody has started.
+    pub fn new(plan: Arc<Plan>, trace: Trace) -> Self {
+        let root = Entropy::from_seed(plan.seed).fork("run");
+        let members = (0..plan.cluster.members).map(|at| new_member(&plan, at, &root));
+        Self {
+            now: 0,
+            queue: BTreeMap::new(),
+            order: 0,
+            actions: VecDeque::new(),
+            members: members.collect(),
+            network: Network::new(plan.network.clone(), root.fork("network")),
+            clients: Clients::new(&plan),
+            watchers: Watchers::new(&plan, root.fork("watchers")),
+            nemesis: Nemesis::default(),
+            observer: Observer::default(),
+            counters: Counters::default(),
+            trace,
+            broken: None,
+            busy: false,
+            runner: None,
+            plan,
+        }
+    }
+
+    /// Enters something into the queue.
+    pub fn at(&mut self, when: u64, item: Item) {
+        self.order += 1;
+        self.queue.insert((when.max(self.now), self.order), item);
+    }
+
+    /// Enters something that happens after a while.
+    pub fn after(&mut self, nanos: u64, item: Item) {
+        self.at(self.now.saturating_add(nanos), item);
+    }
+
+    /// An event for the present life of a member, after a while.
+    pub fn event_after(&mut self, nanos: u64, at: usize, event: Event) {
+        let boot = self.members[at].boot;
+        self.after(nanos, Item::Event { at, boot, event });
+    }
+
+    /// The member with an id.
+    pub fn index_of(&self, id: MemberId) -> usize {
+        let found = self.members.iter().position(|member| member.id == id);
+        found.expect("members know each other from the founding")
+    }
+
+    /// Whoever leads by its own account; of several, the one of the latest term.
+    pub fn leader(&self) -> Option<usize> {
+        let members = self.members.iter().enumerate();
+        let leading = members.filter(|(_, member)| member.up && member.is_leader);
+        leading
+            .max_by_key(|(_, member)| member.view.term)
+            .map(|(at, _)| at)
+    }
+
+    /// A guarantee did not hold. The first one counts.
+    pub fn fail(&mut self, violation: Violation) {
+        self.note(&format!(
+            "BROKEN: {}: {}",
+            violation.guarantee, violation.story
+        ));
+        self.broken.get_or_insert(violation);
+    }
+
+    /// A line about the world.
+    pub fn note(&mut self, what: &str) {
+        if self.trace.has_lines() {
+            let view = View {
+                role: "world",
+                ..View::default()
+            };
+            self.trace.line(self.now, MemberId::ZERO, &view, what);
+        }
+    }
+
+    /// When the next thing happens.
+    pub fn next_time(&self) -> Option<u64> {
+        self.queue.first_key_value().map(|((when, _), _)| *when)
+    }
+
+    /// Lets the next thing happen.
+    pub fn advance(&mut self, now: u64) {
+        let Some((_, item)) = self.queue.pop_first() else {
+            return;
+        };
+        self.now = now;
+        match item {
+            Item::Event { at, boot, event } => {
+                if self.members[at].boot == boot {
+                    self.event_now(at, event);
+                }
+            }
+            Item::Wake { at, boot } => {
+                if self.members[at].boot == boot {
+                    self.members[at].wake_at = None;
+                    self.consider(at);
+                }
+            }
+            Item::Lane { at, boot, lane } => self.on_lane(at, boot, lane),
+            Item::Dial {
+                from,
+                boot,
+                link,
+                to,
+            } => self.on_dial(from, boot, link, to),
+            Item::Frame(flight) => self.on_flight(flight),
+            Item::Reset { at, link } => self.on_reset(at, link),
+            Item::Boot { at } => self.on_boot(at),
+            Item::FaultBegins(number) => self.on_fault(number),
+            Item::FaultEnds(number) => self.on_fault_end(number),
+            Item::Client(item) => self.on_client(item),
+            Item::Watch(item) => self.on_watch(item),
+        }
+    }
+
+    /// An event reaches a member.
+    pub fn event_now(&mut self, at: usize, event: Event) {
+        if self.members[at].up {
+            self.members[at].inbox.push_back(event);
+            self.consider(at);
+        }
+    }
+
+    /// Lets a member run if it is due, or sees to it that it is looked at again.
+    pub fn consider(&mut self, at: usize) {
+        let now = self.now;
+        let member = &mut self.members[at];
+        if !member.up || member.paused > 0 || member.granted {
+            return;
+        }
+        let wanted = if member.inbox.is_empty() {
+            member.until.map(|until| member.clock.virtual_at(until))
+        } else {
+            Some(now)
+        };
+        let Some(due) = wanted.map(|when| when.max(member.busy_until)) else {
+            return;
+        };
+        if due <= now {
+            member.granted = true;
+            self.actions.push_back(Action::Run(at));
+        } else if member.wake_at.is_none_or(|wake| due < wake) {
+            member.wake_at = Some(due);
+            let boot = member.boot;
+            self.at(due, Item::Wake { at, boot });
+        }
+    }
+
+    /// Whose turn it is wakes up.
+    pub fn grant(&mut self, at: usize) -> bool {
+        let member = &mut self.members[at];
+        if !member.up || !member.granted {
+            return false;
+        }
+        self.busy = true;
+        if let Some(waker) = member.waker.take() {
+            waker.wake();
+        }
+        true
+    }
+
+    /// A member has finished its turn and waits.
+    pub fn begin_wait(&mut self, at: usize, until: Option<Instant>) {
+        let step_us = self.plan.cluster.step_us;
+        let member = &mut self.members[at];
+        member.busy_until = self.now + 1000 + member.entropy.below(step_us * 1000);
+        member.until = until;
+        self.consider(at);
+        self.end_turn();
+    }
+
+    /// The turn is over; the world goes on.
+    pub fn end_turn(&mut self) {
+        self.busy = false;
+        if let Some(runner) = self.runner.take() {
+            runner.wake();
+        }
+    }
+
+    /// What a member gets when its turn has come; nothing before.
+    pub fn take_turn(&mut self, at: usize, waker: &Waker, events: &mut Vec<Event>) -> bool {
+        let member = &mut self.members[at];
+        if !member.granted {
+            member.waker = Some(waker.clone());
+            return false;
+        }
+        member.granted = false;
+        let count = member.inbox.len().min(limits::EVENTS_PER_STEP_MAX);
+        events.extend(member.inbox.drain(..count));
+        for event in &*events {
+            self.trace
+                .note(self.now, at as u64, trace::digest_event(event));
+        }
+        if self.trace.has_lines() {
+            for event in &*events {
+                self.line(at, &trace::show_event(event));
+            }
+        }
+        true
+    }
+
+    /// Does one effect of a member.
+    pub fn execute(&mut self, at: usize, effect: Effect) {
+        let digest = trace::digest_effect(&effect);
+        self.trace.note(self.now, at as u64, digest);
+        if self.trace.has_lines() {
+            self.line(at, &trace::show_effect(&effect));
+        }
+        match effect {
+            Effect::Disk { ticket, op } => self.execute_disk(at, ticket, op),
+            Effect::Link(op) => self.execute_link(at, op),
+            Effect::Reply { call, result } => self.on_reply(at, call, result),
+            Effect::Stream { stream, item } => self.on_stream_out(stream, item),
+            Effect::Log(line) => {
+                if let Some(counter) = log_counter(&line.message) {
+                    self.counters.hit(counter);
+                }
+            }
+            Effect::Ready => self.members[at].serving = true,
+            Effect::Halt(fault) => unreachable!("the event loop keeps {fault} to itself"),
+        }
+    }
+
+    /// A line about a member.
+    pub fn line(&mut self, at: usize, what: &str) {
+        let member = &self.members[at];
+        self.trace.line(self.now, member.id, &member.view, what);
+    }
+
+    /// Looks at a member after its turn.
+    pub fn observe(&mut self, at: usize, node: &Node<Memory>) {
+        node.check();
+        let line = node.trace(Instant::ZERO, String::new());
+        let member = &mut self.members[at];
+        member.is_leader = line.role == "leader";
+        member.state_hash = node.machine().state_hash();
+        member.view = View {
+            role: line.role,
+            term: line.term,
+            commit: line.commit,
+            applied: line.applied,
+            durable: line.durable,
+            revision: line.revision,
+        };
+        let size = self.plan.cluster.members;
+        self.observer.now = self.now;
+        if let Err(violation) = self.observer.on_turn(node, size, &mut self.counters) {
+            self.fail(violation);
+        }
+    }
+
+    fn on_boot(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        if member.up || member.forbidden > 0 {
+            return;
+        }
+        member.up = true;
+        member.powered = true;
+        member.boot += 1;
+        member.terminating = false;
+        member.clock.on_boot(self.now);
+        self.actions.push_back(Action::Spawn(at));
+    }
+
+    /// From what the disk holds to a node, as the production server does it.
+    pub fn boot_node(&mut self, at: usize) -> Result<Node<Memory>, Fault> {
+        self.observer.on_boot(self.members[at].id);
+        let config = self.node_config(at);
+        let member = &mut self.members[at];
+        for name in member.disk.names() {
+            if name.ends_with(".tmp") {
+                member.disk.unlink(&name)?;
+            }
+        }
+        let mut recovery = Recovery::new();
+        for name in member.disk.names() {
+            let Some(segment) = parse_segment_name(&name) else {
+                continue;
+            };
+            let content = member.disk.read(&name)?;
+            member.disk.write(&name, 0, &content)?;
+            member.disk.sync(&name)?;
+            recovery.feed(segment, &content)?;
+        }
+        member.memory = member.memory.after_crash();
+        let applied = settle_image(&member.memory, recovery.mark())?;
+        let log = recovery.finish(applied)?;
+        if log.as_ref().is_some_and(|log| log.torn.is_some()) {
+            self.counters.hit("boot: torn tail cut");
+        }
+        member.vault = Some(Lanes::new(member.memory.clone()));
+        let seed = member.entropy.next_u64();
+        let backend = member.memory.clone();
+        self.counters.hit("boot: member started");
+        Node::boot(&config, log, backend, Entropy::from_seed(seed))
+    }
+
+    /// A member could not start, or stopped by itself.
+    pub fn on_halt(&mut self, at: usize, fault: &Fault) {
+        self.line(at, &format!("halts: {fault}"));
+        let member = &mut self.members[at];
+        let expected = match fault {
+            Fault::Disk(_) => member.expects_halt,
+            Fault::Log(_) | Fault::State(_) => member.rotten,
+            Fault::Stopped => member.terminating,
+            Fault::Removed => false,
+        };
+        if !expected {
+            let story = format!("{:x?} halts: {fault}", member.id);
+            let guarantee = "a member halts only for a fault of its own disk";
+            self.fail(Violation::new(guarantee, story));
+        }
+        let pause = self.members[at].entropy.between(50_000_000, 2_000_000_000);
+        if self.members[at].rotten && matches!(fault, Fault::Log(_) | Fault::State(_)) {
+            self.counters.hit("boot: damaged log refused");
+            self.members[at].forbidden += 1;
+        }
+        self.counters.hit("member halted by itself");
+        self.end_life(at);
+        self.after(pause, Item::Boot { at });
+        self.end_turn();
+    }
+
+    /// The process is gone, by whatever cause.
+    pub fn end_life(&mut self, at: usize) {
+        self.drop_lanes(at);
+        let member = &mut self.members[at];
+        member.up = false;
+        member.serving = false;
+        member.is_leader = false;
+        member.view = View::default();
+        member.inbox.clear();
+        member.granted = false;
+        member.waker = None;
+        member.wake_at = None;
+        member.until = None;
+        member.busy_until = 0;
+        member.vault = None;
+        self.drop_links(at);
+        self.drop_calls(at);
+        self.drop_streams(at);
+    }
+
+    /// Kills a member's process; the page cache stays.
+    pub fn kill(&mut self, at: usize) {
+        if self.members[at].up {
+            self.counters.hit("fault: process killed");
+            self.line(at, "killed");
+            self.end_life(at);
+            self.actions.push_back(Action::Kill(at));
+        }
+        self.check_disks();
+    }
+
+    /// A member's machine loses power.
+    pub fn power_cut(&mut self, at: usize) {
+        self.counters.hit("fault: power cut");
+        self.line(at, "loses power");
+        self.members[at].powered = false;
+        if self.members[at].up {
+            self.end_life(at);
+            self.actions.push_back(Action::Kill(at));
+        }
+        let member = &mut self.members[at];
+        let Member { disk, entropy, .. } = member;
+        disk.power_cut(entropy, &mut self.counters);
+        self.check_disks();
+    }
+
+    /// Computes from the disks alone whether everything committed is on a quorum of them.
+    fn check_disks(&mut self) {
+        let images: Vec<DiskImage<'_>> = self.members.iter().map(disk_image).collect();
+        let verdict = self.observer.check_disks(&images, &mut self.counters);
+        if let Err(violation) = verdict {
+            self.fail(violation);
+        }
+    }
+
+    fn node_config(&self, at: usize) -> NodeConfig {
+        let cluster = &self.plan.cluster;
+        let initial_members = self.members.iter().enumerate();
+        let initial_members = initial_members.map(|(at, member)| InitialMember {
+            id: member.id,
+            name: format!("m{at}"),
+            peer_urls: vec![format!("http://m{at}:2380")],
+        });
+        NodeConfig {
+            cluster: ClusterId::new(77),
+            member: self.members[at].id,
+            name: format!("m{at}"),
+            client_urls: vec![format!("http://m{at}:2379")],
+            initial_members: initial_members.collect(),
+            heartbeat: Duration::from_millis(cluster.heartbeat_ms),
+            election: Duration::from_millis(cluster.election_ms),
+            pre_vote: cluster.pre_vote,
+            snapshot_count: cluster.snapshot_count,
+            catchup_entries: cluster.catchup_entries,
+            segment_bytes: cluster.segment_bytes,
+            compaction_slice: cluster.compaction_slice,
+            batch_operations_max: cluster.batch_operations,
+            batch_interval: Duration::from_millis(cluster.batch_ms),
+            progress_interval: Duration::from_millis(cluster.progress_ms),
+            ..NodeConfig::default()
+        }
+    }
+}
+
+/// Lines for the operator that tell of something worth counting.
+fn log_counter(message: &str) -> Option<&'static str> {
+    Some(match message {
+        "sending database snapshot" => "image: sending begun",
+        "sent database snapshot" => "image: sent",
+        "receiving database snapshot" => "image: receiving begun",
+        "applied snapshot" => "image: installed",
+        "refused a damaged snapshot" => "image: refused as damaged",
+        "finished scheduled compaction" => "compaction: finished",
+        _ => return None,
+    })
+}
+
+fn disk_image(member: &Member) -> DiskImage<'_> {
+    let live = member.memory.image().consistent();
+    let sealed = member.memory.sealed().expect("memory does not fail");
+    DiskImage {
+        member: member.id,
+        segments: member.disk.worst_case(),
+        backend: live.expect("memory does not fail"),
+        sealed: sealed.map(|(_, id)| id),
+        rotten: member.rotten,
+    }
+}
+
+fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
+    let clock = &plan.clocks[at];
+    Member {
+        id: MemberId::new(at as u64 + 1),
+        up: false,
+        serving: false,
+        powered: true,
+        boot: 0,
+        forbidden: 0,
+        paused: 0,
+        rotten: false,
+        expects_halt: false,
+        terminating: false,
+        clock: Clock::new(clock.rate_ppm, clock.offset_ms * 1_000_000),
+        disk: Disk::default(),
+        memory: Memory::default(),
+        vault: None,
+        lanes: BTreeMap::new(),
+        failing: None,
+        crash_at: None,
+        slow_times: 1,
+        entropy: root.fork(&format!("member {at}")),
+        view: View::default(),
+        is_leader: false,
+        state_hash: 0,
+        inbox: VecDeque::new(),
+        busy_until: 0,
+        until: None,
+        wake_at: None,
+        granted: false,
+        waker: None,
+    }
+}
