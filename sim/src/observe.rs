@@ -240,12 +240,12 @@ impl Observer {
     fn on_message(&mut self, message: &Message, counters: &mut Counters) -> Verdict {
         let voted = match &message.body {
             Body::Vote { .. } => Some(message.from),
-            Body::VoteReply { granted: true } => Some(message.to),
+            Body::VoteReply { granted: true, .. } => Some(message.to),
             Body::Append { prev, entries, .. } => {
                 self.see_entries(*prev, entries)?;
                 None
             }
-            Body::PreVoteReply { granted: false } => {
+            Body::PreVoteReply { granted: false, .. } => {
                 counters.hit("raft: pre-vote refused");
                 None
             }
@@ -257,9 +257,9 @@ impl Observer {
                 counters.hit("raft: leadership handed over");
                 None
             }
-            Body::VoteReply { granted: false }
+            Body::VoteReply { granted: false, .. }
             | Body::PreVote { .. }
-            | Body::PreVoteReply { granted: true }
+            | Body::PreVoteReply { granted: true, .. }
             | Body::AppendReply { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }

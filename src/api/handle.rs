@@ -88,7 +88,7 @@ struct Shared {
 struct Table {
     open: bool,
     calls: BTreeMap<CallId, oneshot::Sender<Answer>>,
-    streams: BTreeMap<StreamId, mpsc::UnboundedSender<StreamItem>>,
+    streams: BTreeMap<StreamId, mpsc::UnboundedSender<Sent>>,
 }
 
 impl Handle {
@@ -181,7 +181,7 @@ impl Handle {
     /// The core sends on a stream. Unknown streams are gone.
     pub fn stream_item(&self, stream: StreamId, item: StreamItem) {
         if let Some(items) = self.shared.table().streams.get(&stream) {
-            let _ = items.send(item);
+            let _ = items.send(Sent::Item(item));
         }
     }
 
@@ -214,7 +214,7 @@ impl Handle {
             let _ = waiting.send(Err(ApiError::Stopped));
         }
         for items in streams.into_values() {
-            let _ = items.send(StreamItem::End(ApiError::Stopped));
+            let _ = items.send(Sent::Item(StreamItem::End(ApiError::Stopped)));
         }
         self.shared.ready.send_replace(false);
     }
@@ -298,12 +298,19 @@ impl StreamRequests {
         });
     }
 
-    /// Ends the stream with an error, as the core would.
-    pub fn fail(&self, error: ApiError) {
+    /// Ends the stream with a status of the edge.
+    pub fn fail(&self, status: Status) {
         if let Some(items) = self.shared.table().streams.get(&self.stream) {
-            let _ = items.send(StreamItem::End(error));
+            let _ = items.send(Sent::Failure(status));
         }
     }
+}
+
+/// What a watch stream is sent: by the core, or by the edge when the client's half broke.
+#[derive(Debug)]
+enum Sent {
+    Item(StreamItem),
+    Failure(Status),
 }
 
 /// The items of one watch stream, as HTTP/2 takes them. Going away closes the stream.
@@ -311,7 +318,7 @@ impl StreamRequests {
 pub struct StreamItems {
     shared: Arc<Shared>,
     stream: StreamId,
-    items: mpsc::UnboundedReceiver<StreamItem>,
+    items: mpsc::UnboundedReceiver<Sent>,
     ended: bool,
 }
 
@@ -323,14 +330,18 @@ impl Stream for StreamItems {
             return Poll::Ready(None);
         }
         match ready!(self.items.poll_recv(cx)) {
-            Some(StreamItem::Watch { response, bytes }) => {
+            Some(Sent::Item(StreamItem::Watch { response, bytes })) => {
                 let stream = self.stream;
                 self.shared.tell(Event::StreamCredit { stream, bytes });
                 Poll::Ready(Some(Ok(*response)))
             }
-            Some(StreamItem::End(error)) => {
+            Some(Sent::Item(StreamItem::End(error))) => {
                 self.ended = true;
                 Poll::Ready(Some(Err(status::of(error))))
+            }
+            Some(Sent::Failure(status)) => {
+                self.ended = true;
+                Poll::Ready(Some(Err(status)))
             }
             None => Poll::Ready(None),
         }

@@ -4,6 +4,7 @@
 //! request, asks the core, and encodes the answer. Invariants: each call gets one answer or is
 //! cancelled; a stream's items leave in order and their bytes are credited back as they leave.
 
+pub mod authority;
 pub mod check;
 pub mod grpc;
 pub mod handle;

@@ -19,7 +19,11 @@ use tokio::{
 use tonic::{body::Body, service::Routes};
 use tower::ServiceExt;
 
-use super::{Handle, grpc, http as plain, status};
+use super::{
+    Handle,
+    authority::{self, Forgiving},
+    grpc, http as plain, status,
+};
 use crate::kernel::ApiError;
 
 /// Bytes a client may send ahead on one stream.
@@ -30,6 +34,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Bytes of all headers of one request.
 const HEADERS_BYTES_MAX: u32 = 64 * 1024;
+/// Calls a client may have given up before we looked at them; one more ends its connection. A burst
+/// of time-outs at a busy moment is no attack, and each costs only a little memory.
+const RESETS_WAITING_MAX: usize = 4096;
 /// How long a client may take to send the headers of a plain request.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(300);
 /// The pause after a failed accept, for example when there are no file descriptors left.
@@ -103,12 +110,15 @@ impl Service {
             .max_concurrent_streams(limits.streams_max)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout)
+            .max_frame_size(authority::FRAME_BYTES_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEADERS_BYTES_MAX)
+            .max_pending_accept_reset_streams(RESETS_WAITING_MAX)
             .max_send_buf_size(SEND_BUFFER_BYTES);
         let service = hyper::service::service_fn(move |request| self.clone().answer(request));
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        let socket = TokioIo::new(Forgiving::new(socket));
+        let mut connection = pin!(builder.serve_connection(socket, service));
         // A connection that breaks is the client's affair; its calls are cancelled as they drop.
         tokio::select! {
             _ = connection.as_mut() => return,

@@ -12,7 +12,7 @@ use crate::{
         etcdserverpb::{
             CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
             PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader,
-            range_request::SortTarget,
+            range_request::{SortOrder, SortTarget},
         },
         mvccpb::{Event, KeyValue},
     },
@@ -73,6 +73,10 @@ impl<B: Backend> StateMachine<B> {
     /// Answers one chunk of a RangeStream. The first chunk pins the revision.
     pub fn range_chunk(&self, chunk: &RangeChunk) -> Result<RangeChunkResponse, ApplyError> {
         let mut request = chunk.request.clone();
+        // Chunks follow each other by key. The edge refuses other orders, and a target without an
+        // order would only mix the keys within each chunk, and with them where the next begins.
+        request.sort_order = SortOrder::None as i32;
+        request.sort_target = SortTarget::Key as i32;
         let current = self.store.revision();
         let revision = if request.revision > 0 {
             request.revision
@@ -249,9 +253,9 @@ pub(super) fn range_of(
     read: impl Fn(&RangeQuery<'_>) -> Result<crate::mvcc::RangeResult, ApplyError>,
 ) -> Result<RangeResponse, ApplyError> {
     let wanted = usize::try_from(request.limit).unwrap_or(0);
-    // Without an order and without filters the read stops early; one key more tells whether there
-    // are more. So a limit with a sort target but no order cuts by key first, then sorts the rest.
-    let early = order::cuts_early(request) && !order::has_filters(request);
+    // Reading in the order of keys without filters stops early; one key more tells whether there
+    // are more.
+    let early = order::reads_by_key(request) && !order::has_filters(request);
     let limit = if early && wanted > 0 {
         wanted.saturating_add(1)
     } else {

@@ -23,10 +23,10 @@ pub fn is_natural(request: &RangeRequest) -> bool {
     }
 }
 
-/// Whether a limit may cut before sorting. etcd decides this before it takes a missing order for an
-/// ascending one, and clients see the difference.
-pub fn cuts_early(request: &RangeRequest) -> bool {
-    request.sort_order() == SortOrder::None || is_natural(request)
+/// Whether the limit counts keys as they are stored, before they are sorted. As in etcd a target
+/// without an order sorts only what the limit left.
+pub fn reads_by_key(request: &RangeRequest) -> bool {
+    is_natural(request) || request.sort_order() == SortOrder::None
 }
 
 /// Whether any revision filter is on.

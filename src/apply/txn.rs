@@ -183,7 +183,14 @@ impl<B: Backend> StateMachine<B> {
 fn satisfies(compare: &Compare, kv: &KeyValue) -> bool {
     let operand = compare.target_union.as_ref();
     let number = |of: fn(&TargetUnion) -> Option<i64>| operand.and_then(of).unwrap_or(0);
-    let order = match compare.target() {
+    let Ok(target) = CompareTarget::try_from(compare.target) else {
+        // A target nobody knows compares as equal, as in etcd.
+        return matches!(
+            CompareResult::try_from(compare.result),
+            Ok(CompareResult::Equal) | Err(_)
+        );
+    };
+    let order = match target {
         CompareTarget::Version => kv.version.cmp(&number(|operand| match operand {
             TargetUnion::Version(value) => Some(*value),
             _ => None,
@@ -205,11 +212,13 @@ fn satisfies(compare: &Compare, kv: &KeyValue) -> bool {
             _ => kv.value[..].cmp(&[]),
         },
     };
-    match compare.result() {
-        CompareResult::Equal => order == Ordering::Equal,
-        CompareResult::NotEqual => order != Ordering::Equal,
-        CompareResult::Greater => order == Ordering::Greater,
-        CompareResult::Less => order == Ordering::Less,
+    match CompareResult::try_from(compare.result) {
+        Ok(CompareResult::Equal) => order == Ordering::Equal,
+        Ok(CompareResult::NotEqual) => order != Ordering::Equal,
+        Ok(CompareResult::Greater) => order == Ordering::Greater,
+        Ok(CompareResult::Less) => order == Ordering::Less,
+        // A comparison nobody knows holds, as in etcd.
+        Err(_) => true,
     }
 }
 

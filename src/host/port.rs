@@ -7,7 +7,8 @@
 //! 3. Disk operations of one lane run and complete in the order of `execute`; each ticket comes
 //!    back exactly once as `Event::DiskDone`. After a failure on the Wal, Keep or Backend lane
 //!    nothing more is done on that lane, and everything that waits on it fails: the member is about
-//!    to halt, and a later operation that took effect without the failed one would leave a gap.
+//!    to halt, and a later operation that took effect without the failed one would leave a gap. A
+//!    `Defragment` that found no room is no such failure: it changed nothing.
 //! 4. What is sent on one link arrives in order or not at all; a broken link is one `LinkDown`.
 //! 5. Items of one stream reach the client in order.
 

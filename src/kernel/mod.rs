@@ -10,6 +10,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod limits;
+pub mod mutant;
 pub mod store;
 pub mod time;
 pub mod trace;

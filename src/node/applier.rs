@@ -14,6 +14,7 @@ use std::{
 
 use super::{
     NodeConfig,
+    log_bytes::LogBytes,
     mail::{
         ApplierInput, ConsensusInput, FrontendInput, IntegrityInput, LeasesInput, Mail, PeersInput,
         RaftStatus, SnapshotsInput, WatchesInput,
@@ -68,8 +69,7 @@ pub struct Applier<B: Backend> {
     size: BackendSize,
     /// The last point that was offered as a mark for the log.
     marked: LogIndex,
-    applied_bytes: VecDeque<(LogIndex, u64)>,
-    bytes_since_mark: u64,
+    log_bytes: LogBytes,
     committed: LogIndex,
     /// Keep-alives of leases that ran out and are not revoked yet.
     ending: Vec<(CallId, i64)>,
@@ -140,8 +140,7 @@ impl<B: Backend> Applier<B> {
             hashes: VecDeque::new(),
             size,
             marked: applied,
-            applied_bytes: VecDeque::new(),
-            bytes_since_mark: 0,
+            log_bytes: LogBytes::default(),
             committed: applied,
             ending: Vec::new(),
             term: Term::ZERO,
@@ -218,12 +217,13 @@ impl<B: Backend> Applier<B> {
 
     fn apply_all(&mut self, entries: Vec<Entry>, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         let mut revisions = Vec::new();
+        let mut applied_bytes = 0;
         let mut hashes = Vec::with_capacity(entries.len());
         for entry in entries {
             let bytes = entry.data.len() as u64;
             let applied = self.machine.apply(&entry, cx.now)?;
             hashes.push(self.machine.state_hash());
-            self.bytes_since_mark += bytes;
+            applied_bytes += bytes;
             if entry.id.term != self.term {
                 self.term = entry.id.term;
                 cx.tell(Mail::Leases(LeasesInput::Term(self.term)));
@@ -231,7 +231,7 @@ impl<B: Backend> Applier<B> {
             self.distribute(applied, &mut revisions, cx);
         }
         let index = self.machine.applied_index();
-        self.applied_bytes.push_back((index, self.bytes_since_mark));
+        self.log_bytes.applied(index, applied_bytes);
         if !revisions.is_empty() {
             cx.tell(Mail::Watches(WatchesInput::Revisions(revisions)));
         }
@@ -519,33 +519,19 @@ impl<B: Backend> Applier<B> {
         }
         let index = meta.id.index;
         let entries = self.marked.distance_to(index);
-        let bytes_due = self.bytes_since_mark >= limits::LOG_BYTES_MAX;
+        let bytes_due = self.log_bytes.is_due();
         if entries == 0 || (entries < self.settings.snapshot_count && !bytes_due) {
             return;
         }
         self.marked = index;
-        let compact = self.compact_point(index);
-        self.bytes_since_mark = 0;
-        self.applied_bytes.clear();
+        // A number of entries stays for slow members, but not more bytes than the bound.
+        let by_count = index.back(self.settings.catchup_entries);
+        let compact = by_count.max(self.log_bytes.mark()).min(index);
+        self.log_bytes.compacted(compact);
         cx.tell(Mail::Consensus(ConsensusInput::Compact {
             mark: meta,
             compact,
         }));
-    }
-
-    /// How far the log may go: a number of entries stays for slow members, but not more bytes than
-    /// the bound.
-    fn compact_point(&self, index: LogIndex) -> LogIndex {
-        let by_count = index.back(self.settings.catchup_entries);
-        let allowed = self.bytes_since_mark.saturating_sub(limits::LOG_BYTES_MAX);
-        let by_bytes = self
-            .applied_bytes
-            .iter()
-            .take_while(|(_, bytes)| *bytes <= allowed)
-            .map(|(index, _)| *index)
-            .last()
-            .unwrap_or(LogIndex::ZERO);
-        by_count.max(by_bytes).min(index)
     }
 
     // ---- images ----
@@ -582,8 +568,7 @@ impl<B: Backend> Applier<B> {
         );
         let index = applied.index;
         self.marked = index;
-        self.bytes_since_mark = 0;
-        self.applied_bytes.clear();
+        self.log_bytes = LogBytes::default();
         self.compaction_at = self.machine.store().compaction_running().then_some(cx.now);
         cx.emit(Effect::Log(LogLine {
             level: LogLevel::Info,
@@ -597,11 +582,8 @@ impl<B: Backend> Applier<B> {
         cx.tell(Mail::Snapshots(SnapshotsInput::Installed {
             snapshot: installing.id,
         }));
-        // Held entries are applied below, before the mail is read: it must not ask the store then.
-        cx.tell(Mail::Watches(WatchesInput::Installed {
-            revision: self.machine.store().revision(),
-            compact_revision: self.machine.store().compact_revision(),
-        }));
+        let revision = self.machine.store().revision();
+        cx.tell(Mail::Watches(WatchesInput::Installed { revision }));
         cx.tell(Mail::Leases(LeasesInput::Installed));
         cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
         let held: Vec<Entry> = self

@@ -165,14 +165,15 @@ impl Consensus {
         }
     }
 
+    /// Lets the log forget what the backend holds.
     fn compact(
         &mut self,
         mark: crate::raft::SnapshotMeta,
         compact: LogIndex,
         cx: &mut Context<'_, Mail>,
     ) {
-        // An image was accepted while this commit was on its way: the log begins after it by now,
-        // and a mark never goes back.
+        // A commit from before an image may end after the image was accepted. Then the log has
+        // begun anew behind it, and its mark never goes back.
         if mark.id.index < self.raft.first().index {
             return;
         }
@@ -357,7 +358,9 @@ fn log_leader(before: Option<MemberId>, role: &RoleChange, cx: &mut Context<'_, 
         (_, Some(_)) if role.role == Role::Leader => "became leader",
         (None, Some(_)) => "elected leader",
         (Some(_), Some(_)) => "changed leader",
-        (_, None) => "lost leader",
+        (Some(_), None) => "lost leader",
+        // A member that never had a leader has lost none.
+        (None, None) => return,
     };
     let name = |id: Option<MemberId>| id.map_or(String::new(), |id| format!("{:x}", id.get()));
     cx.emit(Effect::Log(LogLine {

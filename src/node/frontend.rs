@@ -546,11 +546,11 @@ impl Frontend {
     pub fn deadline(&self) -> Option<Instant> {
         let round = self.round.as_ref().map(|round| round.retry);
         let publishing = self.publishing.as_ref().map(|publishing| publishing.retry);
+        // Numbers rise with time and all wait equally long, so the first is due first.
         let forwarded = self
             .forwarded
-            .values()
-            .map(|forwarded| forwarded.retry)
-            .min();
+            .first_key_value()
+            .map(|(_, first)| first.retry);
         [
             round,
             publishing,

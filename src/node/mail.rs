@@ -272,10 +272,10 @@ pub enum WatchesInput {
     },
     Revisions(Vec<(i64, Vec<crate::pb::mvccpb::Event>)>),
     Compacted,
-    /// Another image is the state now, at these revisions.
+    /// The store was exchanged for an image of this revision. The store itself may be further by
+    /// now.
     Installed {
         revision: i64,
-        compact_revision: i64,
     },
     Role(RoleChange),
     /// Every stream ends; the member stops or refuses to serve.

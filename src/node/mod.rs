@@ -16,6 +16,7 @@ pub mod frontend;
 pub mod integrity;
 pub mod journal;
 pub mod leases;
+pub mod log_bytes;
 pub mod mail;
 pub mod peers;
 pub mod pending;

@@ -1,7 +1,10 @@
 //! A small cluster of nodes on simulated time, disks and links, all fault-free but for what a test
 //! does to it: enough to see that the actors are wired well. The simulator proper is another crate.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -497,6 +500,43 @@ fn a_member_behind_the_log_comes_back_by_an_image() {
     world.kill(lagging);
     world.boot(lagging);
     assert_eq!(world.get(lagging, "key49"), Some("299".into()));
+}
+
+/// A live member accepts an image while it still has much to commit: the commit ends after the log
+/// has begun anew behind the image, and must not take its mark back.
+#[test]
+fn an_image_reaches_a_member_with_a_commit_to_come() {
+    let config = NodeConfig {
+        snapshot_count: 20,
+        catchup_entries: 5,
+        ..NodeConfig::default()
+    };
+    let mut world = World::new(3, config.clone());
+    world.run_until("ready", World::all_ready);
+    let lagging = (world.leader().expect("a leader") + 1) % 3;
+    world.kill(lagging);
+    world.config.batch_interval = Duration::from_secs(20);
+    world.boot(lagging);
+    world.config.batch_interval = config.batch_interval;
+    world.run_until("ready again", World::all_ready);
+    let serving = (lagging + 1) % 3;
+    let put = |world: &mut World, count: usize| {
+        for number in 0..count {
+            let written = world.put(serving, &format!("key{}", number % 50), "value");
+            written.expect("written");
+        }
+    };
+    put(&mut world, 60);
+    world.cut_off.insert(lagging);
+    put(&mut world, 200);
+    world.run_for(500_000_000);
+    world.cut_off.clear();
+    world.run_until("caught up", |world| {
+        world.state_hashes().len() == 1 && world.all_ready()
+    });
+    let node = world.members[lagging].node.as_ref().expect("it lives");
+    let first = node.raft().first().index.get();
+    assert!(first > 200, "it came by an image: first entry {first}");
 }
 
 #[test]

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     kernel::{
-        ClusterId, Context, Effect, Fault, Instant, MemberId, StreamItem, StreamRequest, Term,
-        limits,
+        ApiError, ClusterId, Context, Effect, Fault, Instant, MemberId, StreamItem, StreamRequest,
+        Term, limits,
     },
     pb::etcdserverpb::ResponseHeader,
     raft::RoleChange,
@@ -34,6 +34,7 @@ pub struct Watches {
     /// Three election timeouts: so long a stream that demands a leader may be without.
     leaderless_max: Duration,
     leaderless_since: Option<Instant>,
+    has_leader: bool,
     catch_up_at: Option<Instant>,
 }
 
@@ -53,6 +54,7 @@ impl Watches {
             term: Term::ZERO,
             leaderless_max: config.election.saturating_mul(3),
             leaderless_since: None,
+            has_leader: false,
             catch_up_at: None,
         }
     }
@@ -69,7 +71,13 @@ impl Watches {
                 stream,
                 credentials,
             } => {
-                self.hub.open(stream, &credentials, cx.now, cx.entropy);
+                // Nothing ends such a stream later, when the timer has already run out.
+                if credentials.require_leader && !self.has_leader {
+                    let item = StreamItem::End(ApiError::NoLeader);
+                    cx.emit(Effect::Stream { stream, item });
+                } else {
+                    self.hub.open(stream, &credentials, cx.now, cx.entropy);
+                }
             }
             WatchesInput::Item {
                 stream,
@@ -86,10 +94,7 @@ impl Watches {
                 }
             }
             WatchesInput::Compacted => self.hub.on_compacted(store),
-            WatchesInput::Installed {
-                revision,
-                compact_revision,
-            } => self.hub.on_installed(revision, compact_revision),
+            WatchesInput::Installed { revision } => self.hub.on_installed(revision, store),
             WatchesInput::Role(role) => self.on_role(role, cx.now),
             WatchesInput::End(error) => self.hub.cancel_all(error),
         }
@@ -101,6 +106,7 @@ impl Watches {
 
     fn on_role(&mut self, role: RoleChange, now: Instant) {
         self.term = role.term;
+        self.has_leader = role.leader.is_some();
         self.leaderless_since = match role.leader {
             Some(_) => None,
             None => Some(self.leaderless_since.unwrap_or(now)),

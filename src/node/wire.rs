@@ -113,8 +113,9 @@ fn put_body(out: &mut BytesMut, body: &Body) {
             put_id(out, *last);
             out.put_u8(u8::from(*transfer));
         }
-        Body::PreVoteReply { granted } | Body::VoteReply { granted } => {
+        Body::PreVoteReply { granted, commit } | Body::VoteReply { granted, commit } => {
             out.put_u8(u8::from(*granted));
+            put_id(out, *commit);
         }
         Body::Append {
             prev,
@@ -199,6 +200,7 @@ fn take_body(kind: u8, bytes: &mut Bytes) -> Option<Body> {
         },
         2 => Body::PreVoteReply {
             granted: take_flag(bytes)?,
+            commit: take_id(bytes)?,
         },
         3 => Body::Vote {
             last: take_id(bytes)?,
@@ -206,6 +208,7 @@ fn take_body(kind: u8, bytes: &mut Bytes) -> Option<Body> {
         },
         4 => Body::VoteReply {
             granted: take_flag(bytes)?,
+            commit: take_id(bytes)?,
         },
         5 => {
             let prev = take_id(bytes)?;
@@ -342,9 +345,10 @@ mod tests {
         let index = || any::<u64>().prop_map(LogIndex::new);
         prop_oneof![
             id().prop_map(|last| Body::PreVote { last }),
-            any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
+            (any::<bool>(), id())
+                .prop_map(|(granted, commit)| Body::PreVoteReply { granted, commit }),
             (id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
-            any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
+            (any::<bool>(), id()).prop_map(|(granted, commit)| Body::VoteReply { granted, commit }),
             (id(), entries, index()).prop_map(|(prev, entries, commit)| Body::Append {
                 prev,
                 entries,

@@ -192,12 +192,6 @@ impl ConfState {
         voters.chain(&self.learners).copied().collect()
     }
 
-    /// Whether `id` is the only one whose vote counts.
-    pub fn is_sole_voter(&self, id: MemberId) -> bool {
-        let mut voters = self.voters.iter().chain(&self.voters_outgoing);
-        self.is_voter(id) && voters.all(|&voter| voter == id)
-    }
-
     /// The configuration after the change.
     pub fn changed(&self, change: &ConfChange) -> Result<Self, ConfChangeError> {
         let next = if change.is_leave_joint() {
@@ -219,21 +213,20 @@ impl ConfState {
         Ok(next)
     }
 
+    /// Whether it keeps what the module promises; one from the network may not.
+    pub fn is_sound(&self) -> bool {
+        let apart = self.voters.is_disjoint(&self.learners)
+            && self.voters_outgoing.is_disjoint(&self.learners);
+        let leaving = self.learners_next.is_subset(&self.voters_outgoing)
+            && self.learners_next.is_disjoint(&self.voters);
+        apart && leaving && (self.is_joint() || !self.auto_leave)
+    }
+
     /// Asserts what the module promises.
     pub fn check(&self) {
         assert!(
-            self.voters.is_disjoint(&self.learners)
-                && self.voters_outgoing.is_disjoint(&self.learners),
-            "a member is voter and learner at once"
-        );
-        assert!(
-            self.learners_next.is_subset(&self.voters_outgoing)
-                && self.learners_next.is_disjoint(&self.voters),
-            "only voters on their way out become learners later"
-        );
-        assert!(
-            self.is_joint() || !self.auto_leave,
-            "nothing to leave in a configuration that is not joint"
+            self.is_sound(),
+            "a configuration contradicts itself: {self:?}"
         );
     }
 
@@ -385,8 +378,8 @@ mod tests {
                     let left = next.changed(&ConfChange::leave_joint()).expect("joint");
                     prop_assert_eq!((left.voters, left.learners), naive(&conf, change));
                 } else if !next.is_joint() && !conf.is_joint() {
-                    let both = (next.voters.clone(), next.learners.clone());
-                    prop_assert_eq!(both, naive(&conf, change));
+                    let members = (next.voters.clone(), next.learners.clone());
+                    prop_assert_eq!(members, naive(&conf, change));
                 }
                 conf = next;
             }

@@ -100,12 +100,11 @@ impl Raft {
                     && entries.iter().all(|e| sane(e.id))
             }
             Body::AppendReply { matched } => sane(*matched),
+            Body::PreVoteReply { commit, .. } | Body::VoteReply { commit, .. } => sane(*commit),
             Body::AppendReject { rejected, hint } => {
                 rejected.get() < NUMBER_MAX && hint.index.get() < NUMBER_MAX
             }
-            Body::PreVoteReply { .. }
-            | Body::VoteReply { .. }
-            | Body::Heartbeat { .. }
+            Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::Propose { .. }
             | Body::ReadIndex { .. }
@@ -130,12 +129,12 @@ impl Raft {
                 true
             }
             // It names the term that would begin, not one that has begun.
-            Body::PreVoteReply { granted: true } => true,
+            Body::PreVoteReply { granted: true, .. } => true,
             Body::Append { .. } | Body::Heartbeat { .. } => {
                 self.become_follower(message.term, Some(message.from));
                 true
             }
-            Body::PreVoteReply { granted: false }
+            Body::PreVoteReply { granted: false, .. }
             | Body::VoteReply { .. }
             | Body::AppendReply { .. }
             | Body::AppendReject { .. }
@@ -163,7 +162,8 @@ impl Raft {
                 }
             }
             Body::PreVote { .. } => {
-                self.send(message.from, Body::PreVoteReply { granted: false });
+                let (granted, commit) = (false, self.committed_id());
+                self.send(message.from, Body::PreVoteReply { granted, commit });
             }
             Body::PreVoteReply { .. }
             | Body::Vote { .. }
@@ -183,7 +183,8 @@ impl Raft {
         let free = term > self.term || self.may_vote_for(from);
         let granted = free && last >= self.log.last();
         let reply_term = if granted { term } else { self.term };
-        self.send_in_term(from, reply_term, Body::PreVoteReply { granted });
+        let commit = self.committed_id();
+        self.send_in_term(from, reply_term, Body::PreVoteReply { granted, commit });
     }
 
     pub(super) fn on_vote(&mut self, from: MemberId, last: EntryId) {
@@ -192,7 +193,21 @@ impl Raft {
             self.election_elapsed = 0;
             self.vote = Some(from);
         }
-        self.send(from, Body::VoteReply { granted });
+        let commit = self.committed_id();
+        self.send(from, Body::VoteReply { granted, commit });
+    }
+
+    /// A voter tells what it knows committed. Whoever has that very entry has everything before it.
+    /// If a change of the configuration is among it, the campaign counted the wrong quorum and
+    /// ends.
+    pub(super) fn learn_commit(&mut self, commit: EntryId) {
+        if self.role == Role::Leader || !self.log.contains(commit) {
+            return;
+        }
+        let moved = self.log.commit_to(commit.index);
+        if moved && self.role != Role::Follower && self.has_unapplied_conf_change() {
+            self.become_follower(self.term, None);
+        }
     }
 
     pub(super) fn on_pre_vote_reply(&mut self, from: MemberId, term: Term, granted: bool) {

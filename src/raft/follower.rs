@@ -12,8 +12,9 @@ impl Raft {
     /// the image must be installed (`Output::install`) and the log starts after it. False: this
     /// member needs it no more; whoever sent it is told how far we are.
     pub fn restore(&mut self, meta: SnapshotMeta, from: MemberId, term: Term) -> bool {
-        meta.conf_state.check();
         let nonsense = from == self.config.id
+            || !meta.conf_state.is_sound()
+            || meta.conf_state.voters.is_empty()
             || meta.id.term > term
             || meta.id.term.is_zero()
             || term.get().max(meta.id.index.get()) >= NUMBER_MAX;
@@ -111,12 +112,11 @@ impl Raft {
     }
 
     fn acknowledge_committed(&mut self, to: MemberId) {
-        let matched = self.log.id_at(self.log.committed());
-        let matched = matched.expect("the commit index lies between first and last");
-        self.acknowledge(to, matched);
+        self.acknowledge(to, self.committed_id());
     }
 
-    /// Acknowledges; of several acknowledgements that wait for the same write, the highest says it all.
+    /// Acknowledges; of several acknowledgements that wait for the same write, the highest says it
+    /// all.
     fn acknowledge(&mut self, to: MemberId, matched: EntryId) {
         let term = self.term;
         if let Some(last) = self.output.after_append.last_mut()

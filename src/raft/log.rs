@@ -386,6 +386,26 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_is_passed_over_counts_no_further_than_it_stands() {
+        let mut log = log(&[]);
+        (1..=4).for_each(|index| log.push(entry(1, index)));
+        log.take_writes();
+        for term in 2..=3 {
+            log.truncate(LogIndex::new(3));
+            log.push(entry(term, 3));
+            log.take_writes();
+        }
+        assert!(log.on_durable(id(2, 3)), "the first two writes are done");
+        assert_eq!(
+            log.durable(),
+            LogIndex::new(2),
+            "the third one overwrites them"
+        );
+        assert!(log.on_durable(id(3, 3)));
+        assert_eq!(log.durable(), LogIndex::new(3));
+    }
+
+    #[test]
     fn one_report_may_cover_several_writes_or_a_part_of_one() {
         let mut log = log(&[]);
         for index in 1..=3 {

@@ -35,6 +35,8 @@ pub enum Body {
     PreVoteReply {
         /// Yes or no.
         granted: bool,
+        /// What the sender knows committed, see `VoteReply`.
+        commit: EntryId,
     },
     /// Vote for me in this term.
     Vote {
@@ -47,6 +49,9 @@ pub enum Body {
     VoteReply {
         /// Yes or no.
         granted: bool,
+        /// What the sender knows committed. A candidate may lack only this to get on: a leader that
+        /// removed itself has stepped down with a longer log, votes for nobody, and cannot lead.
+        commit: EntryId,
     },
     /// Entries that follow `prev`; none makes it a probe or tells a commit.
     Append {

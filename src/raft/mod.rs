@@ -174,8 +174,14 @@ impl Raft {
         match body {
             Body::PreVote { last } => self.on_pre_vote(from, term, last),
             Body::Vote { last, .. } => self.on_vote(from, last),
-            Body::PreVoteReply { granted } => self.on_pre_vote_reply(from, term, granted),
-            Body::VoteReply { granted } => self.on_vote_reply(from, granted),
+            Body::PreVoteReply { granted, commit } => {
+                self.learn_commit(commit);
+                self.on_pre_vote_reply(from, term, granted);
+            }
+            Body::VoteReply { granted, commit } => {
+                self.learn_commit(commit);
+                self.on_vote_reply(from, granted);
+            }
             Body::Append {
                 prev,
                 entries,
@@ -394,6 +400,11 @@ impl Raft {
             assert!(progress.matched <= self.log.last().index);
             assert!(id != self.config.id || progress.matched == self.log.durable());
         }
+    }
+
+    fn committed_id(&self) -> EntryId {
+        let id = self.log.id_at(self.log.committed());
+        id.expect("the commit index lies between first and last")
     }
 
     fn hard_state_changed(&self) -> bool {

@@ -186,12 +186,17 @@ impl Hub {
         self.compact_revision = compacted;
     }
 
-    /// The store was replaced by a newer image: every watch goes on from where it stood. The
-    /// figures are the image's; the store may have gone on from it by the time this is told.
-    pub fn on_installed(&mut self, revision: i64, compact_revision: i64) {
+    /// The store was replaced by a newer image, which stood at `revision`: every watch goes on from
+    /// where it stood. What was applied since then is told by `on_revision` afterwards, although
+    /// the store has it already.
+    pub fn on_installed(&mut self, revision: i64, store: &dyn History) {
+        assert!(
+            store.revision() >= revision,
+            "the store is never behind its image"
+        );
         let old = mem::replace(&mut self.revision, revision);
-        assert!(self.revision >= old, "an installed image is never older");
-        self.compact_revision = max(self.compact_revision, compact_revision);
+        assert!(revision >= old, "an installed image is never older");
+        self.compact_revision = max(self.compact_revision, store.compact_revision());
         for (stream, found) in &mut self.streams {
             for (id, watcher) in &mut found.watches {
                 let Position::Synced { from } = watcher.position else {

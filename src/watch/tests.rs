@@ -87,9 +87,13 @@ impl Bench {
     }
 
     fn install(&mut self) {
-        self.told = self.log.revision();
-        let (revision, compacted) = (self.log.revision(), self.log.compact_revision());
-        self.hub.on_installed(revision, compacted);
+        self.install_at(self.log.revision());
+    }
+
+    /// An image of this revision; the log may have moved on since.
+    fn install_at(&mut self, revision: i64) {
+        self.told = revision;
+        self.hub.on_installed(revision, &self.log);
         self.hub.check();
     }
 

@@ -290,7 +290,7 @@ def rule_timings(text, cluster, leases, workdir):
 
 
 def rule_deadline(text, cluster, leases, workdir):
-    return re.sub(r"(?:rpc error: code = (?:Unknown|DeadlineExceeded) desc = )?context deadline exceeded",
+    return re.sub(r"(?:rpc error: code = (?:Unknown|DeadlineExceeded) desc = )?(?:etcdserver: )?context deadline exceeded",
                   "<deadline exceeded>", text)
 
 
@@ -351,7 +351,7 @@ def normalise(text, cluster, leases, workdir):
 # ---------------------------------------------------------------------------------------------
 # Known differences: what etcd 3.7 and later (which the subject follows) does unlike 3.5.
 # A row is (case, since, reason, text of the reference, text of the subject). The texts are whole
-# normalised steps; a row applies when reference < since <= subject, and must then be used.
+# normalised steps or lines; a row applies when reference < since <= subject, and must then be used.
 
 KNOWN_DIFFERENCES = []
 
@@ -428,6 +428,15 @@ exit 0
 [1]
 {"header":{"cluster_id":<cluster>,"member_id":<member-m1>,"revision":2,"raft_term":<term>},"kvs":[{"key":"YQ==","create_revision":2,"mod_revision":2,"version":1}],"count":1}
 exit 0
+""")
+
+
+known_difference(
+    "member/learner", "3.6",
+    "updating the peer URLs of a learner leaves it a learner; 3.5.1 lost the mark",
+    """<hidden>, unstarted, , http://127.0.0.1:3, , false
+""",
+    """<hidden>, unstarted, , http://127.0.0.1:3, , true
 """)
 
 
@@ -541,7 +550,7 @@ class Test:
         text = text.replace(self.dir, "<dir>")
         lines = text.split("\n")
         if sort:
-            lines = sorted(lines[:-1]) + lines[-1:]
+            lines = sort_streams(lines)
         if repeats:
             lines = [line for n, line in enumerate(lines) if n == 0 or line != lines[n - 1]]
         self.transcripts[side].append(title + "\n" + "\n".join(lines).rstrip("\n"))
@@ -681,6 +690,18 @@ class Test:
             handle.discard()
 
 
+def sort_streams(lines):
+    """Sorts the lines of each stream, leaving marks and the exit code where they are."""
+    done, block = [], []
+    for line in lines:
+        if re.fullmatch(r"\[[12]\]|exit \S.*", line):
+            done += sorted(block) + [line]
+            block = []
+        else:
+            block.append(line)
+    return done + block
+
+
 class Handle:
     """A background command of both sides."""
 
@@ -752,10 +773,12 @@ BRIEF = ["simple", "json"]
 CASES = []
 
 
-def case(name, fresh=False, size=1, once=False):
-    """Registers a case. fresh: on new servers; size: members a side; once: with one client only."""
+def case(name, fresh=False, size=1, once=False, awaits=None):
+    """Registers a case. fresh: on new servers; size: members a side; once: with one client only;
+    awaits: what fated must learn before the case can pass; it runs with --awaited only."""
     def register(function):
-        CASES.append({"name": name, "run": function, "fresh": fresh, "size": size, "once": once})
+        CASES.append({"name": name, "run": function, "fresh": fresh, "size": size, "once": once,
+                      "awaits": awaits})
         return function
     return register
 
@@ -1572,7 +1595,7 @@ def _(t):
            [c.cluster_id == derived_cluster_id([m.id for m in c.members]) for c in t.clusters])
 
 
-@case("member/learner", fresh=True)
+@case("member/learner", fresh=True, awaits="changes of the member set")
 def _(t):
     by_time = [r"(?m)^[0-9a-f]{13,16}(?=, unstarted)"]
     # The order of the list follows ids, of which the new one holds the time.
@@ -1581,6 +1604,7 @@ def _(t):
           save={"NEW": r"Member +([0-9a-f]+) added"})
     t.ctl("member", "list", sort=True, hide=by_time)
     t.ctl("member", "add", "l2", "--learner", "--peer-urls=http://127.0.0.1:2")
+    t.sleep(1.1)  # ids hold the time in seconds: the same URL within one second would be the same id
     t.ctl("member", "add", "l2", "--peer-urls=http://127.0.0.1:1")
     t.ctl("member", "promote", "{NEW}")
     t.ctl("member", "update", "{NEW}", "--peer-urls=http://127.0.0.1:3")
@@ -1591,7 +1615,7 @@ def _(t):
     t.ctl("member", "list")
 
 
-@case("member/bad input")
+@case("member/bad input", awaits="changes of the member set")
 def _(t):
     t.ctl("member", "add", "x")
     t.ctl("member", "add", "x", "--peer-urls=nonsense")
@@ -1717,7 +1741,8 @@ def _(t):
     observer.wait(2)
     second = t.start("elect", "el", "two")
     t.poll(["get", "el/", "--prefix", "-w", "json"], '"count":2')
-    t.ctl("get", "el/", "--prefix", "--print-value-only")
+    # By creation: their keys end with lease ids, whose order is the server's business.
+    t.ctl("get", "el/", "--prefix", "--print-value-only", "--sort-by=CREATE", "--order=ASCEND")
     first.end(2)
     observer.wait(4)
     second.end(2)
@@ -1847,7 +1872,7 @@ def sort_health(out):
         rows = json.loads(out.stdout)
     except ValueError:
         return out.stdout + out.stderr
-    return "\n".join(json.dumps(row, separators=(",", ":")) for row in sorted(rows, key=lambda r: r["endpoint"])) + "\n"
+    return "\n".join(json.dumps(row, separators=(",", ":"), ensure_ascii=False) for row in sorted(rows, key=lambda r: r["endpoint"])) + "\n"
 
 
 @case("three/move-leader", size=3)
@@ -2048,6 +2073,7 @@ class Runner:
         began = time.monotonic()
         texts = self.fresh(1)
         print(f"reference: etcd {texts[0]}; subject: {os.path.basename(self.options.subject)} {texts[1]}", flush=True)
+        differing = set()
         for entry, client, name in plan:
             if entry["fresh"] or self.size != entry["size"]:
                 self.stop()
@@ -2064,6 +2090,7 @@ class Runner:
                 print(f"ok    {name}{spent}", flush=True)
             else:
                 self.failed += 1
+                differing.add(entry["name"])
                 print(f"DIFF  {name}{spent}")
                 for line in diff[: self.options.lines]:
                     print("      " + (line if len(line) < 600 else line[:600] + " ..."))
@@ -2083,7 +2110,8 @@ class Runner:
                 self.failed += 1
             elif row["case"] in ran and self.applies(row):
                 print(f"known difference used {row['used']} times: {row['case']}: {row['reason']}")
-                if row["used"] == 0:
+                # A case that differs anyway may have stopped before it came to the row.
+                if row["used"] == 0 and row["case"] not in differing:
                     print("ERROR this row is never used: remove it from the table")
                     self.failed += 1
         print(f"{time.monotonic() - began:.0f} seconds")
@@ -2117,6 +2145,7 @@ def main():
                         help="run only cases whose name matches the shell pattern or contains the text; repeatable")
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     parser.add_argument("--keep", action="store_true", help="keep data directories and logs")
+    parser.add_argument("--awaited", action="store_true", help="run also the cases of what fated cannot do yet")
     parser.add_argument("--times", action="store_true", help="print how long each case took")
     parser.add_argument("--lines", type=int, default=60, help="lines of difference to print for a case (default 60)")
     parser.add_argument("--transcripts", metavar="FOLDER", help="write the normalised output of every case there")
@@ -2144,7 +2173,11 @@ def main():
             for entry in CASES:
                 name = f"{client.label}/{entry['name']}"
                 wanted = not options.only or any(p in name or fnmatch.fnmatch(name, p) for p in options.only)
-                if entry["size"] == size and wanted and not (entry["once"] and client is not newest):
+                if entry["size"] != size or not wanted or (entry["once"] and client is not newest):
+                    continue
+                if entry["awaits"] and not options.awaited:
+                    print(f"not yet {name}: awaits {entry['awaits']}")
+                else:
                     plan.append((entry, client, name))
     if options.list:
         for _, _, name in plan:
@@ -2163,7 +2196,9 @@ def main():
     def interrupted(signum, frame):
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupted)
+    # A shell that starts this in the background leaves SIGINT ignored, for etcdctl as well.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
     runner = Runner(options)
     try:
         return runner.main(plan)

@@ -1,5 +1,6 @@
 //! Goal: whatever the network says, a member neither panics nor breaks an invariant.
-//! Method: a member of any role is fed messages made of small random numbers, so that many of them nearly fit.
+//! Method: a member of any role is fed messages made of small random numbers, so that many of them
+//! nearly fit.
 
 use bytes::Bytes;
 use fated::kernel::{Entropy, EntryId, LogIndex, MemberId, ReadId, Term};
@@ -84,9 +85,10 @@ fn any_body() -> impl Strategy<Value = Body> {
     let small = number.clone().prop_map(LogIndex::new);
     prop_oneof![
         any_id().prop_map(|last| Body::PreVote { last }),
-        any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
+        (any::<bool>(), any_id())
+            .prop_map(|(granted, commit)| Body::PreVoteReply { granted, commit }),
         (any_id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
-        any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
+        (any::<bool>(), any_id()).prop_map(|(granted, commit)| Body::VoteReply { granted, commit }),
         (any_id(), any_entries(), small.clone()).prop_map(|(prev, entries, commit)| Body::Append {
             prev,
             entries,
@@ -174,7 +176,8 @@ proptest! {
     }
 }
 
-/// An append proves the log equal only up to its last entry: a higher commit index must not commit the rest.
+/// An append proves the log equal only up to its last entry: a higher commit index must not commit
+/// the rest.
 #[test]
 fn a_commit_index_reaches_no_further_than_the_append_proves() {
     let mut raft = member(1..=3, &[1, 1, 1, 1]);
@@ -187,7 +190,25 @@ fn a_commit_index_reaches_no_further_than_the_append_proves() {
     assert_eq!(raft.committed(), LogIndex::new(2));
 }
 
-/// Entries of a write that is overwritten on its way may return; a leader that was told so must not commit.
+/// An image whose configuration contradicts itself is refused.
+#[test]
+fn an_image_needs_a_sound_configuration() {
+    let mut raft = member(1..=3, &[1]);
+    settle(&mut raft);
+    let learner_and_voter = ConfState {
+        learners: [MemberId::new(2)].into(),
+        ..ConfState::of_voters([2, 3].map(MemberId::new))
+    };
+    for conf_state in [ConfState::default(), learner_and_voter] {
+        let id = id(2, 9);
+        let meta = SnapshotMeta { id, conf_state };
+        assert!(!raft.restore(meta, MemberId::new(2), Term::new(2)));
+        assert!(!raft.has_output());
+    }
+}
+
+/// Entries of a write that is overwritten on its way may return; a leader that was told so must not
+/// commit.
 #[test]
 fn a_follower_applies_nothing_that_is_not_durable_here() {
     let mut raft = member(1..=3, &[1]);
@@ -220,7 +241,8 @@ fn a_follower_applies_nothing_that_is_not_durable_here() {
     assert_eq!(raft.take_output().apply, [entry(2, 2)]);
 }
 
-/// A member's own image of itself at boot: the term of its log counts, even if the hard state was lost.
+/// A member's own image of itself at boot: the term of its log counts, even if the hard state was
+/// lost.
 #[test]
 fn the_term_is_never_behind_the_log() {
     let mut raft = member(1..=3, &[1, 3]);

@@ -1,7 +1,7 @@
 //! Watches all members from above, where a member cannot look, and names the guarantee that breaks.
 //!
-//! It keeps what was ever true (leaders, votes, entries, commits) over crashes, so a broken promise shows in
-//! the step that breaks it.
+//! It keeps what was ever true (leaders, votes, entries, commits) over crashes, so a broken promise
+//! shows in the step that breaks it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,8 +103,9 @@ impl Observer {
         }
     }
 
-    /// Entries that left the memory of a member, to a disk or to another member: from now on they are facts.
-    /// (A sole voter that loses its memory may lead the same term again; of what only it knew, no trace is left.)
+    /// Entries that left the memory of a member, to a disk or to another member: from now on they
+    /// are facts. (A sole voter that loses its memory may lead the same term again; of what only it
+    /// knew, no trace is left.)
     fn see_entries(&mut self, entries: &[Entry]) {
         for entry in entries {
             let known = self
@@ -125,7 +126,7 @@ impl Observer {
     fn see_message(&mut self, message: &Message) {
         let voted = match &message.body {
             Body::Vote { .. } => Some(message.from),
-            Body::VoteReply { granted: true } => Some(message.to),
+            Body::VoteReply { granted: true, .. } => Some(message.to),
             _ => None,
         };
         if let Some(voted) = voted {
@@ -138,7 +139,7 @@ impl Observer {
         }
         match &message.body {
             Body::AppendReject { .. } => self.count("append refused"),
-            Body::PreVoteReply { granted: false } => self.count("pre-vote refused"),
+            Body::PreVoteReply { granted: false, .. } => self.count("pre-vote refused"),
             Body::Append { entries, .. } => self.see_entries(entries),
             Body::TimeoutNow => self.count("transfer told"),
             _ => {}
@@ -149,7 +150,7 @@ impl Observer {
     fn see_promise(&self, world: &World, message: &Message) {
         let disk = &world.member(message.from).disk;
         match &message.body {
-            Body::Vote { .. } | Body::VoteReply { granted: true } => {
+            Body::Vote { .. } | Body::VoteReply { granted: true, .. } => {
                 let voted = match message.body {
                     Body::Vote { .. } => message.from,
                     _ => message.to,

@@ -1,9 +1,10 @@
 //! Goal: every behaviour that etcd's raft documents by a script is documented here by one of ours.
-//! Method: each `tests/raft/*.txt` is a list of commands, each followed by `----` and what it printed;
-//! `UPDATE_EXPECT=1` writes what is printed now. Read the difference before accepting it.
+//! Method: each `tests/raft/*.txt` is a list of commands, each followed by `----` and what it
+//! printed; `UPDATE_EXPECT=1` writes what is printed now. Read the difference before accepting it.
 //!
-//! The world does nothing by itself: messages wait for `deliver`, writes for `persist`, committed entries
-//! for `apply`; `stabilize` does all of it until nothing is left. See `Script::execute` for the commands.
+//! The world does nothing by itself: messages wait for `deliver`, writes for `persist`, committed
+//! entries for `apply`; `stabilize` does all of it until nothing is left. See `Script::execute` for
+//! the commands.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use fated::kernel::{EntryId, LogIndex, MemberId, ReadId, Term};
 use fated::raft::{
-    Body, ChangeKind, ConfChange, ConfState, Config, Entry, EntryKind, HardState, LEAVE_JOINT,
-    Message, Output, Raft, Role, Transition,
+    ChangeKind, ConfChange, ConfState, Config, Entry, EntryKind, HardState, Message, Output, Raft,
+    Role, Transition,
 };
 
 use super::observer::Observer;
+use super::print::{show_conf, show_entries, show_entry, show_hard_state, show_id, show_message};
 use super::world::{Disk, State, WRAPPED, World};
 
 #[test]
@@ -294,7 +296,8 @@ impl Script {
         }
     }
 
-    /// Delivers everything that is on its way to the members named, in order; `from=` narrows it down.
+    /// Delivers everything that is on its way to the members named, in order; `from=` narrows it
+    /// down.
     fn deliver(&mut self, line: &Line<'_>) -> bool {
         let (to, from) = (line.members(), line.list("from"));
         let mut any = false;
@@ -376,8 +379,8 @@ impl Script {
         any
     }
 
-    /// Runs the members named, or all, until nothing is left to do. `hold=` names members whose disk does
-    /// not answer.
+    /// Runs the members named, or all, until nothing is left to do. `hold=` names members whose
+    /// disk does not answer.
     fn stabilize(&mut self, line: &Line<'_>) {
         let named = line.members();
         let members = if named.is_empty() {
@@ -583,106 +586,4 @@ fn conf_change(words: &[&str]) -> Bytes {
         return [&[WRAPPED], &*change.encode()].concat().into();
     }
     change.encode()
-}
-
-fn show_id(id: EntryId) -> String {
-    format!("{}/{}", id.term, id.index)
-}
-
-fn show_hard_state(state: &HardState) -> String {
-    let vote = state.vote.map_or(0, MemberId::get);
-    format!("term={} vote={vote} commit={}", state.term, state.commit)
-}
-
-fn show_entry(entry: &Entry) -> String {
-    let id = show_id(entry.id);
-    match entry.kind {
-        EntryKind::Normal => format!("{id} {:?}", String::from_utf8_lossy(&entry.data)),
-        EntryKind::ConfChange if entry.data == LEAVE_JOINT => format!("{id} leave-joint"),
-        EntryKind::ConfChange => {
-            let wrapped = entry.data.first() == Some(&WRAPPED);
-            let change = ConfChange::decode(&entry.data[usize::from(wrapped)..]);
-            let mut text = format!("{id} change");
-            for (kind, id) in change.unwrap_or_default().changes {
-                let _ = match kind {
-                    ChangeKind::AddVoter => write!(text, " +v{id}"),
-                    ChangeKind::AddLearner => write!(text, " +l{id}"),
-                    ChangeKind::Remove => write!(text, " -{id}"),
-                };
-            }
-            text
-        }
-    }
-}
-
-fn show_entries(entries: &[Entry]) -> String {
-    let entries: Vec<String> = entries.iter().map(show_entry).collect();
-    format!("[{}]", entries.join(", "))
-}
-
-fn show_conf(conf: &ConfState) -> String {
-    let mut text = String::new();
-    for (name, set) in [
-        ("voters", &conf.voters),
-        ("outgoing", &conf.voters_outgoing),
-        ("learners", &conf.learners),
-        ("learners-next", &conf.learners_next),
-    ] {
-        if !set.is_empty() {
-            let ids: Vec<String> = set.iter().map(ToString::to_string).collect();
-            let _ = write!(text, "{name}={} ", ids.join(","));
-        }
-    }
-    text.push_str(if conf.auto_leave { "auto-leave" } else { "" });
-    text.trim_end().to_owned()
-}
-
-fn show_message(message: &Message) -> String {
-    let Message {
-        from,
-        to,
-        term,
-        body,
-    } = message;
-    let name = body.name();
-    let verdict = |granted: &bool| if *granted { "granted" } else { "refused" };
-    let details = match body {
-        Body::PreVote { last } => show_id(*last),
-        Body::Vote {
-            last,
-            transfer: true,
-        } => format!("{} for transfer", show_id(*last)),
-        Body::Vote { last, .. } => show_id(*last),
-        Body::PreVoteReply { granted } | Body::VoteReply { granted } => verdict(granted).to_owned(),
-        Body::Append {
-            prev,
-            entries,
-            commit,
-        } => {
-            format!(
-                "after {} {} commit={commit}",
-                show_id(*prev),
-                show_entries(entries)
-            )
-        }
-        Body::AppendReply { matched } => show_id(*matched),
-        Body::AppendReject { rejected, hint } => format!("{rejected}, try {}", show_id(*hint)),
-        Body::Heartbeat { commit, round } => format!("commit={commit} round={round}"),
-        Body::HeartbeatReply { round } => format!("round={round}"),
-        Body::Propose {
-            sequence, entries, ..
-        } => {
-            let texts = entries
-                .iter()
-                .map(|(_, data)| String::from_utf8_lossy(data));
-            format!("#{sequence} {:?}", texts.collect::<Vec<_>>())
-        }
-        Body::ReadIndex { id, .. } => id.to_string(),
-        Body::ReadIndexReply { id, index, .. } => format!("{id} at {index}"),
-        Body::TransferLeader { to } => to.to_string(),
-        Body::TimeoutNow => String::new(),
-    };
-    format!("{from}->{to} t{term} {name} {details}")
-        .trim_end()
-        .to_owned()
 }

@@ -1,8 +1,8 @@
-//! A small world for the consensus core: members with a modelled disk and a modelled state machine, and a
-//! network that keeps every message until somebody delivers, drops or repeats it.
+//! A small world for the consensus core: members with a modelled disk and a modelled state machine,
+//! and a network that keeps every message until somebody delivers, drops or repeats it.
 //!
-//! The disk is asynchronous: an output becomes a write job, `persist` completes the oldest one. A crash loses
-//! every job that is not complete, and everything that only memory knew.
+//! The disk is asynchronous: an output becomes a write job, `persist` completes the oldest one. A
+//! crash loses every job that is not complete, and everything that only memory knew.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -128,7 +128,8 @@ pub struct World {
     seed: u64,
 }
 
-/// Applies one entry to a state; `None` for the change means that it is no change of the configuration.
+/// Applies one entry to a state; `None` for the change means that it is no change of the
+/// configuration.
 fn advance(state: &mut State, entry: &Entry) -> Option<ConfChange> {
     assert!(
         entry.id.index == state.id.index.next(),
@@ -209,8 +210,8 @@ impl World {
         member.raft = Some(Raft::new(member.config.clone(), recovered, entropy));
     }
 
-    /// Takes the output: messages leave, writes and entries to apply queue up. The output is returned for
-    /// those who print it.
+    /// Takes the output: messages leave, writes and entries to apply queue up. The output is
+    /// returned for those who print it.
     pub fn process(&mut self, id: MemberId) -> Output {
         let member = self.members.get_mut(&id).expect("a known member");
         let Some(raft) = &mut member.raft else {
@@ -397,7 +398,8 @@ impl World {
             .propose(Bytes::copy_from_slice(text.as_bytes()))
     }
 
-    /// Jobs that write nothing complete at once when nothing stands before them, like in a real journal.
+    /// Jobs that write nothing complete at once when nothing stands before them, like in a real
+    /// journal.
     fn release_empty_jobs(&mut self, id: MemberId) {
         let member = self.member_mut(id);
         let mut then = Vec::new();

@@ -24,19 +24,19 @@ impl Kv for Edge {
     type RangeStreamStream = Stream<RangeStreamResponse>;
 
     async fn range(&self, incoming: Incoming<RangeRequest>) -> Answer<RangeResponse> {
-        check::range(incoming.get_ref()).map_err(status::of)?;
-        answered!(self.call(incoming, Request::Range).await, Range)
+        let answer = self.checked(incoming, check::range, Request::Range);
+        answered!(answer.await, Range)
     }
 
     async fn range_stream(
         &self,
         incoming: Incoming<RangeRequest>,
     ) -> Answer<Self::RangeStreamStream> {
+        let credentials = credentials(incoming.metadata())?;
         check::range(incoming.get_ref()).map_err(status::of)?;
         if let Some(text) = check::range_stream_unsupported(incoming.get_ref()) {
             return Err(Status::unimplemented(text));
         }
-        let credentials = credentials(incoming.metadata())?;
         let edge = self.clone();
         Ok(stream(move |chunks| async move {
             let request = incoming.into_inner();
@@ -45,22 +45,22 @@ impl Kv for Edge {
     }
 
     async fn put(&self, incoming: Incoming<PutRequest>) -> Answer<PutResponse> {
-        check::put(incoming.get_ref()).map_err(status::of)?;
-        answered!(self.call(incoming, Request::Put).await, Put)
+        let answer = self.checked(incoming, check::put, Request::Put);
+        answered!(answer.await, Put)
     }
 
     async fn delete_range(
         &self,
         incoming: Incoming<DeleteRangeRequest>,
     ) -> Answer<DeleteRangeResponse> {
-        check::delete_range(incoming.get_ref()).map_err(status::of)?;
-        answered!(self.call(incoming, Request::DeleteRange).await, DeleteRange)
+        let answer = self.checked(incoming, check::delete_range, Request::DeleteRange);
+        answered!(answer.await, DeleteRange)
     }
 
     async fn txn(&self, incoming: Incoming<TxnRequest>) -> Answer<TxnResponse> {
         let ops_max = self.handle.limits().txn_ops_max;
-        check::txn(incoming.get_ref(), ops_max).map_err(status::of)?;
-        answered!(self.call(incoming, Request::Txn).await, Txn)
+        let check = |request: &TxnRequest| check::txn(request, ops_max);
+        answered!(self.checked(incoming, check, Request::Txn).await, Txn)
     }
 
     async fn compact(&self, incoming: Incoming<CompactionRequest>) -> Answer<CompactionResponse> {

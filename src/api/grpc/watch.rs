@@ -1,6 +1,6 @@
 //! Watch: one stream of the core per stream of the client.
 
-use tonic::{Request as Incoming, Response as Outgoing, Streaming};
+use tonic::{Code, Request as Incoming, Response as Outgoing, Streaming};
 
 use super::{Answer, Edge, credentials};
 use crate::{
@@ -32,7 +32,10 @@ async fn forward(mut inbound: Streaming<WatchRequest>, requests: StreamRequests)
         match inbound.message().await {
             Ok(Some(request)) => requests.send(request),
             Ok(None) => return,
-            Err(_) => return requests.fail(ApiError::WatchCanceled),
+            Err(error) if error.code() == Code::Cancelled => {
+                return requests.fail(status::of(ApiError::WatchCanceled));
+            }
+            Err(error) => return requests.fail(status::of_inbound(&error)),
         }
         // One request per turn, so that a flood on one stream does not fill the event queue.
         tokio::task::yield_now().await;

@@ -455,8 +455,27 @@ mod tests {
 
     #[test]
     fn inert_flags_are_named_only_when_they_ask_for_something() {
-        let args = parse(&["--cors=*", "--auto-tls", "--feature-gates=A=true"]).unwrap();
-        assert_eq!(args.inert(), ["auto-tls", "feature-gates"]);
+        let args = parse(&[
+            "--cors=*",
+            "--tls-min-version=TLS1.3",
+            "--feature-gates=A=true",
+        ]);
+        let mut inert = args.unwrap().inert();
+        inert.sort_unstable();
+        assert_eq!(inert, ["feature-gates", "tls-min-version"]);
+    }
+
+    /// Plain text where somebody asked for TLS would be a promise broken in silence.
+    #[test]
+    fn flags_that_ask_for_tls_are_refused() {
+        for flag in [
+            "--cert-file=c",
+            "--auto-tls",
+            "--client-cert-auth",
+            "--peer-auto-tls",
+        ] {
+            assert!(matches!(parse(&[flag]), Err(Stop::Fatal(_))), "{flag}");
+        }
     }
 
     #[test]

@@ -30,8 +30,9 @@ use crate::{
     reactor,
 };
 
-/// How long clients get to take their last answers.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// How long clients get to take their last answers. One that has gone to sleep uses all of it, and
+/// the whole end must not take more than two seconds.
+const GOODBYE: Duration = Duration::from_secs(1);
 const CALLER: &str = "server/start.rs:0";
 
 /// The whole program.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::kernel::{DiskError, DiskOp, DiskOutcome, Event, Lane, Ticket};
+use crate::kernel::{DiskError, DiskErrorKind, DiskOp, DiskOutcome, Event, Lane, Ticket};
 
 /// What runs on a lane's thread.
 pub trait LaneWork: Send {
@@ -73,13 +73,16 @@ fn start(
             let mut failed = None;
             while let Ok((ticket, op)) = operations.recv() {
                 let lane = op.lane();
+                let rewrite = matches!(op, DiskOp::Defragment);
                 let outcome = match &failed {
                     // What stands behind a failure would leave a gap if it took effect.
                     Some(error) => Err(DiskError::clone(error)),
                     None => work.run(op),
                 };
+                // A rewrite that found no room for its copy has left the store as it was.
                 if let Err(error) = &outcome
                     && lane != Lane::Snapshot
+                    && !(rewrite && error.kind == DiskErrorKind::Full)
                 {
                     failed = Some(error.clone());
                 }

@@ -177,6 +177,26 @@ fn an_installed_image_sends_watches_back_to_where_they_stood() {
     assert_eq!(ended, [(0, 8), (1, 8)]);
 }
 
+/// Entries that waited for the image are applied before the hub hears of the image.
+#[test]
+fn an_installed_image_may_be_older_than_the_store() {
+    let mut bench = bench();
+    bench.create(A, on("a", ""));
+    bench.take();
+    for _ in 0..5 {
+        bench.log.write(&["a"], &[]);
+    }
+    bench.install_at(4);
+    bench.tell();
+    bench.catch_up();
+    let responses = bench.take();
+    let seen: Vec<_> = responses.iter().flat_map(told).collect();
+    assert_eq!(
+        seen,
+        pairs(&[("a", 2), ("a", 3), ("a", 4), ("a", 5), ("a", 6)])
+    );
+}
+
 #[test]
 fn one_read_of_history_serves_many_and_batches_are_bounded() {
     let mut bench = Bench::new(Settings {

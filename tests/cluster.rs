@@ -1,0 +1,13 @@
+//! Real processes on loopback: what one member and three members promise, also when they are
+//! killed, stopped and left behind.
+
+mod behind;
+mod chaos;
+mod failover;
+mod leases;
+mod ledger;
+mod load;
+mod pause;
+mod single;
+mod three;
+mod watches;

@@ -1,7 +1,0 @@
-//! The consensus core in a world of its own: random schedules under an observer, and golden scripts.
-
-mod cluster;
-mod hostile;
-mod observer;
-mod script;
-mod world;
