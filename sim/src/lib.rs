@@ -15,6 +15,7 @@ pub mod draw;
 pub mod faults;
 pub mod observe;
 pub mod plan;
+pub mod queue;
 pub mod script;
 pub mod trace;
 pub mod watching;

@@ -33,6 +33,7 @@ use crate::{
     nemesis::Nemesis,
     observe::{DiskImage, Observer, Violation},
     plan::Plan,
+    queue::Queue,
     trace::{self, Trace, View},
     watcher::{WatchItem, Watchers},
 };
@@ -137,8 +138,7 @@ impl Member {
 pub struct World {
     pub plan: Arc<Plan>,
     pub now: u64,
-    queue: BTreeMap<(u64, u64), Item>,
-    order: u64,
+    queue: Queue<Item>,
     pub actions: VecDeque<Action>,
     pub members: Vec<Member>,
     pub network: Network,
@@ -161,8 +161,7 @@ impl World {
         let members = (0..plan.cluster.members).map(|at| new_member(&plan, at, &root));
         Self {
             now: 0,
-            queue: BTreeMap::new(),
-            order: 0,
+            queue: Queue::default(),
             actions: VecDeque::new(),
             members: members.collect(),
             network: Network::new(plan.network.clone(), root.fork("network")),
@@ -181,8 +180,7 @@ impl World {
 
     /// Enters something into the queue.
     pub fn at(&mut self, when: u64, item: Item) {
-        self.order += 1;
-        self.queue.insert((when.max(self.now), self.order), item);
+        self.queue.enter(when.max(self.now), item);
     }
 
     /// Enters something that happens after a while.
@@ -233,12 +231,12 @@ impl World {
 
     /// When the next thing happens.
     pub fn next_time(&self) -> Option<u64> {
-        self.queue.first_key_value().map(|((when, _), _)| *when)
+        self.queue.next_time()
     }
 
     /// Lets the next thing happen, at its time.
     pub fn advance(&mut self) {
-        let Some(((when, _), item)) = self.queue.pop_first() else {
+        let Some((when, item)) = self.queue.take_next() else {
             return;
         };
         self.now = when;
