@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufReader, BufWriter, IsTerminal, Write},
+    io::{BufWriter, IsTerminal, Write},
     process::ExitCode,
     sync::{
         Mutex,
@@ -13,7 +13,6 @@ use std::{
 };
 
 use fated_sim::{
-    check,
     counters::Counters,
     history::History,
     plan::Plan,
@@ -22,13 +21,18 @@ use fated_sim::{
 };
 use serde_json::json;
 
+mod judges;
+
 const USAGE: &str = "usage: cargo sim COMMAND
   run SEED [--trace FILE] [--plan FILE] [--history FILE] [--json]
                                                    one seed; its plan and history as files
   soak N [--from SEED] [--jobs J] [--json]         a batch of seeds, then the counters
   twice N [--from SEED]                            each seed twice; the first difference is shown
   replay PLAN [--trace FILE] [--json]              a plan from a file
-  check HISTORY                                    judges a history from anywhere
+  check HISTORY [--json]                           judges a history from anywhere
+  history N FILE [--unknown P] [--watches W] [--log]
+                                                   writes a right history of N operations
+  broken [--json]                                  breaks the checkers; each must be noticed
   plan SEED                                        prints the plan of a seed";
 
 /// Lines of the trace that are shown with a failure.
@@ -42,6 +46,10 @@ struct Options {
     from: u64,
     jobs: usize,
     json: bool,
+    /// For `history`: the share of lost answers, the number of watches, and whether the log is told.
+    unknown: u64,
+    watches: usize,
+    log: bool,
 }
 
 /// Runs a command; the exit code says whether anything broke.
@@ -58,7 +66,11 @@ pub fn main() -> ExitCode {
         ["replay", file] => read_plan(file).map(|plan| one(plan, &options)),
         ["soak", count] => number(count).map(|count| soak(count, &options)),
         ["twice", count] => number(count).map(|count| twice(count, &options)),
-        ["check", file] => Some(judge(file)),
+        ["check", file] => Some(judges::check(file, &options)),
+        ["history", count, file] => number(count)
+            .and_then(|count| usize::try_from(count).ok())
+            .map(|count| judges::make(file, count, &options)),
+        ["broken"] => Some(judges::broken(&options)),
         ["plan", seed] => number(seed).map(|seed| {
             println!("{}", plan_text(&Plan::draw(seed)));
             true
@@ -84,6 +96,9 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Options> {
         from: 1,
         jobs: thread::available_parallelism().map_or(1, usize::from),
         json: false,
+        unknown: 0,
+        watches: 0,
+        log: false,
     };
     let mut arguments = arguments;
     while let Some(word) = arguments.next() {
@@ -94,6 +109,9 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Options> {
             "--from" => options.from = arguments.next()?.parse().ok()?,
             "--jobs" => options.jobs = arguments.next()?.parse().ok()?,
             "--json" => options.json = true,
+            "--unknown" => options.unknown = arguments.next()?.parse().ok()?,
+            "--watches" => options.watches = arguments.next()?.parse().ok()?,
+            "--log" => options.log = true,
             _ => options.words.push(word),
         }
     }
@@ -104,23 +122,6 @@ fn read_plan(file: &str) -> Option<Plan> {
     let text = fs::read_to_string(file).map_err(|error| eprintln!("{file}: {error}"));
     let plan = serde_json::from_str(&text.ok()?);
     plan.map_err(|error| eprintln!("{file}: {error}")).ok()
-}
-
-/// Judges a history, of the simulator or of a real cluster.
-fn judge(file: &str) -> bool {
-    let report = fs::File::open(file)
-        .map_err(|error| error.to_string())
-        .and_then(|input| check::run(BufReader::new(input)).map_err(|error| error.to_string()));
-    match report {
-        Ok(report) => {
-            println!("{report}");
-            report.is_ok()
-        }
-        Err(error) => {
-            eprintln!("{file}: {error}");
-            false
-        }
-    }
 }
 
 fn plan_text(plan: &Plan) -> String {
