@@ -9,7 +9,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use fated_sim::{plan::Plan, run};
 
-mod history;
+mod judges;
 mod one;
 mod pool;
 mod soak;
@@ -57,6 +57,10 @@ enum Command {
         /// The history, as JSON lines.
         history: PathBuf,
     },
+    /// Writes a right history to a file, to see judges at work.
+    History(judges::Made),
+    /// Breaks the checkers one way after the other; each must be noticed.
+    Broken,
     /// Prints the plan of a seed.
     Plan {
         /// The number that decides everything.
@@ -113,7 +117,9 @@ pub fn main() -> ExitCode {
             let command = format!("replay {}", plan.display());
             read_plan(&plan).and_then(|plan| one::one(plan, &command, &files, json))
         }
-        Command::Check { history } => history::judge(&history, json),
+        Command::Check { history } => judges::check(&history, json),
+        Command::History(made) => judges::make(&made),
+        Command::Broken => judges::broken(json),
         Command::Plan { seed } => {
             println!("{}", plan_text(&Plan::draw(seed)));
             Ok(true)
