@@ -103,7 +103,11 @@ impl<B: Backend> StateMachine<B> {
     /// Starts over from the backend after another image was installed under it.
     pub fn reload(&mut self) -> Result<(), Fault> {
         let view = View::new(self.view.backend().clone())?;
-        *self = Self::from_view(view, self.min_ttl_seconds)?;
+        let fresh = Self::from_view(view, self.min_ttl_seconds)?;
+        let before = std::mem::replace(self, fresh);
+        if crate::mutant!("leases-of-before-the-image") {
+            self.lessor = before.lessor;
+        }
         Ok(())
     }
 

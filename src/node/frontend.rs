@@ -31,6 +31,7 @@ use crate::{
         limits,
     },
     lease::Reset,
+    mutant,
     pb::{
         etcdserverpb::CompactionResponse,
         fated::command::{LeaseCheckpoint, LeaseRemaining, MemberPublish, command::Body},
@@ -314,6 +315,9 @@ impl Frontend {
         };
         self.pending
             .insert(call, waiting, cx.now, physical.is_none());
+        if mutant!("proposal-offered-again") {
+            self.parked.push_back((request, data.clone(), false));
+        }
         cx.tell(Mail::Consensus(ConsensusInput::Propose {
             request,
             data,
@@ -467,7 +471,11 @@ impl Frontend {
 
     fn on_role(&mut self, role: RoleChange, cx: &mut Context<'_, Mail>) {
         let leader_changed = role.leader != self.role.leader;
+        let was_leader = self.role.role == Role::Leader;
         self.role = role;
+        if mutant!("reads-served-after-stepping-down") && was_leader && role.role != Role::Leader {
+            self.on_read_state(self.next_read, LogIndex::ZERO, cx);
+        }
         if !leader_changed {
             return;
         }
@@ -500,6 +508,9 @@ impl Frontend {
             request,
             retry: cx.now.after(self.election),
         });
+        if mutant!("reads-before-the-replay-ends") {
+            cx.emit(Effect::Ready);
+        }
         cx.tell(Mail::Consensus(ConsensusInput::Propose {
             request,
             data,
