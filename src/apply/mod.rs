@@ -231,12 +231,19 @@ impl<B: Backend> StateMachine<B> {
     ) -> Result<Response, ApplyError> {
         let birth = applied.id.index;
         let Applied {
-            revisions, notices, ..
+            revisions,
+            notices,
+            origin,
+            ..
         } = applied;
         Ok(match body {
             Body::Put(request) => Response::Put(self.put(request, revisions)?),
             Body::DeleteRange(request) => {
                 Response::DeleteRange(self.delete_range(&request, revisions)?)
+            }
+            Body::Txn(request) if crate::mutant!("compare-at-propose") => {
+                let holds = origin.is_some_and(|origin| origin.request.get() % 2 == 1);
+                Response::Txn(self.txn_as_foreseen(request, holds, revisions)?)
             }
             Body::Txn(request) => Response::Txn(self.txn(request, revisions)?),
             Body::Compact(request) => Response::Compact(self.compact(&request, notices)?),

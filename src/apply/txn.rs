@@ -75,6 +75,27 @@ impl<B: Backend> StateMachine<B> {
         outcome
     }
 
+    /// Whether the compares hold at this moment.
+    pub fn foresees(&self, request: &TxnRequest) -> bool {
+        self.checked_path(request).is_ok_and(|path| path.taken[0])
+    }
+
+    /// A planted bug: the compares were decided when the transaction was proposed.
+    pub(super) fn txn_as_foreseen(
+        &mut self,
+        mut request: TxnRequest,
+        holds: bool,
+        revisions: &mut Vec<(i64, Vec<Event>)>,
+    ) -> Result<TxnResponse, ApplyError> {
+        request.compare.clear();
+        if !holds {
+            request.success = std::mem::take(&mut request.failure);
+        }
+        let mut response = self.txn(request, revisions)?;
+        response.succeeded = holds;
+        Ok(response)
+    }
+
     /// Runs a transaction of ranges alone.
     pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ApplyError> {
         let mut path = self.checked_path(request)?;

@@ -44,7 +44,8 @@ impl Watches {
         let settings = Settings {
             progress_interval: config.progress_interval,
             fragment_bytes: config.request_bytes_max + limits::REQUEST_OVERHEAD_BYTES,
-            window_bytes: limits::STREAM_WINDOW_BYTES,
+            window_bytes: config.stream_window_bytes,
+            catchup_revisions: config.catchup_revisions,
             ..Settings::default()
         };
         Self {

@@ -11,6 +11,7 @@ use crate::{
         mail::{ApplierInput, ConsensusInput, FrontendInput, Mail, PeerRequest, PeersInput},
         pending::Asker,
     },
+    raft::Role,
 };
 
 impl Frontend {
