@@ -430,6 +430,7 @@ impl World {
                 member.disk.unlink(&name)?;
             }
         }
+        member.disk.sync_names();
         let mut recovery = Recovery::new();
         for name in member.disk.names() {
             let Some(segment) = parse_segment_name(&name) else {
