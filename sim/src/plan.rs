@@ -82,6 +82,8 @@ pub struct WatchLimits {
     pub window_bytes: u64,
     /// Revisions of history that are read at a time.
     pub catchup_revisions: usize,
+    /// Where responses are split for those that ask for it.
+    pub fragment_bytes: usize,
 }
 
 impl Default for WatchLimits {
@@ -90,6 +92,7 @@ impl Default for WatchLimits {
         Self {
             window_bytes: limits::STREAM_WINDOW_BYTES,
             catchup_revisions: limits::CATCHUP_REVISIONS_MAX,
+            fragment_bytes: limits::REQUEST_BYTES_MAX + limits::REQUEST_OVERHEAD_BYTES,
         }
     }
 }
@@ -103,6 +106,7 @@ impl WatchLimits {
         Self {
             window_bytes: draw::log_uniform(256, 64 << 10, entropy),
             catchup_revisions: draw::usize(draw::log_uniform(1, 64, entropy)),
+            fragment_bytes: draw::usize(draw::log_uniform(128, 16 << 10, entropy)),
         }
     }
 }

@@ -561,6 +561,7 @@ impl World {
             progress_interval: Duration::from_millis(cluster.progress_ms),
             stream_window_bytes: cluster.watch.window_bytes,
             catchup_revisions: cluster.watch.catchup_revisions,
+            fragment_bytes_max: cluster.watch.fragment_bytes,
             ..NodeConfig::default()
         }
     }

@@ -278,7 +278,7 @@ impl<B: Backend> Applier<B> {
             }
         }
         if let Some(origin) = applied.origin
-            && origin.proposer == self.member
+            && (origin.proposer == self.member || mutant!("request-ids-shared-by-members"))
         {
             let (request, result) = (origin.request, applied.result);
             cx.tell(Mail::Frontend(FrontendInput::Applied { request, result }));

@@ -56,7 +56,7 @@ impl<B: Backend> Node<B> {
         let raft = Raft::new(raft_config, recovered, entropy.fork("raft"));
         let mut entropy = entropy.fork("node");
         // Far apart for each boot, so that an entry of an earlier life answers nobody of this one.
-        let first_request = match mutant!("request-ids-start-over") {
+        let first_request = match mutant!("request-ids-shared-by-members") {
             true => RequestId::new(1),
             false => RequestId::new((entropy.next_u64() >> 1).max(1)),
         };

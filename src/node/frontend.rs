@@ -481,6 +481,9 @@ impl Frontend {
         let was_leader = self.role.role == Role::Leader;
         self.role = role;
         if mutant!("reads-served-after-stepping-down") && was_leader && role.role != Role::Leader {
+            if self.round.is_none() {
+                self.flush(cx);
+            }
             self.on_read_state(self.next_read, LogIndex::ZERO, cx);
         }
         if !leader_changed {
@@ -515,9 +518,6 @@ impl Frontend {
             request,
             retry: cx.now.after(self.election),
         });
-        if mutant!("reads-before-the-replay-ends") {
-            cx.emit(Effect::Ready);
-        }
         cx.tell(Mail::Consensus(ConsensusInput::Propose {
             request,
             data,

@@ -120,6 +120,9 @@ impl<B: Backend> Node<B> {
 
     fn start(&mut self, cx: &mut Context<'_, Mail>) {
         self.started = true;
+        if mutant!("reads-before-the-replay-ends") {
+            cx.emit(Effect::Ready);
+        }
         self.journal.start(cx);
         cx.tell(Mail::Peers(PeersInput::Members(
             self.applier.machine().addresses(),
