@@ -26,7 +26,8 @@ const USAGE: &str = "usage: cargo sim COMMAND
   run SEED [--trace FILE] [--plan FILE] [--history FILE] [--json]
                                                    one seed; its plan and history as files
   soak N [--from SEED] [--jobs J] [--json]         a batch of seeds, then the counters
-  twice N [--from SEED]                            each seed twice; the first difference is shown
+  twice N [--from SEED] [--lmdb]                   each seed twice; the first difference is shown;
+                                                   with --lmdb once with LMDB and once without
   replay PLAN [--trace FILE] [--json]              a plan from a file
   check HISTORY                                    judges a history from anywhere
   plan SEED                                        prints the plan of a seed";
@@ -42,6 +43,7 @@ struct Options {
     from: u64,
     jobs: usize,
     json: bool,
+    lmdb: bool,
 }
 
 /// Runs a command; the exit code says whether anything broke.
@@ -84,6 +86,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Options> {
         from: 1,
         jobs: thread::available_parallelism().map_or(1, usize::from),
         json: false,
+        lmdb: false,
     };
     let mut arguments = arguments;
     while let Some(word) = arguments.next() {
@@ -94,6 +97,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Options> {
             "--from" => options.from = arguments.next()?.parse().ok()?,
             "--jobs" => options.jobs = arguments.next()?.parse().ok()?,
             "--json" => options.json = true,
+            "--lmdb" => options.lmdb = true,
             _ => options.words.push(word),
         }
     }
@@ -298,7 +302,12 @@ fn soak(count: u64, options: &Options) -> bool {
 fn twice(count: u64, options: &Options) -> bool {
     let mut fine = true;
     for seed in options.from..options.from + count {
-        let [first, second] = [(), ()].map(|()| run::run(Plan::draw(seed), Keep::Marks));
+        let plans = [false, options.lmdb].map(|flips| {
+            let mut plan = Plan::draw(seed);
+            plan.disks.lmdb ^= flips;
+            plan
+        });
+        let [first, second] = plans.clone().map(|plan| run::run(plan, Keep::Marks));
         if first.marks == second.marks {
             println!(
                 "seed {seed:<8} the same twice, {} steps, {:016x}",
@@ -310,7 +319,7 @@ fn twice(count: u64, options: &Options) -> bool {
         let pairs = first.marks.iter().zip(&second.marks);
         let step = pairs.take_while(|(one, other)| one == other).count();
         println!("seed {seed:<8} differs from step {} on", step + 1);
-        let [first, second] = [(), ()].map(|()| run::run(Plan::draw(seed), Keep::Lines));
+        let [first, second] = plans.map(|plan| run::run(plan, Keep::Lines));
         let differ = first
             .lines
             .iter()
