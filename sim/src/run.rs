@@ -101,6 +101,9 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         runtime.block_on(Runner::new(shared.clone()).drive())
     }));
     let mut world = shared.world();
+    if let Some(home) = &world.home {
+        home.remove();
+    }
     let panicked = outcome.is_err().then(|| {
         let text = PANIC.with(|panic| panic.borrow_mut().take());
         Violation::new("no assertion fails", text.unwrap_or_default())
@@ -255,6 +258,7 @@ impl Runner {
 
     async fn phases(&self) {
         let plan = self.shared.world().plan.clone();
+        self.shared.world().arm_founders();
         for at in 0..plan.cluster.members {
             self.shared
                 .world()
