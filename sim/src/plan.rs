@@ -137,6 +137,24 @@ pub struct NetworkPlan {
     pub corrupt_ppm: u64,
     /// Requests and answers of clients that get lost.
     pub client_loss_ppm: u64,
+    /// Bytes on links that no healthy member sent like that.
+    #[serde(default)]
+    pub hostile: HostilePlan,
+}
+
+/// Bytes on links that no healthy member sent like that, per million frames or dials.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HostilePlan {
+    /// Frames that end too early.
+    pub truncated_ppm: u64,
+    /// Frames whose head claims more than is allowed.
+    pub oversized_ppm: u64,
+    /// Frames whose head belongs to another frame.
+    pub mismatched_ppm: u64,
+    /// Frames that come once more much later, on whatever link there is then.
+    pub replayed_ppm: u64,
+    /// Dials that come from another cluster, or reach another member.
+    pub foreign_ppm: u64,
 }
 
 /// The disks when nothing else is wrong with them.
@@ -148,6 +166,9 @@ pub struct DiskPlan {
     pub sync_us: u64,
     /// Whether a failed sync drops the pages from the cache.
     pub failed_sync_reverts: bool,
+    /// Whether LMDB runs beside the memory backend. The run is the same with and without.
+    #[serde(default)]
+    pub lmdb: bool,
 }
 
 impl Plan {
@@ -242,6 +263,23 @@ impl NetworkPlan {
             reorder_ppm,
             corrupt_ppm,
             client_loss_ppm,
+            hostile: HostilePlan::draw(&mut entropy.fork("hostile")),
+        }
+    }
+}
+
+impl HostilePlan {
+    fn draw(entropy: &mut Entropy) -> Self {
+        if !entropy.one_in(3) {
+            return Self::default();
+        }
+        let mut rate = |most: u64| draw::log_uniform(10, most, entropy);
+        Self {
+            truncated_ppm: rate(2_000),
+            oversized_ppm: rate(2_000),
+            mismatched_ppm: rate(2_000),
+            replayed_ppm: rate(50_000),
+            foreign_ppm: rate(200_000),
         }
     }
 }
@@ -252,6 +290,7 @@ impl DiskPlan {
             write_us: draw::log_uniform(5, 200, entropy),
             sync_us: draw::log_uniform(50, 5_000, entropy),
             failed_sync_reverts: entropy.one_in(2),
+            lmdb: entropy.fork("lmdb").one_in(16),
         }
     }
 }
