@@ -14,7 +14,7 @@ use std::{
 
 use fated_sim::{
     check,
-    counters::Counters,
+    counters::{Counters, required},
     history::History,
     plan::Plan,
     run::{self, Report},
@@ -28,6 +28,8 @@ const USAGE: &str = "usage: cargo sim COMMAND
   soak N [--from SEED] [--jobs J] [--json]         a batch of seeds, then the counters
   twice N [--from SEED] [--lmdb]                   each seed twice; the first difference is shown;
                                                    with --lmdb once with LMDB and once without
+  counters [N] [--from SEED] [--jobs J] [--json]   a soak of 1000 or N seeds, and what they must
+                                                   have gone through, as a table
   replay PLAN [--trace FILE] [--json]              a plan from a file
   check HISTORY                                    judges a history from anywhere
   plan SEED                                        prints the plan of a seed";
@@ -59,6 +61,8 @@ pub fn main() -> ExitCode {
         ["run", seed] => number(seed).map(|seed| one(Plan::draw(seed), &options)),
         ["replay", file] => read_plan(file).map(|plan| one(plan, &options)),
         ["soak", count] => number(count).map(|count| soak(count, &options)),
+        ["counters"] => Some(soak(required::SEEDS, &options)),
+        ["counters", count] => number(count).map(|count| soak(count, &options)),
         ["twice", count] => number(count).map(|count| twice(count, &options)),
         ["check", file] => Some(judge(file)),
         ["plan", seed] => number(seed).map(|seed| {
@@ -235,6 +239,34 @@ fn show_counters(counters: &Counters) {
     }
 }
 
+/// The table of what must have happened, and then everything else that was counted.
+fn show_required(counters: &Counters, seeds: u64) {
+    println!(
+        "{:>12} {:>10} {:>8}  what must happen",
+        "count", "per seed", "at least"
+    );
+    let line = |name: &str, least: &str, meaning: &str| {
+        let count = counters.get(name);
+        let each = count as f64 / seeds as f64;
+        println!("{count:>12} {each:>10.3} {least:>8}  {name}{meaning}");
+    };
+    let all = required::all();
+    for it in &all {
+        line(it.name, &it.least.to_string(), &format!(": {}", it.meaning));
+    }
+    let rest = counters.iter().map(|(name, _)| name);
+    for name in rest.filter(|name| all.iter().all(|it| it.name != *name)) {
+        line(name, "", "");
+    }
+    for it in required::missing(counters, seeds) {
+        let count = counters.get(it.name);
+        println!(
+            "MISSING: {} happened {count} times, not {}",
+            it.name, it.least
+        );
+    }
+}
+
 fn soak(count: u64, options: &Options) -> bool {
     let next = AtomicU64::new(0);
     let reports = Mutex::new(Vec::new());
@@ -271,15 +303,20 @@ fn soak(count: u64, options: &Options) -> bool {
     let real = began.elapsed();
     let failed = reports.iter().filter(|report| report.violation.is_some());
     let failed: Vec<u64> = failed.map(|report| report.seed).collect();
-    if options.json {
-        println!("{}", summary(&reports.iter().collect::<Vec<_>>(), real));
-        return failed.is_empty();
-    }
     let mut counters = Counters::default();
     reports
         .iter()
         .for_each(|report| counters.merge(&report.counters));
-    show_counters(&counters);
+    let demands = count >= required::SEEDS || options.words[0] == "counters";
+    let reached = !demands || required::missing(&counters, count).is_empty();
+    if options.json {
+        println!("{}", summary(&reports.iter().collect::<Vec<_>>(), real));
+        return failed.is_empty() && reached;
+    }
+    match demands {
+        true => show_required(&counters, count),
+        false => show_counters(&counters),
+    }
     let simulated: f64 = reports
         .iter()
         .map(|report| report.simulated.as_secs_f64())
@@ -296,7 +333,7 @@ fn soak(count: u64, options: &Options) -> bool {
     for seed in &failed {
         println!("replay: cargo sim run {seed}");
     }
-    failed.is_empty()
+    failed.is_empty() && reached
 }
 
 fn twice(count: u64, options: &Options) -> bool {

@@ -247,6 +247,18 @@ pub enum DiskFault {
 }
 
 impl DiskFault {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Write,
+        Self::Sync,
+        Self::Prepare,
+        Self::Commit,
+        Self::CommitFull,
+        Self::Stage,
+        Self::StageFull,
+        Self::Read,
+    ];
+
     /// The name of its counter.
     pub fn counter(self) -> &'static str {
         match self {

@@ -212,7 +212,8 @@ impl World {
             | FaultKind::LostDisk { .. } => self.strike_disk(kind, for_ms),
             FaultKind::ClockJump { target, ms } => {
                 let at = self.target(*target)?;
-                self.counters.hit("fault: clock jump");
+                self.counters
+                    .add("fault: clock jump", u64::from(self.members[at].up));
                 let now = self.now;
                 self.members[at].clock.jump(now, ms * 1_000_000);
                 self.consider(at);
@@ -227,7 +228,8 @@ impl World {
             }
             FaultKind::ClockRate { target, ppm } => {
                 let at = self.target(*target)?;
-                self.counters.hit("fault: clock rate");
+                self.counters
+                    .add("fault: clock rate", u64::from(self.members[at].up));
                 let now = self.now;
                 self.members[at].clock.set_rate(now, *ppm);
                 None
