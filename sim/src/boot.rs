@@ -66,6 +66,7 @@ impl World {
             }
         }
         self.boot_point(at, Point::BootBegun)?;
+        self.members[at].disk.sync_names();
         let log = self.recover(at)?;
         if log.as_ref().is_some_and(|log| log.torn.is_some()) {
             self.counters.hit("boot: torn tail cut");

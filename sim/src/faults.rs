@@ -86,6 +86,8 @@ pub enum FaultKind {
         point: Point,
         power: bool,
     },
+    /// Whoever comes first to this point dies there.
+    CrashFirst { point: Point, power: bool },
     /// Leadership is moved to this member.
     MoveLeader { to: usize },
 }
@@ -186,6 +188,19 @@ impl Point {
         Self::BootImageSettled,
         Self::BootLogRead,
         Self::BootFounded,
+    ];
+
+    /// Those of images on their way, where a member named beforehand seldom comes.
+    pub const OF_IMAGES: [Self; 9] = [
+        Self::ImagePinned,
+        Self::ImageRead,
+        Self::StageOpened,
+        Self::StageWritten,
+        Self::SealBegins,
+        Self::StageSealed,
+        Self::InstallBegins,
+        Self::StageInstalled,
+        Self::StageDropped,
     ];
 
     /// Whether a member comes here only while it starts.

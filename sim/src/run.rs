@@ -19,7 +19,7 @@ use fated::{
 use madsim::{
     runtime::{Handle, Runtime},
     task::NodeId,
-    time::{TimeHandle, advance, sleep},
+    time::TimeHandle,
 };
 
 use crate::{
@@ -193,33 +193,23 @@ impl Runner {
                 world.next_time()
             };
             let Some(next) = next.filter(|next| *next <= limit) else {
-                self.go_to(limit).await;
                 let mut world = self.shared.world();
                 world.now = world.now.max(limit);
+                self.follow(world.now);
                 return false;
             };
-            self.go_to(next).await;
-            {
-                let mut world = self.shared.world();
-                let now = self.elapsed().max(world.now);
-                world.advance(now);
-            }
+            self.follow(next);
+            self.shared.world().advance();
             self.act().await;
         }
     }
 
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.time.elapsed().as_nanos()).expect("runs last minutes")
-    }
-
-    /// Lets virtual time pass up to this moment.
-    async fn go_to(&self, when: u64) {
-        let left = Duration::from_nanos(when.saturating_sub(self.elapsed()));
-        if left >= Duration::from_millis(1) {
-            sleep(left).await;
-        } else if !left.is_zero() {
-            // A sleep is never shorter than a millisecond.
-            advance(left);
+    /// The runtime's clock follows the world's. It also moves by itself, by a random little with
+    /// every task that ran, so nothing that happens may be timed by it.
+    fn follow(&self, now: u64) {
+        let left = Duration::from_nanos(now).saturating_sub(self.time.elapsed());
+        if !left.is_zero() {
+            self.time.advance(left);
         }
     }
 

@@ -6,7 +6,7 @@ use fated::kernel::Entropy;
 use super::{DiskFault, Fault, FaultKind, Part, Point, Shape, Target};
 use crate::{draw, plan::ClusterPlan};
 
-const CLASSES: usize = 9;
+const CLASSES: usize = 10;
 
 /// The schedule of a plan. At most `damaged_max` members lose their disks' trust for good.
 pub(super) fn draw(
@@ -86,6 +86,10 @@ fn draw_class(
                 power: entropy.one_in(2),
             }
         }
+        9 => FaultKind::CrashFirst {
+            point: Point::OF_IMAGES[draw::index(Point::OF_IMAGES.len(), entropy)],
+            power: entropy.one_in(2),
+        },
         _ => return,
     };
     faults.push(Fault {
