@@ -357,6 +357,7 @@ impl World {
             Part::All => false,
         };
         member.must_refuse = left;
+        member.halved = left;
         if !left {
             member.forbidden += 1;
         }

@@ -106,6 +106,8 @@ pub struct Member {
     pub rotten: bool,
     /// What it reads at its next start cannot be trusted, and it has to say so.
     pub must_refuse: bool,
+    /// Its log or its store is gone, and the other is left.
+    pub halved: bool,
     /// A sector of its log comes from another place at its next start.
     pub misreads: bool,
     /// The next write of its log goes to another place.
@@ -595,6 +597,7 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Me
         paused: 0,
         rotten: false,
         must_refuse: false,
+        halved: false,
         receives_image: false,
         sends_image: false,
         misreads: false,

@@ -77,8 +77,14 @@ fn draw_class(
             target,
             bytes_per_ms: draw::log_uniform(1, 1000, entropy),
         },
+        // A log write that is on its way is torn.
+        6 => FaultKind::CrashAt {
+            target,
+            point: Point::LogWritten,
+            power: true,
+        },
         // The points behind the common ones.
-        6..=8 => {
+        7 | 8 => {
             let rare = &Point::ALL[10..];
             FaultKind::CrashAt {
                 target,
