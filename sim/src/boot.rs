@@ -177,10 +177,10 @@ impl World {
         }
         let pause = self.members[at].entropy.between(50_000_000, 2_000_000_000);
         if self.members[at].rotten && matches!(fault, Fault::Log(_) | Fault::State(_)) {
-            self.counters.hit(match fault {
-                Fault::Log(_) => "boot: damaged log refused",
-                Fault::State(_) => "boot: half a data directory refused",
-                Fault::Disk(_) | Fault::Stopped | Fault::Removed => unreachable!("just looked"),
+            let halved = std::mem::take(&mut self.members[at].halved);
+            self.counters.hit(match halved {
+                true => "boot: half a data directory refused",
+                false => "boot: damaged log refused",
             });
             self.members[at].must_refuse = false;
             self.members[at].forbidden += 1;

@@ -42,6 +42,8 @@ enum Command {
     },
     /// Lives a batch of seeds, then shows the counters.
     Soak(soak::Batch),
+    /// Lives a thousand seeds and shows what they must have gone through; fails if a line is short.
+    Counters(soak::Counted),
     /// Lives each seed twice and shows the first step that differs.
     Twice(twice::Twice),
     /// Plants each known bug and tells how many seeds its check needs to find it.
@@ -114,6 +116,7 @@ pub fn main() -> ExitCode {
             one::one(Plan::draw(seed), &format!("run {seed}"), &files, json)
         }
         Command::Soak(batch) => soak::soak(&batch, json),
+        Command::Counters(counted) => soak::soak(&counted.batch(), json),
         Command::Twice(twice) => twice::twice(&twice, json),
         Command::Mutants(options) => mutants::mutants(&options, json),
         Command::Hashes(seeds) => twice::hashes(&seeds),

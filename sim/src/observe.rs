@@ -10,9 +10,12 @@ use fated::{
         Node,
         wire::{self, Frame},
     },
-    raft::{Body, Entry, Message, Role},
+    pb::fated::command::{Command, command},
+    raft::{Body, Entry, EntryKind, Message, Role},
     wal::Recovery,
+    watch,
 };
+use prost::Message as _;
 
 use crate::{counters::Counters, store::Store};
 
@@ -56,6 +59,10 @@ pub struct Observer {
     /// The last entry that each member called durable.
     durable: BTreeMap<MemberId, EntryId>,
     seen: BTreeMap<MemberId, Seen>,
+    /// When a leader was last elected.
+    pub elected_at: u64,
+    /// The term in which each lease was granted.
+    leases: BTreeMap<i64, Term>,
 }
 
 /// What a member looked like after its last turn of this boot.
@@ -65,6 +72,10 @@ struct Seen {
     commit: LogIndex,
     applied: LogIndex,
     leading: bool,
+    last: EntryId,
+    barriers: u64,
+    watches: watch::Counters,
+    compacting: bool,
 }
 
 impl Observer {
@@ -76,6 +87,19 @@ impl Observer {
     /// A member begins a new life.
     pub fn on_boot(&mut self, member: MemberId) {
         self.seen.remove(&member);
+    }
+
+    /// A member's life ends.
+    pub fn on_end(&mut self, member: MemberId, counters: &mut Counters) {
+        let Some(seen) = self.seen.remove(&member) else {
+            return;
+        };
+        if seen.compacting {
+            counters.hit("compaction: interrupted by the end of a life");
+        }
+        if seen.leading && seen.last.index > seen.commit {
+            counters.hit("raft: leader lost with proposals in flight");
+        }
     }
 
     /// A member finished a turn.
@@ -94,11 +118,10 @@ impl Observer {
         self.durable.insert(member, raft.durable());
         if leading && !(seen.leading && seen.term == raft.term()) {
             counters.hit("raft: leader elected");
+            self.elected_at = self.now;
             self.on_leader(node)?;
         }
-        if seen.leading && !leading {
-            counters.hit("raft: leader stepped down");
-        }
+        count_changes(&seen, node, counters);
         if raft.committed() < seen.commit {
             let story = format!(
                 "{member:x?} went from {} to {}",
@@ -132,6 +155,10 @@ impl Observer {
             commit,
             applied,
             leading,
+            last: raft.last(),
+            barriers: node.barriers_repeated(),
+            watches: node.watch_counters(),
+            compacting: node.machine().store().compaction_running(),
         };
         self.seen.insert(member, now);
         Ok(())
@@ -184,6 +211,7 @@ impl Observer {
         let from = known.max(raft.first().index).next();
         if from <= commit {
             for entry in raft.entries(from, commit, usize::MAX) {
+                self.count_entry(&entry, counters);
                 self.log.insert(entry.id.index, (self.now, entry));
             }
         }
@@ -198,6 +226,31 @@ impl Observer {
             }
         }
         Ok(())
+    }
+
+    /// Leases that end by themselves leave nothing but an entry of the log.
+    fn count_entry(&mut self, entry: &Entry, counters: &mut Counters) {
+        if entry.kind != EntryKind::Normal || entry.data.is_empty() {
+            return;
+        }
+        let Ok(command) = Command::decode(entry.data.clone()) else {
+            return;
+        };
+        match command.body {
+            Some(command::Body::LeaseGrant(grant)) => {
+                self.leases.insert(grant.id, entry.id.term);
+            }
+            Some(command::Body::LeaseRevoke(revoke)) if revoke.expired => {
+                for id in revoke.ids {
+                    counters.hit("lease: ended by the leader");
+                    let granted = self.leases.remove(&id);
+                    if granted.is_some_and(|term| term < entry.id.term) {
+                        counters.hit("lease: ended under a later leader than it was granted");
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     /// A leader counts only entries of its own term, so whoever holds that term's log so far holds
@@ -318,6 +371,31 @@ impl Observer {
         }
         Ok(())
     }
+}
+
+/// Counts what changed between two turns of a life.
+fn count_changes(seen: &Seen, node: &Node<Store>, counters: &mut Counters) {
+    let raft = node.raft();
+    if seen.leading && raft.role() != Role::Leader {
+        counters.hit("raft: leader stepped down");
+        if seen.last.index > raft.committed() {
+            counters.hit("raft: leader lost with proposals in flight");
+        }
+        if raft.term() == seen.term && raft.conf_state().voters.contains(&node.member()) {
+            counters.hit("raft: leader stepped down for want of a quorum");
+        }
+    }
+    let last = seen.last;
+    let first = raft.first().index;
+    if last.index > first && raft.term_at(last.index) != Some(last.term) {
+        counters.hit("raft: uncommitted tail cut");
+    }
+    let repeated = node.barriers_repeated() - seen.barriers;
+    counters.add("read: barrier started again", repeated);
+    let (old, new) = (seen.watches, node.watch_counters());
+    counters.add("watch: caught up", new.caught_up - old.caught_up);
+    counters.add("watch: fell behind", new.fell_behind - old.fell_behind);
+    counters.add("watch: set back by an image", new.set_back - old.set_back);
 }
 
 /// What a disk would hold after a power cut.

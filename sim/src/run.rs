@@ -113,6 +113,7 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
     let mut violation = world.broken.clone().or(panicked);
     let mut history = record::history(&world.clients.history, &world.watchers.history);
     history.commits = record::commits(world.observer.log.values(), &history.ops);
+    record::count_unknown(&history, &mut world.counters);
     if violation.is_none() {
         let options = check::Options {
             plain_ops_max: 0,

@@ -106,6 +106,8 @@ pub struct Member {
     pub rotten: bool,
     /// What it reads at its next start cannot be trusted, and it has to say so.
     pub must_refuse: bool,
+    /// Its log or its store is gone, and the other is left.
+    pub halved: bool,
     /// A sector of its log comes from another place at its next start.
     pub misreads: bool,
     /// The next write of its log goes to another place.
@@ -114,6 +116,9 @@ pub struct Member {
     pub misplaced: bool,
     /// Where its last two log writes began.
     pub log_writes: [(SegmentId, u64); 2],
+    /// Whether an image is on its way to it, or from it.
+    pub receives_image: bool,
+    pub sends_image: bool,
     /// Its disk failed, so it has to halt.
     pub expects_halt: bool,
     /// It was asked to stop.
@@ -142,6 +147,17 @@ pub struct Member {
 }
 
 impl Member {
+    /// Images begin and end with a line for the operator.
+    fn on_log(&mut self, message: &str) {
+        match message {
+            "sending database snapshot" => self.sends_image = true,
+            "sent database snapshot" => self.sends_image = false,
+            "receiving database snapshot" => self.receives_image = true,
+            "applied snapshot" | "refused a damaged snapshot" => self.receives_image = false,
+            _ => {}
+        }
+    }
+
     /// The executor of the backend.
     pub fn vault(&self) -> &Lanes<Store> {
         self.vault
@@ -178,6 +194,8 @@ impl World {
     pub fn new(plan: Arc<Plan>, trace: Trace) -> Self {
         let root = Entropy::from_seed(plan.seed).fork("run");
         let home = plan.disks.lmdb.then(Home::create);
+        let mut counters = Counters::default();
+        counters.add("lmdb: run beside memory", u64::from(home.is_some()));
         let members = 0..plan.cluster.members;
         let members = members.map(|at| new_member(&plan, at, &root, home.as_ref()));
         Self {
@@ -192,7 +210,7 @@ impl World {
             watchers: Watchers::new(&plan, root.fork("watchers")),
             nemesis: Nemesis::default(),
             observer: Observer::default(),
-            counters: Counters::default(),
+            counters,
             trace,
             broken: None,
             busy: false,
@@ -395,6 +413,7 @@ impl World {
             Effect::Reply { call, result } => self.on_reply(at, call, result),
             Effect::Stream { stream, item } => self.on_stream_out(stream, item),
             Effect::Log(line) => {
+                self.members[at].on_log(&line.message);
                 if let Some(counter) = log_counter(&line.message) {
                     self.counters.hit(counter);
                 }
@@ -448,7 +467,18 @@ impl World {
     /// The process is gone, by whatever cause.
     pub fn end_life(&mut self, at: usize) {
         self.drop_lanes(at);
+        let id = self.members[at].id;
+        self.observer.on_end(id, &mut self.counters);
         let member = &mut self.members[at];
+        for (begun, name) in [
+            (
+                &mut member.receives_image,
+                "image: receiving ended by a crash",
+            ),
+            (&mut member.sends_image, "image: sending ended by a crash"),
+        ] {
+            self.counters.add(name, u64::from(std::mem::take(begun)));
+        }
         member.up = false;
         member.serving = false;
         member.is_leader = false;
@@ -570,6 +600,9 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Me
         paused: 0,
         rotten: false,
         must_refuse: false,
+        halved: false,
+        receives_image: false,
+        sends_image: false,
         misreads: false,
         miswrites: false,
         misplaced: false,

@@ -41,6 +41,11 @@ impl Frontend {
         cx.tell(Mail::Consensus(ConsensusInput::ReadIndex { id }));
     }
 
+    /// How many barriers were started again since boot.
+    pub fn barriers_repeated(&self) -> u64 {
+        self.barriers_repeated
+    }
+
     /// Tries the barrier again under a fresh id, so that late confirmations of the old one count
     /// for nothing.
     pub(super) fn retry_round(&mut self, cx: &mut Context<'_, Mail>) {
@@ -53,6 +58,7 @@ impl Frontend {
         };
         let calls: Vec<_> = round.calls.into_iter().filter(alive).collect();
         if !calls.is_empty() {
+            self.barriers_repeated += 1;
             self.start_round(calls, cx);
         }
     }
