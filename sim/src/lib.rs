@@ -17,6 +17,7 @@ pub mod faults;
 pub mod mutants;
 pub mod observe;
 pub mod plan;
+pub mod queue;
 pub mod script;
 pub mod store;
 pub mod trace;

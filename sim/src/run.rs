@@ -84,21 +84,32 @@ pub fn catch_panics() {
 /// Runs a plan on a fresh thread, because a second runtime on one thread is not the same world.
 pub fn run(plan: Plan, keep: Keep) -> Report {
     let seed = plan.seed;
+    on_thread(plan, keep, seed)
+}
+
+/// Runs a plan with everything else drawn that must not matter: the order in which the runtime
+/// picks tasks, the drift of its clock, and the seeds of hash tables in the process.
+pub fn run_disturbed(plan: Plan, keep: Keep) -> Report {
+    let seed = plan.seed;
+    on_thread(plan, keep, fresh_seed(!seed))
+}
+
+fn on_thread(plan: Plan, keep: Keep, runtime_seed: u64) -> Report {
     let thread = thread::Builder::new()
-        .name(format!("seed {seed}"))
+        .name(format!("seed {}", plan.seed))
         .stack_size(16 << 20)
-        .spawn(move || run_here(plan, &keep))
+        .spawn(move || run_here(plan, &keep, runtime_seed))
         .expect("the system gives a thread");
     thread.join().expect("a run catches its own panics")
 }
 
-fn run_here(plan: Plan, keep: &Keep) -> Report {
+fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
     let began = RealInstant::now();
     let seed = plan.seed;
     mutant::plant(plan.planted.as_deref().map(lasting));
     let trace = Trace::new(keep).expect("the trace file can be written");
     let shared = Shared::new(World::new(Arc::new(plan), trace));
-    let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
+    let runtime = Runtime::with_seed_and_config(runtime_seed, madsim::Config::default());
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(Runner::new(shared.clone()).drive())
     }));

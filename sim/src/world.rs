@@ -34,6 +34,7 @@ use crate::{
     nemesis::Nemesis,
     observe::{DiskImage, Observer, Violation},
     plan::Plan,
+    queue::Queue,
     store::{Home, Store},
     trace::{self, Trace, View},
     watcher::{WatchItem, Watchers},
@@ -170,8 +171,7 @@ impl Member {
 pub struct World {
     pub plan: Arc<Plan>,
     pub now: u64,
-    queue: BTreeMap<(u64, u64), Item>,
-    order: u64,
+    queue: Queue<Item>,
     pub actions: VecDeque<Action>,
     pub members: Vec<Member>,
     /// Where the files of members with LMDB are.
@@ -200,8 +200,7 @@ impl World {
         let members = members.map(|at| new_member(&plan, at, &root, home.as_ref()));
         Self {
             now: 0,
-            queue: BTreeMap::new(),
-            order: 0,
+            queue: Queue::default(),
             actions: VecDeque::new(),
             members: members.collect(),
             home,
@@ -221,8 +220,7 @@ impl World {
 
     /// Enters something into the queue.
     pub fn at(&mut self, when: u64, item: Item) {
-        self.order += 1;
-        self.queue.insert((when.max(self.now), self.order), item);
+        self.queue.enter(when.max(self.now), item);
     }
 
     /// Enters something that happens after a while.
@@ -273,12 +271,12 @@ impl World {
 
     /// When the next thing happens.
     pub fn next_time(&self) -> Option<u64> {
-        self.queue.first_key_value().map(|((when, _), _)| *when)
+        self.queue.next_time()
     }
 
     /// Lets the next thing happen, at its time.
     pub fn advance(&mut self) {
-        let Some(((when, _), item)) = self.queue.pop_first() else {
+        let Some((when, item)) = self.queue.take_next() else {
             return;
         };
         self.now = when;
