@@ -180,6 +180,9 @@ impl World {
                 self.counters.hit("fault: clock jump");
                 let now = self.now;
                 self.members[at].clock.jump(now, ms * 1_000_000);
+                if let Ok(forward) = u64::try_from(*ms) {
+                    self.clients.shared.jumps.push((now, forward * 1_000_000));
+                }
                 self.consider(at);
                 None
             }

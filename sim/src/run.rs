@@ -12,7 +12,7 @@ use std::{
 };
 
 use fated::{
-    kernel::{Entropy, Request, Response},
+    kernel::{Entropy, LogIndex, Request, Response},
     pb::etcdserverpb as rpc,
 };
 use madsim::{
@@ -24,12 +24,13 @@ use madsim::{
 use crate::{
     check,
     counters::Counters,
-    history::History,
+    history::{History, Meta},
     host::{self, Shared},
     observe::Violation,
     plan::Plan,
-    record,
+    record, tally,
     trace::{Keep, Trace},
+    work,
     world::{Action, Item, World},
 };
 
@@ -106,6 +107,9 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
     let mut violation = world.broken.clone().or(panicked);
     let mut history = record::history(&world.clients.history, &world.watchers.history);
     history.commits = record::commits(world.observer.log.values(), &history.ops);
+    history.meta = meta(&world);
+    let here = &mut *world;
+    tally::count(&history, here.observer.log.values(), &mut here.counters);
     if violation.is_none() {
         let options = check::Options {
             plain_ops_max: 0,
@@ -144,6 +148,20 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         std::mem::forget(runtime);
     }
     report
+}
+
+/// What the judges must know of the cluster.
+fn meta(world: &World) -> Meta {
+    let cluster = &world.plan.cluster;
+    let heartbeat = Duration::from_millis(cluster.heartbeat_ms);
+    let ticks = u32::try_from(cluster.election_ms / cluster.heartbeat_ms).expect("ticks are few");
+    let shared = &world.clients.shared;
+    Meta {
+        lease_ttl_min: fated::lease::minimum_ttl_seconds(ticks, heartbeat),
+        drift_ppm: shared.drift_ppm,
+        clock_jumps: shared.jumps.clone(),
+        ..Meta::default()
+    }
 }
 
 /// Takes the world forward, one thing after the other.
@@ -311,12 +329,89 @@ impl Runner {
             for at in 0..world.members.len() {
                 world.after(0, Item::Boot { at });
             }
-            world.clients.stopped = true;
         }
+        self.finish_scripts().await;
+        self.shared.world().clients.stopped = true;
         self.converge().await;
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;
+        self.judge_work().await;
+    }
+
+    /// A plan holds a number of requests; where faults held clients up, they go on without.
+    async fn finish_scripts(&self) {
+        let least = self.shared.world().plan.operations_min;
+        let enough =
+            |world: &World| world.clients.history.len() as u64 >= least || world.clients.are_done();
+        if least > 0 && !self.until(4 * PATIENCE_NANOS, enough).await {
+            self.fail(
+                "a healed cluster serves",
+                "clients do not come to an end".to_owned(),
+            );
+        }
+    }
+
+    /// What only shows when nothing happens any more: all leases end, nothing is lost from queues,
+    /// no two held a lock, and snapshots were of states that were.
+    async fn judge_work(&self) {
+        if self.shared.world().clients.shared.has_leases() {
+            let over = |world: &World| {
+                let mut members = world.members.iter();
+                members.all(|member| member.rotten || member.leases == 0)
+            };
+            if !self.until(2 * self.patience(), over).await {
+                self.fail("a lease that nobody renews ends", self.story());
+            }
+        }
+        let mut world = self.shared.world();
+        world.clients.shared.judge_locks();
+        for (index, hash) in std::mem::take(&mut world.clients.shared.snapshots) {
+            let Some(right) = world.observer.state_at(LogIndex::new(index)) else {
+                continue;
+            };
+            world.counters.hit("work: snapshot compared with its state");
+            if right != hash {
+                let story = format!("the state at {index} is {right:016x}, not {hash:016x}");
+                world.fail(Violation::new(
+                    "a snapshot is a whole image of a state that was",
+                    story,
+                ));
+            }
+        }
+        let broken = world.clients.shared.broken.take();
+        if let Some(violation) = broken {
+            world.fail(violation);
+        }
+        let used = world.clients.shared.has_items();
+        drop(world);
+        if used {
+            self.judge_queues().await;
+        }
+    }
+
+    async fn judge_queues(&self) {
+        let (call, leader) = {
+            let mut world = self.shared.world();
+            let Some(leader) = world.leader() else { return };
+            let prefix = work::queue_prefix();
+            let end = work::requests::behind_prefix(prefix);
+            let request = work::requests::read(prefix.to_owned(), end);
+            (world.own_call(leader, request), leader)
+        };
+        let answered = |world: &World| world.nemesis.answers.contains_key(&call);
+        let in_time = self.until(self.patience(), answered).await;
+        let mut world = self.shared.world();
+        let Some(Ok(Response::Range(range))) = world.nemesis.answers.get(&call).cloned() else {
+            let story = format!("no answer about queues from m{leader} ({in_time})");
+            drop(world);
+            return self.fail("a healed cluster serves", story);
+        };
+        let there: Vec<Vec<u8>> = range.kvs.iter().map(|pair| pair.key.to_vec()).collect();
+        world.clients.shared.judge_queues(&there);
+        if let Some(violation) = world.clients.shared.broken.take() {
+            world.fail(violation);
+        }
     }
 
     async fn converge(&self) {
