@@ -28,8 +28,6 @@ pub mod oracle;
 pub mod plain;
 pub mod prepare;
 pub mod serializable;
-#[cfg(any())]
-pub mod shrink;
 #[cfg(test)]
 mod tests;
 pub mod times;
@@ -83,7 +81,8 @@ pub enum Guarantee {
 
 /// Ways to break a checker, so that tests can show what each part of it is good for. Nothing but
 /// tests and the simulator's own proof sets them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum Weakness {
     NoRealTime,
@@ -109,6 +108,33 @@ pub enum Weakness {
     NoLeaseAnswer,
 }
 
+impl Weakness {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::NoRealTime,
+        Self::UnknownNeverApplied,
+        Self::KeysOnly,
+        Self::NoHeaders,
+        Self::NoErrors,
+        Self::NoCommitted,
+        Self::GivingUpPasses,
+        Self::NoSerializable,
+        Self::NoFilter,
+        Self::NoOrder,
+        Self::NoUnique,
+        Self::NoAtomic,
+        Self::NoBookmark,
+        Self::NoResume,
+        Self::NoReliable,
+        Self::NoPrevKv,
+        Self::NoLifetime,
+        Self::NoCompacted,
+        Self::NoLeaseEarly,
+        Self::NoLeaseLate,
+        Self::NoLeaseAnswer,
+    ];
+}
+
 /// What to check, and how hard.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -126,8 +152,8 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             plain_ops_max: 300,
-            steps_max: 50_000_000,
-            states_max: 2_000,
+            steps_max: 20_000_000,
+            states_max: 500,
             weak: BTreeSet::new(),
         }
     }
@@ -178,6 +204,8 @@ pub struct Report {
     pub linearizable_prefix: usize,
     /// The end of that order: ids of the last operations placed, oldest first.
     pub prefix_tail: Vec<u64>,
+    /// Whether the search needed the log to know what became of unknown operations.
+    pub by_log: bool,
     /// What the plain search came to.
     pub plain: plain::Verdict,
     /// Steps that the search took.
@@ -250,10 +278,11 @@ pub fn check(history: &History, options: &Options) -> Report {
         report.violations.extend(replay.violations);
         timeline = Some(replay.timeline);
     }
-    let search = linearizable::search(&prepared, options);
+    let search = linearizable::search(&prepared, timeline.as_ref(), options);
     report.linearizable_prefix = search.prefix;
     report.prefix_tail = search.prefix_tail;
     report.steps = search.steps;
+    report.by_log = search.by_log;
     let is_linearizable = search.violation.is_none();
     report.violations.extend(search.violation);
     if is_linearizable && history.ops.len() <= options.plain_ops_max {

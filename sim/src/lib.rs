@@ -4,6 +4,7 @@
 //! keep things (plans, clocks, disks, traces) are pure code. The world that runs a plan exists in
 //! simulation builds only.
 
+pub mod broken;
 pub mod check;
 pub mod history;
 pub mod model;

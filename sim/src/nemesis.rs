@@ -191,6 +191,7 @@ impl World {
                 self.counters.hit("fault: clock rate");
                 let now = self.now;
                 self.members[at].clock.set_rate(now, *ppm);
+                self.consider(at);
                 None
             }
         }

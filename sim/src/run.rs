@@ -3,22 +3,23 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::Poll,
     thread,
     time::{Duration, Instant as RealInstant},
 };
 
 use fated::{
-    kernel::{Entropy, LogIndex, Request, Response},
+    kernel::{Entropy, LogIndex, Request, Response, mutant},
     pb::etcdserverpb as rpc,
 };
 use madsim::{
     runtime::{Handle, Runtime},
     task::NodeId,
-    time::{TimeHandle, advance, sleep},
+    time::TimeHandle,
 };
 
 use crate::{
@@ -93,6 +94,7 @@ pub fn run(plan: Plan, keep: Keep) -> Report {
 fn run_here(plan: Plan, keep: &Keep) -> Report {
     let began = RealInstant::now();
     let seed = plan.seed;
+    mutant::plant(plan.planted.as_deref().map(lasting));
     let trace = Trace::new(keep).expect("the trace file can be written");
     let shared = Shared::new(World::new(Arc::new(plan), trace));
     let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
@@ -164,6 +166,18 @@ fn meta(world: &World) -> Meta {
     }
 }
 
+/// A name of a planted bug for as long as the process lives. There are few of them.
+fn lasting(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().expect("no holder panics");
+    if let Some(known) = names.get(name) {
+        return known;
+    }
+    let new: &'static str = String::leak(name.to_owned());
+    names.insert(new);
+    new
+}
+
 /// Takes the world forward, one thing after the other.
 struct Runner {
     shared: Shared,
@@ -193,33 +207,23 @@ impl Runner {
                 world.next_time()
             };
             let Some(next) = next.filter(|next| *next <= limit) else {
-                self.go_to(limit).await;
                 let mut world = self.shared.world();
                 world.now = world.now.max(limit);
+                self.follow(world.now);
                 return false;
             };
-            self.go_to(next).await;
-            {
-                let mut world = self.shared.world();
-                let now = self.elapsed().max(world.now);
-                world.advance(now);
-            }
+            self.follow(next);
+            self.shared.world().advance();
             self.act().await;
         }
     }
 
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.time.elapsed().as_nanos()).expect("runs last minutes")
-    }
-
-    /// Lets virtual time pass up to this moment.
-    async fn go_to(&self, when: u64) {
-        let left = Duration::from_nanos(when.saturating_sub(self.elapsed()));
-        if left >= Duration::from_millis(1) {
-            sleep(left).await;
-        } else if !left.is_zero() {
-            // A sleep is never shorter than a millisecond.
-            advance(left);
+    /// The runtime's clock follows the world's. It also moves by itself, by a random little with
+    /// every task that ran, so nothing that happens may be timed by it.
+    fn follow(&self, now: u64) {
+        let left = Duration::from_nanos(now).saturating_sub(self.time.elapsed());
+        if !left.is_zero() {
+            self.time.advance(left);
         }
     }
 

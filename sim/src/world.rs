@@ -238,12 +238,12 @@ impl World {
         self.queue.first_key_value().map(|((when, _), _)| *when)
     }
 
-    /// Lets the next thing happen.
-    pub fn advance(&mut self, now: u64) {
-        let Some((_, item)) = self.queue.pop_first() else {
+    /// Lets the next thing happen, at its time.
+    pub fn advance(&mut self) {
+        let Some(((when, _), item)) = self.queue.pop_first() else {
             return;
         };
-        self.now = now;
+        self.now = when;
         match item {
             Item::Event { at, boot, event } => {
                 if self.members[at].boot == boot {
@@ -251,8 +251,10 @@ impl World {
                 }
             }
             Item::Wake { at, boot } => {
-                if self.members[at].boot == boot {
-                    self.members[at].wake_at = None;
+                let member = &mut self.members[at];
+                // One that an earlier one has replaced must not bring forth another.
+                if member.boot == boot && member.wake_at == Some(when) {
+                    member.wake_at = None;
                     self.consider(at);
                 }
             }
@@ -433,6 +435,7 @@ impl World {
                 member.disk.unlink(&name)?;
             }
         }
+        member.disk.sync_names();
         let mut recovery = Recovery::new();
         for name in member.disk.names() {
             let Some(segment) = parse_segment_name(&name) else {
