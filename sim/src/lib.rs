@@ -17,9 +17,12 @@ pub mod faults;
 pub mod observe;
 pub mod plan;
 pub mod script;
+pub mod store;
 pub mod trace;
 pub mod watching;
 
+#[cfg(madsim)]
+pub mod boot;
 #[cfg(madsim)]
 pub mod client;
 #[cfg(madsim)]

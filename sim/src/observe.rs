@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fated::{
-    backend::Memory,
     kernel::{Digest, EntryId, LogIndex, MemberId, SegmentId, Term},
     node::{
         Node,
@@ -15,7 +14,7 @@ use fated::{
     wal::Recovery,
 };
 
-use crate::counters::Counters;
+use crate::{counters::Counters, store::Store};
 
 /// A guarantee that did not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,12 +84,7 @@ impl Observer {
     }
 
     /// A member finished a turn.
-    pub fn on_turn(
-        &mut self,
-        node: &Node<Memory>,
-        size: usize,
-        counters: &mut Counters,
-    ) -> Verdict {
+    pub fn on_turn(&mut self, node: &Node<Store>, size: usize, counters: &mut Counters) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
         let seen = self.seen.get(&member).copied().unwrap_or_default();
         let leading = raft.role() == Role::Leader;
@@ -148,7 +142,7 @@ impl Observer {
         Ok(())
     }
 
-    fn on_leader(&mut self, node: &Node<Memory>) -> Verdict {
+    fn on_leader(&mut self, node: &Node<Store>) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
         let first = *self.leaders.entry(raft.term()).or_insert(member);
         if first != member {
@@ -171,7 +165,7 @@ impl Observer {
 
     fn on_commit(
         &mut self,
-        node: &Node<Memory>,
+        node: &Node<Store>,
         before: LogIndex,
         size: usize,
         counters: &mut Counters,
@@ -213,7 +207,7 @@ impl Observer {
 
     /// A leader counts only entries of its own term, so whoever holds that term's log so far holds
     /// everything below.
-    fn check_quorum_durable(&self, node: &Node<Memory>, size: usize) -> Verdict {
+    fn check_quorum_durable(&self, node: &Node<Store>, size: usize) -> Verdict {
         let raft = node.raft();
         let (term, commit) = (raft.term(), raft.committed());
         let holds = |id: &&EntryId| id.term > term || (id.term == term && id.index >= commit);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use fated::{
-    kernel::{Entropy, LogIndex, Request, Response, mutant},
+    kernel::{Entropy, Request, Response, mutant},
     pb::etcdserverpb as rpc,
 };
 use madsim::{
@@ -21,6 +21,8 @@ use madsim::{
     task::NodeId,
     time::TimeHandle,
 };
+
+mod work_end;
 
 use crate::{
     check,
@@ -31,7 +33,6 @@ use crate::{
     plan::Plan,
     record, tally,
     trace::{Keep, Trace},
-    work,
     world::{Action, Item, World},
 };
 
@@ -102,6 +103,9 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         runtime.block_on(Runner::new(shared.clone()).drive())
     }));
     let mut world = shared.world();
+    if let Some(home) = &world.home {
+        home.remove();
+    }
     let panicked = outcome.is_err().then(|| {
         let text = PANIC.with(|panic| panic.borrow_mut().take());
         Violation::new("no assertion fails", text.unwrap_or_default())
@@ -273,6 +277,7 @@ impl Runner {
 
     async fn phases(&self) {
         let plan = self.shared.world().plan.clone();
+        self.shared.world().arm_founders();
         for at in 0..plan.cluster.members {
             self.shared
                 .world()
@@ -340,82 +345,8 @@ impl Runner {
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;
+        self.compare_contents().await;
         self.judge_work().await;
-    }
-
-    /// A plan holds a number of requests; where faults held clients up, they go on without.
-    async fn finish_scripts(&self) {
-        let least = self.shared.world().plan.operations_min;
-        let enough =
-            |world: &World| world.clients.history.len() as u64 >= least || world.clients.are_done();
-        if least > 0 && !self.until(4 * PATIENCE_NANOS, enough).await {
-            self.fail(
-                "a healed cluster serves",
-                "clients do not come to an end".to_owned(),
-            );
-        }
-    }
-
-    /// What only shows when nothing happens any more: all leases end, nothing is lost from queues,
-    /// no two held a lock, and snapshots were of states that were.
-    async fn judge_work(&self) {
-        if self.shared.world().clients.shared.has_leases() {
-            let over = |world: &World| {
-                let mut members = world.members.iter();
-                members.all(|member| member.rotten || member.leases == 0)
-            };
-            if !self.until(2 * self.patience(), over).await {
-                self.fail("a lease that nobody renews ends", self.story());
-            }
-        }
-        let mut world = self.shared.world();
-        world.clients.shared.judge_locks();
-        for (index, hash) in std::mem::take(&mut world.clients.shared.snapshots) {
-            let Some(right) = world.observer.state_at(LogIndex::new(index)) else {
-                continue;
-            };
-            world.counters.hit("work: snapshot compared with its state");
-            if right != hash {
-                let story = format!("the state at {index} is {right:016x}, not {hash:016x}");
-                world.fail(Violation::new(
-                    "a snapshot is a whole image of a state that was",
-                    story,
-                ));
-            }
-        }
-        let broken = world.clients.shared.broken.take();
-        if let Some(violation) = broken {
-            world.fail(violation);
-        }
-        let used = world.clients.shared.has_items();
-        drop(world);
-        if used {
-            self.judge_queues().await;
-        }
-    }
-
-    async fn judge_queues(&self) {
-        let (call, leader) = {
-            let mut world = self.shared.world();
-            let Some(leader) = world.leader() else { return };
-            let prefix = work::queue_prefix();
-            let end = work::requests::behind_prefix(prefix);
-            let request = work::requests::read(prefix.to_owned(), end);
-            (world.own_call(leader, request), leader)
-        };
-        let answered = |world: &World| world.nemesis.answers.contains_key(&call);
-        let in_time = self.until(self.patience(), answered).await;
-        let mut world = self.shared.world();
-        let Some(Ok(Response::Range(range))) = world.nemesis.answers.get(&call).cloned() else {
-            let story = format!("no answer about queues from m{leader} ({in_time})");
-            drop(world);
-            return self.fail("a healed cluster serves", story);
-        };
-        let there: Vec<Vec<u8>> = range.kvs.iter().map(|pair| pair.key.to_vec()).collect();
-        world.clients.shared.judge_queues(&there);
-        if let Some(violation) = world.clients.shared.broken.take() {
-            world.fail(violation);
-        }
     }
 
     async fn converge(&self) {
@@ -485,6 +416,52 @@ impl Runner {
             .any(|hash| *hash != hashes[0] || hash.is_none())
         {
             self.fail("healed members become equal", format!("HashKV: {hashes:?}"));
+        }
+    }
+
+    /// Once every compaction has run to its end, the stores hold the same records: what a member
+    /// never got around to removing shows here.
+    async fn compare_contents(&self) {
+        let limit = self.shared.world().now + self.patience();
+        loop {
+            let calls: Vec<_> = {
+                let mut world = self.shared.world();
+                let members = 0..world.members.len();
+                let alive: Vec<usize> = members.filter(|at| world.members[*at].serving).collect();
+                let request = || Request::Hash(rpc::HashRequest {});
+                alive
+                    .iter()
+                    .map(|at| world.own_call(*at, request()))
+                    .collect()
+            };
+            let answered = |world: &World| {
+                let mut calls = calls.iter();
+                calls.all(|call| world.nemesis.answers.contains_key(call))
+            };
+            if !self.until(self.patience(), answered).await {
+                return self.fail("a healed cluster serves", "no answer to Hash".to_owned());
+            }
+            let world = self.shared.world();
+            let hash = |call| match world.nemesis.answers.get(call) {
+                Some(Ok(Response::Hash(hash))) => Some((
+                    hash.header.as_ref().map(|header| header.revision),
+                    hash.hash,
+                )),
+                _ => None,
+            };
+            let hashes: Vec<_> = calls.iter().map(hash).collect();
+            if hashes
+                .iter()
+                .all(|hash| *hash == hashes[0] && hash.is_some())
+            {
+                return;
+            }
+            let over = world.now >= limit || world.broken.is_some();
+            drop(world);
+            if over {
+                return self.fail("healed members become equal", format!("Hash: {hashes:?}"));
+            }
+            self.until(100_000_000, |_| false).await;
         }
     }
 

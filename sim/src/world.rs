@@ -15,11 +15,12 @@ use std::{
 };
 
 use fated::{
-    backend::{Backend, Memory, ReadSnapshot},
+    backend::{Backend, ReadSnapshot},
     host::lanes::Lanes,
-    kernel::{ClusterId, Effect, Entropy, Event, Fault, Instant, Lane, LinkId, MemberId, limits},
-    node::{InitialMember, Node, NodeConfig, boot::settle_image},
-    wal::{Recovery, parse_segment_name},
+    kernel::{
+        ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, MemberId, SegmentId, limits,
+    },
+    node::{InitialMember, Node, NodeConfig},
 };
 
 use crate::{
@@ -29,13 +30,17 @@ use crate::{
     disk::Disk,
     faults::{DiskFault, Point},
     lanes::LaneState,
-    links::{Flight, Network},
+    links::{Flight, Network, Replay},
     nemesis::Nemesis,
     observe::{DiskImage, Observer, Violation},
     plan::Plan,
+    store::{Home, Store},
     trace::{self, Trace, View},
     watcher::{WatchItem, Watchers},
 };
+
+/// The cluster's id.
+pub const CLUSTER: ClusterId = ClusterId::new(77);
 
 /// One thing that will happen.
 #[derive(Debug)]
@@ -55,6 +60,8 @@ pub enum Item {
     },
     /// A frame reaches its member.
     Frame(Flight),
+    /// A frame comes once more, on whatever link there is.
+    Replay(Replay),
     /// The news that a link broke reaches one end.
     Reset { at: usize, link: LinkId },
     /// A member starts, if it may.
@@ -97,14 +104,24 @@ pub struct Member {
     pub paused: u32,
     /// Its disk was damaged beyond what it may forgive: it may refuse to start.
     pub rotten: bool,
+    /// What it reads at its next start cannot be trusted, and it has to say so.
+    pub must_refuse: bool,
+    /// A sector of its log comes from another place at its next start.
+    pub misreads: bool,
+    /// The next write of its log goes to another place.
+    pub miswrites: bool,
+    /// A write of the running operation went to another place.
+    pub misplaced: bool,
+    /// Where its last two log writes began.
+    pub log_writes: [(SegmentId, u64); 2],
     /// Its disk failed, so it has to halt.
     pub expects_halt: bool,
     /// It was asked to stop.
     pub terminating: bool,
     pub clock: Clock,
     pub disk: Disk,
-    pub memory: Memory,
-    vault: Option<Lanes<Memory>>,
+    pub store: Store,
+    pub vault: Option<Lanes<Store>>,
     pub lanes: BTreeMap<Lane, LaneState>,
     /// The next operation of this kind fails.
     pub failing: Option<DiskFault>,
@@ -128,7 +145,7 @@ pub struct Member {
 
 impl Member {
     /// The executor of the backend.
-    pub fn vault(&self) -> &Lanes<Memory> {
+    pub fn vault(&self) -> &Lanes<Store> {
         self.vault
             .as_ref()
             .expect("a lane works while its member lives")
@@ -143,6 +160,8 @@ pub struct World {
     order: u64,
     pub actions: VecDeque<Action>,
     pub members: Vec<Member>,
+    /// Where the files of members with LMDB are.
+    pub home: Option<Home>,
     pub network: Network,
     pub clients: Clients,
     pub watchers: Watchers,
@@ -160,13 +179,16 @@ impl World {
     /// A world in which nobody has started.
     pub fn new(plan: Arc<Plan>, trace: Trace) -> Self {
         let root = Entropy::from_seed(plan.seed).fork("run");
-        let members = (0..plan.cluster.members).map(|at| new_member(&plan, at, &root));
+        let home = plan.disks.lmdb.then(Home::create);
+        let members = 0..plan.cluster.members;
+        let members = members.map(|at| new_member(&plan, at, &root, home.as_ref()));
         Self {
             now: 0,
             queue: BTreeMap::new(),
             order: 0,
             actions: VecDeque::new(),
             members: members.collect(),
+            home,
             network: Network::new(plan.network.clone(), root.fork("network")),
             clients: Clients::new(&plan),
             watchers: Watchers::new(&plan, root.fork("watchers")),
@@ -266,6 +288,7 @@ impl World {
                 to,
             } => self.on_dial(from, boot, link, to),
             Item::Frame(flight) => self.on_flight(flight),
+            Item::Replay(replay) => self.on_replay(replay),
             Item::Reset { at, link } => self.on_reset(at, link),
             Item::Boot { at } => self.on_boot(at),
             Item::FaultBegins(number) => self.on_fault(number),
@@ -390,7 +413,7 @@ impl World {
     }
 
     /// Looks at a member after its turn.
-    pub fn observe(&mut self, at: usize, node: &Node<Memory>) {
+    pub fn observe(&mut self, at: usize, node: &Node<Store>) {
         node.check();
         let line = node.trace(Instant::ZERO, String::new());
         let member = &mut self.members[at];
@@ -425,66 +448,6 @@ impl World {
         self.actions.push_back(Action::Spawn(at));
     }
 
-    /// From what the disk holds to a node, as the production server does it.
-    pub fn boot_node(&mut self, at: usize) -> Result<Node<Memory>, Fault> {
-        self.observer.on_boot(self.members[at].id);
-        let config = self.node_config(at);
-        let member = &mut self.members[at];
-        for name in member.disk.names() {
-            if name.ends_with(".tmp") {
-                member.disk.unlink(&name)?;
-            }
-        }
-        member.disk.sync_names();
-        let mut recovery = Recovery::new();
-        for name in member.disk.names() {
-            let Some(segment) = parse_segment_name(&name) else {
-                continue;
-            };
-            let content = member.disk.read(&name)?;
-            member.disk.write(&name, 0, &content)?;
-            member.disk.sync(&name)?;
-            recovery.feed(segment, &content)?;
-        }
-        member.memory = member.memory.after_crash();
-        let applied = settle_image(&member.memory, recovery.mark())?;
-        let log = recovery.finish(applied)?;
-        if log.as_ref().is_some_and(|log| log.torn.is_some()) {
-            self.counters.hit("boot: torn tail cut");
-        }
-        member.vault = Some(Lanes::new(member.memory.clone()));
-        let seed = member.entropy.next_u64();
-        let backend = member.memory.clone();
-        self.counters.hit("boot: member started");
-        Node::boot(&config, log, backend, Entropy::from_seed(seed))
-    }
-
-    /// A member could not start, or stopped by itself.
-    pub fn on_halt(&mut self, at: usize, fault: &Fault) {
-        self.line(at, &format!("halts: {fault}"));
-        let member = &mut self.members[at];
-        let expected = match fault {
-            Fault::Disk(_) => member.expects_halt,
-            Fault::Log(_) | Fault::State(_) => member.rotten,
-            Fault::Stopped => member.terminating,
-            Fault::Removed => false,
-        };
-        if !expected {
-            let story = format!("{:x?} halts: {fault}", member.id);
-            let guarantee = "a member halts only for a fault of its own disk";
-            self.fail(Violation::new(guarantee, story));
-        }
-        let pause = self.members[at].entropy.between(50_000_000, 2_000_000_000);
-        if self.members[at].rotten && matches!(fault, Fault::Log(_) | Fault::State(_)) {
-            self.counters.hit("boot: damaged log refused");
-            self.members[at].forbidden += 1;
-        }
-        self.counters.hit("member halted by itself");
-        self.end_life(at);
-        self.after(pause, Item::Boot { at });
-        self.end_turn();
-    }
-
     /// The process is gone, by whatever cause.
     pub fn end_life(&mut self, at: usize) {
         self.drop_lanes(at);
@@ -500,6 +463,7 @@ impl World {
         member.until = None;
         member.busy_until = 0;
         member.vault = None;
+        member.misplaced = false;
         self.drop_links(at);
         self.drop_calls(at);
         self.drop_streams(at);
@@ -540,7 +504,7 @@ impl World {
         }
     }
 
-    fn node_config(&self, at: usize) -> NodeConfig {
+    pub fn node_config(&self, at: usize) -> NodeConfig {
         let cluster = &self.plan.cluster;
         let initial_members = self.members.iter().enumerate();
         let initial_members = initial_members.map(|(at, member)| InitialMember {
@@ -549,7 +513,7 @@ impl World {
             peer_urls: vec![format!("http://m{at}:2380")],
         });
         NodeConfig {
-            cluster: ClusterId::new(77),
+            cluster: CLUSTER,
             member: self.members[at].id,
             name: format!("m{at}"),
             client_urls: vec![format!("http://m{at}:2379")],
@@ -564,6 +528,9 @@ impl World {
             batch_operations_max: cluster.batch_operations,
             batch_interval: Duration::from_millis(cluster.batch_ms),
             progress_interval: Duration::from_millis(cluster.progress_ms),
+            stream_window_bytes: cluster.watch.window_bytes,
+            catchup_revisions: cluster.watch.catchup_revisions,
+            fragment_bytes_max: cluster.watch.fragment_bytes,
             ..NodeConfig::default()
         }
     }
@@ -583,18 +550,18 @@ fn log_counter(message: &str) -> Option<&'static str> {
 }
 
 fn disk_image(member: &Member) -> DiskImage<'_> {
-    let live = member.memory.image().consistent();
-    let sealed = member.memory.sealed().expect("memory does not fail");
+    let live = member.store.image().consistent();
+    let sealed = member.store.sealed().expect("a whole store");
     DiskImage {
         member: member.id,
         segments: member.disk.worst_case(),
-        backend: live.expect("memory does not fail"),
+        backend: live.expect("an image does not fail"),
         sealed: sealed.map(|(_, id)| id),
         rotten: member.rotten,
     }
 }
 
-fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
+fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Member {
     let clock = &plan.clocks[at];
     Member {
         id: MemberId::new(at as u64 + 1),
@@ -605,11 +572,16 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
         forbidden: 0,
         paused: 0,
         rotten: false,
+        must_refuse: false,
+        misreads: false,
+        miswrites: false,
+        misplaced: false,
+        log_writes: [(SegmentId::ZERO, 0); 2],
         expects_halt: false,
         terminating: false,
         clock: Clock::new(clock.rate_ppm, clock.offset_ms * 1_000_000),
         disk: Disk::default(),
-        memory: Memory::default(),
+        store: Store::new(home, at),
         vault: None,
         lanes: BTreeMap::new(),
         failing: None,

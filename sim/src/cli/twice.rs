@@ -20,6 +20,9 @@ pub struct Twice {
     /// Compare with a run of the same seed in a process of its own too.
     #[arg(long)]
     processes: bool,
+    /// Run it once with LMDB under the members and once without.
+    #[arg(long)]
+    lmdb: bool,
     /// Compare with what `hashes` has printed, perhaps before a rebuild.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
@@ -39,7 +42,7 @@ pub fn twice(options: &Twice, json: bool) -> Outcome {
         options.seeds.count,
         || true,
         |seed| {
-            let (report, difference) = compare(seed);
+            let (report, difference) = compare(seed, options.lmdb);
             let hash = report.hash;
             let difference = difference
                 .or_else(|| options.processes.then(|| other_process(seed, hash))?)
@@ -107,15 +110,20 @@ fn parse_hashes(text: &str) -> Result<BTreeMap<u64, u64>, String> {
 }
 
 /// Two runs in this process, and the first step in which they differ.
-fn compare(seed: u64) -> (Report, Option<String>) {
-    let [first, second] = [(), ()].map(|()| run::run(Plan::draw(seed), Keep::Marks));
+fn compare(seed: u64, lmdb: bool) -> (Report, Option<String>) {
+    let plans = [false, lmdb].map(|flips| {
+        let mut plan = Plan::draw(seed);
+        plan.disks.lmdb ^= flips;
+        plan
+    });
+    let [first, second] = plans.clone().map(|plan| run::run(plan, Keep::Marks));
     if first.marks == second.marks && first.violation == second.violation {
         return (first, None);
     }
     let pairs = first.marks.iter().zip(&second.marks);
     let step = pairs.take_while(|(one, other)| one == other).count();
     let mut story = format!("seed {seed} differs from step {} on", step + 1);
-    let [one, other] = [(), ()].map(|()| run::run(Plan::draw(seed), Keep::Lines));
+    let [one, other] = plans.map(|plan| run::run(plan, Keep::Lines));
     let mut lines = one.lines.iter().zip(&other.lines);
     if let Some((one, other)) = lines.find(|(one, other)| one != other) {
         story += &format!("\n  {one}\n  {other}");
