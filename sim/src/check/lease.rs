@@ -395,6 +395,15 @@ impl<'p> Checker<'p, '_> {
         nanos.saturating_add((nanos / MILLION).saturating_mul(self.prepared.history.meta.drift_ppm))
     }
 
+    /// How long a lease lives at least that was promised at a moment.
+    fn least_from(&self, from: Time, seconds: i64) -> Time {
+        let until = from.saturating_add(self.least(seconds));
+        let jumps = self.prepared.history.meta.clock_jumps.iter();
+        let within = jumps.filter(|(at, _)| (from..=until).contains(at));
+        let lost = within.fold(0, |sum: Time, (_, by)| sum.saturating_add(*by));
+        until.saturating_sub(lost)
+    }
+
     /// Whether somebody may have revoked the lease without a place in the order.
     fn may_be_revoked(&self, id: i64, until: Time) -> bool {
         self.prepared.ops.iter().any(|op| {
@@ -426,7 +435,7 @@ impl<'p> Checker<'p, '_> {
                 });
                 let promises: Vec<_> = granted.chain(renewals).collect();
                 for (op, from, seconds) in promises {
-                    let until = from.saturating_add(self.least(seconds));
+                    let until = self.least_from(from, seconds);
                     if gone < until {
                         let text =
                             format!("promised lease {id} until {until}, but it was gone at {gone}");
