@@ -27,6 +27,13 @@ impl Raft {
         self.propose_kind(EntryKind::ConfChange, data)
     }
 
+    /// Whether a change of the configuration is under way, as far as this leader knows: one that
+    /// was proposed now would come to nothing.
+    pub fn is_changing(&self) -> bool {
+        let settled = self.pending_conf <= self.log.applied();
+        self.role == Role::Leader && (!settled || self.conf.is_joint())
+    }
+
     /// Puts a change in force; called for each change entry when it is applied, before
     /// `on_applied`, on every member. A change that cannot follow the present configuration changes
     /// nothing.

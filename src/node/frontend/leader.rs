@@ -3,12 +3,13 @@
 //! Invariants: one barrier is on its way at a time, and reads that come meanwhile wait for the
 //! next; a barrier that is tried again gets a fresh id, so that a late confirmation proves nothing.
 
-use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round};
+use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round, reconfigure};
 use crate::{
     kernel::{ApiError, CallId, Context, LogIndex, MemberId, ReadId, Request, Response, limits},
     node::{
         mail::{ApplierInput, ConsensusInput, FrontendInput, Mail, PeerRequest, PeersInput},
         pending::Asker,
+        reconfigure::Change,
     },
 };
 
@@ -69,6 +70,7 @@ impl Frontend {
                     cx.tell(Mail::Applier(ApplierInput::KeepAlive { call, id: lease }));
                 }
                 Behind::Publish => cx.tell(Mail::Frontend(FrontendInput::Published)),
+                Behind::Change(change) => reconfigure(call, change, cx),
             }
         }
         if !reads.is_empty() {
@@ -117,6 +119,7 @@ impl Frontend {
         let behind = match request {
             PeerRequest::KeepAlive(request) => Behind::KeepAlive(request.id),
             PeerRequest::TimeToLive(request) => Behind::Read(Request::LeaseTimeToLive(request)),
+            PeerRequest::Promote(request) => Behind::Change(Change::Promote(request)),
         };
         self.reads.push((call, behind));
     }
@@ -184,12 +187,27 @@ impl Frontend {
             .map(|(id, _)| *id)
             .collect();
         for id in due {
-            let Some(forwarded) = self.forwarded.remove(&id) else {
+            let Some(mut forwarded) = self.forwarded.remove(&id) else {
                 continue;
             };
-            if self.pending.contains(forwarded.call) {
+            if !self.pending.contains(forwarded.call) {
+                continue;
+            }
+            if may_repeat(&forwarded.request) {
                 self.ask_leader(forwarded.call, forwarded.request, cx);
+            } else {
+                forwarded.retry = now.after(RETRY);
+                self.forwarded.insert(id, forwarded);
             }
         }
+    }
+}
+
+/// Whether asking twice does no more than asking once. A second promotion would be refused for what
+/// the first one did.
+fn may_repeat(request: &PeerRequest) -> bool {
+    match request {
+        PeerRequest::KeepAlive(_) | PeerRequest::TimeToLive(_) => true,
+        PeerRequest::Promote(_) => false,
     }
 }
