@@ -230,9 +230,11 @@ fn refusals_are_etcds() {
     world
         .call(2, remove(learner))
         .expect("a learner may always go");
-    // A voter that never starts leaves room for no second one.
+    // Voters that never start leave room for no third one.
     world.call(0, add(8, false)).expect("three of four");
-    assert_eq!(world.call(0, add(9, false)), Err(ApiError::Unhealthy));
+    world.call(0, add(9, false)).expect("three of five");
+    let third = world.call(0, add(10, false));
+    assert_eq!(third, Err(ApiError::MemberNotEnoughStarted));
 }
 
 /// Goal: changes that come at once happen one after the other. Method: three learners are added
