@@ -126,8 +126,8 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             plain_ops_max: 300,
-            steps_max: 50_000_000,
-            states_max: 2_000,
+            steps_max: 20_000_000,
+            states_max: 500,
             weak: BTreeSet::new(),
         }
     }
@@ -178,6 +178,8 @@ pub struct Report {
     pub linearizable_prefix: usize,
     /// The end of that order: ids of the last operations placed, oldest first.
     pub prefix_tail: Vec<u64>,
+    /// Whether the search needed the log to know what became of unknown operations.
+    pub by_log: bool,
     /// What the plain search came to.
     pub plain: plain::Verdict,
     /// Steps that the search took.
@@ -250,10 +252,11 @@ pub fn check(history: &History, options: &Options) -> Report {
         report.violations.extend(replay.violations);
         timeline = Some(replay.timeline);
     }
-    let search = linearizable::search(&prepared, options);
+    let search = linearizable::search(&prepared, timeline.as_ref(), options);
     report.linearizable_prefix = search.prefix;
     report.prefix_tail = search.prefix_tail;
     report.steps = search.steps;
+    report.by_log = search.by_log;
     let is_linearizable = search.violation.is_none();
     report.violations.extend(search.violation);
     if is_linearizable && history.ops.len() <= options.plain_ops_max {

@@ -14,6 +14,9 @@ pub struct Plan {
     /// What the plan once found, for those that are kept.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub story: String,
+    /// The bug that is planted in the members for this run, by its name in `mutant!`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planted: Option<String>,
     /// Seeds what is drawn while the plan runs: latencies, losses, elections.
     pub seed: u64,
     /// The cluster and its limits.
@@ -127,6 +130,7 @@ impl Plan {
         let scripts = crate::script::draw(faults_ms, &mut clients);
         Self {
             story: String::new(),
+            planted: None,
             seed,
             clocks,
             network: NetworkPlan::draw(&mut root.fork("network")),

@@ -3,16 +3,17 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::Poll,
     thread,
     time::{Duration, Instant as RealInstant},
 };
 
 use fated::{
-    kernel::{Entropy, Request, Response},
+    kernel::{Entropy, Request, Response, mutant},
     pb::etcdserverpb as rpc,
 };
 use madsim::{
@@ -92,6 +93,7 @@ pub fn run(plan: Plan, keep: Keep) -> Report {
 fn run_here(plan: Plan, keep: &Keep) -> Report {
     let began = RealInstant::now();
     let seed = plan.seed;
+    mutant::plant(plan.planted.as_deref().map(lasting));
     let trace = Trace::new(keep).expect("the trace file can be written");
     let shared = Shared::new(World::new(Arc::new(plan), trace));
     let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
@@ -144,6 +146,18 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         std::mem::forget(runtime);
     }
     report
+}
+
+/// A name of a planted bug for as long as the process lives. There are few of them.
+fn lasting(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().expect("no holder panics");
+    if let Some(known) = names.get(name) {
+        return known;
+    }
+    let new: &'static str = String::leak(name.to_owned());
+    names.insert(new);
+    new
 }
 
 /// Takes the world forward, one thing after the other.

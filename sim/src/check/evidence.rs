@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Timeline;
 use super::prepare::{Kind, Prepared};
 use crate::history::*;
 
@@ -27,6 +28,8 @@ pub struct Evidence {
     pub claims: BTreeMap<i64, usize>,
     /// Unknown operations that were found out, with their revision.
     pub found: BTreeMap<usize, i64>,
+    /// Unknown operations that are known to have had no effect.
+    pub absent: BTreeSet<usize>,
     /// What unclaimed revisions did.
     pub traces: BTreeMap<i64, BTreeSet<Trace>>,
     /// The revision that the history begins with.
@@ -211,6 +214,30 @@ impl Evidence {
                     let text = format!("both wrote what revision {revision} shows");
                     self.clash.get_or_insert((other, *writer, text));
                 }
+            }
+        }
+    }
+
+    /// Lets the committed log say what became of unknown operations.
+    pub fn believe(&mut self, prepared: &Prepared<'_>, log: &Timeline) {
+        let mut before = prepared.history.meta.revision;
+        let mut effective = BTreeSet::new();
+        for entry in &log.entries {
+            let moved = entry.revision > before;
+            before = entry.revision;
+            let Some(place) = entry.op else { continue };
+            effective.insert(place);
+            if moved && prepared.ops[place].kind == Kind::MaybeWrite {
+                self.found.insert(place, entry.revision);
+                self.claims.entry(entry.revision).or_insert(place);
+            }
+        }
+        for (place, op) in prepared.ops.iter().enumerate() {
+            let is_write = op.kind == Kind::MaybeWrite;
+            let is_beside = matches!(op.kind, Kind::MaybeGrant | Kind::MaybeCompact);
+            let is_over = is_write && !self.found.contains_key(&place);
+            if is_over || is_beside && !effective.contains(&place) {
+                self.absent.insert(place);
             }
         }
     }

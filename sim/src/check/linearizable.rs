@@ -48,6 +48,8 @@ pub struct Search {
     pub violation: Option<Violation>,
     /// Why no order fits what stale reads and watches saw, if there is one for all others.
     pub doubt: Option<Violation>,
+    /// Whether the committed log had to say what became of unknown operations.
+    pub by_log: bool,
     /// An order, if there is one.
     pub timeline: Option<Timeline>,
     /// How many returns it came through.
@@ -106,10 +108,43 @@ impl Tape {
 
 /// Searches with all evidence. If that finds no order, but answers alone have one, then the
 /// watches are wrong and not the order; their own check will say so.
-pub fn search(prepared: &Prepared<'_>, options: &Options) -> Search {
-    let all = search_with(prepared, Sources::All, options);
-    if all.violation.is_some() {
-        let answers = search_with(prepared, Sources::Answers, options);
+///
+/// Where unknown outcomes leave too many orders, the log decides what became of them, if there is
+/// one; the order itself is still searched for.
+pub fn search(prepared: &Prepared<'_>, log: Option<&Timeline>, options: &Options) -> Search {
+    let Some(log) = log else {
+        return search_by(prepared, None, options);
+    };
+    let ops = prepared.ops.len() as u64;
+    let limited = Options {
+        steps_max: options.steps_max.min(STEPS_BEFORE_LOG + STEPS_PER_OP * ops),
+        ..options.clone()
+    };
+    let found = search_by(prepared, None, &limited);
+    match &found.violation {
+        Some(violation) if violation.guarantee == Guarantee::Undecided => Search {
+            by_log: true,
+            ..search_by(prepared, Some(log), options)
+        },
+        Some(_) | None => found,
+    }
+}
+
+/// How long the search goes on without asking the log. One that does not get lost takes three to
+/// six steps for each operation.
+const STEPS_PER_OP: u64 = 50;
+const STEPS_BEFORE_LOG: u64 = 20_000;
+
+fn search_by(prepared: &Prepared<'_>, log: Option<&Timeline>, options: &Options) -> Search {
+    let all = search_with(prepared, Sources::All, log, options);
+    let is_refuted = |search: &Search| {
+        search
+            .violation
+            .as_ref()
+            .is_some_and(|v| v.guarantee == Guarantee::Linearizable)
+    };
+    if is_refuted(&all) {
+        let answers = search_with(prepared, Sources::Answers, log, options);
         if answers.violation.is_none() {
             return Search {
                 doubt: all.violation,
@@ -120,8 +155,16 @@ pub fn search(prepared: &Prepared<'_>, options: &Options) -> Search {
     all
 }
 
-fn search_with(prepared: &Prepared<'_>, sources: Sources, options: &Options) -> Search {
-    let evidence = Evidence::gather(prepared, sources);
+fn search_with(
+    prepared: &Prepared<'_>,
+    sources: Sources,
+    log: Option<&Timeline>,
+    options: &Options,
+) -> Search {
+    let mut evidence = Evidence::gather(prepared, sources);
+    if let Some(log) = log {
+        evidence.believe(prepared, log);
+    }
     let witness = match sources {
         Sources::All => Witness::gather(prepared),
         Sources::Answers => Witness::default(),
@@ -177,7 +220,8 @@ impl Searcher<'_, '_> {
             return Err(End::Refuted(Some(place), text));
         }
         let ops = self.prepared.ops.iter().enumerate();
-        let known = ops.filter(|(_, op)| op.kind != Kind::Aside);
+        let known = ops
+            .filter(|(place, op)| op.kind != Kind::Aside && !self.evidence.absent.contains(place));
         let sources = known.map(|(place, op)| (place, op.source));
         for (_, moment, place) in events_by_time(sources, self.options) {
             match moment {
@@ -369,6 +413,7 @@ impl Searcher<'_, '_> {
             timeline: violation.is_none().then(|| self.timeline(tape)),
             violation,
             doubt: None,
+            by_log: false,
             prefix: self.returned,
             prefix_tail,
             steps: self.steps,

@@ -59,3 +59,38 @@ proptest! {
         assert_right(&shape);
     }
 }
+
+/// How fast a large history is judged, from the file to the verdict. Run in release:
+/// `cargo test --release -p fated-sim -- --ignored --nocapture a_million`.
+#[test]
+#[ignore = "takes a minute and much memory"]
+fn a_million_operations_within_a_minute() {
+    for (unknown, watches, commits) in [(0, 0, false), (2, 3, false), (2, 3, true)] {
+        let shape = Shape {
+            ops: std::env::var("N").map_or(1_000_000, |n| n.parse().unwrap()),
+            clients: 10,
+            unknown,
+            keys: 100,
+            watches,
+            commits,
+            ..Shape::default()
+        };
+        let mut file = Vec::new();
+        let begin = std::time::Instant::now();
+        history(&shape).write(&mut file).unwrap();
+        println!("made in {:?}", begin.elapsed());
+        let begin = std::time::Instant::now();
+        let read = History::read(&file[..]).unwrap();
+        let reading = begin.elapsed();
+        let report = check(&read, &Options::default());
+        let all = begin.elapsed();
+        assert!(report.is_ok(), "{report}");
+        println!(
+            "{unknown} % unknown, {watches} watches, log {commits}: {} MB, read in {reading:?}, \
+             judged in {all:?}, {} steps, {} M operations a minute",
+            file.len() >> 20,
+            report.steps,
+            60.0 / all.as_secs_f64(),
+        );
+    }
+}

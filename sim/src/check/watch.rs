@@ -422,8 +422,9 @@ impl<'h> Watch<'h> {
         }
         let archive = &log.timeline.archive;
         let events = archive.events_at(revision).iter();
-        let absent = events.filter(|event| self.wants(event) && !self.keys.contains(&event.kv.key));
-        if let Some(absent) = absent.last() {
+        let mut absent =
+            events.filter(|event| self.wants(event) && !self.keys.contains(&event.kv.key));
+        if let Some(absent) = absent.next() {
             let text = format!("{:?} at {revision} is missing", absent.kv.key);
             wrong.push((Guarantee::WatchReliable, text));
         }
