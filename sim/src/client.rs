@@ -305,7 +305,7 @@ impl World {
         let Some(index) = self.clients.open.remove(&call) else {
             return;
         };
-        let members = self.plan.cluster.members;
+        let next_slot = self.next_slot(self.clients.history[index].member);
         let operation = &mut self.clients.history[index];
         let client = &mut self.clients.clients[operation.client];
         operation.outcome = match answer {
@@ -323,8 +323,9 @@ impl World {
                 client.learn(&operation.request, response);
                 self.counters.hit("client: answered");
             }
-            Outcome::Failed(_) => {
+            Outcome::Failed(error) => {
                 operation.return_at = Some(self.now);
+                moves = *error == ApiError::NotSupportedForLearner;
                 self.counters.hit("client: refused with an error");
             }
             Outcome::Refused | Outcome::Unknown | Outcome::Open => {
@@ -340,7 +341,7 @@ impl World {
         match &mut client.script {
             Script::Steps { steps, next } => {
                 if moves {
-                    client.member = (client.member + 1) % members;
+                    client.member = next_slot;
                 }
                 pause += steps.get(*next).map_or(0, |step| step.wait_us * 1000);
             }

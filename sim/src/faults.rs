@@ -107,10 +107,13 @@ pub enum Point {
     StageWritten,
     StageSealed,
     StageInstalled,
+    /// A change of the members was applied and is not in the backend yet. Only the operator's
+    /// steps name it.
+    ChangeApplied,
 }
 
 impl Point {
-    /// All of them.
+    /// All that a schedule of faults draws from.
     pub const ALL: [Self; 16] = [
         Self::LogWritten,
         Self::LogSynced,
@@ -149,6 +152,7 @@ impl Point {
             Self::StageWritten => "crash at: stage written",
             Self::StageSealed => "crash at: stage sealed",
             Self::StageInstalled => "crash at: stage installed",
+            Self::ChangeApplied => "crash at: change of members applied",
         }
     }
 }

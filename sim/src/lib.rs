@@ -13,8 +13,10 @@ pub mod counters;
 pub mod disk;
 pub mod draw;
 pub mod faults;
+pub mod membership;
 pub mod observe;
 pub mod plan;
+pub mod roster;
 pub mod script;
 pub mod trace;
 pub mod watching;
@@ -29,6 +31,8 @@ pub mod lanes;
 pub mod links;
 #[cfg(madsim)]
 pub mod nemesis;
+#[cfg(madsim)]
+pub mod operator;
 #[cfg(madsim)]
 pub mod record;
 #[cfg(madsim)]

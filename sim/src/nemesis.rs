@@ -95,7 +95,7 @@ impl World {
 
     fn target(&self, target: Target) -> Option<usize> {
         match target {
-            Target::Member(at) => Some(at),
+            Target::Member(at) => self.members[at].standing.runs().then_some(at),
             Target::Leader => self.leader(),
         }
     }
@@ -224,6 +224,9 @@ impl World {
             }
             FaultKind::Rot { member } => {
                 let at = *member;
+                if !self.may_rot(at) {
+                    return None;
+                }
                 self.kill(at);
                 let member = &mut self.members[at];
                 if let Some((name, offset)) = member.disk.rot(&mut member.entropy) {
@@ -267,7 +270,8 @@ impl World {
     /// All machines lose power at once.
     fn power_cut_all(&mut self) -> Undo {
         self.counters.hit("fault: power cut of all members");
-        let all: Vec<usize> = (0..self.members.len()).collect();
+        let runs = |at: &usize| self.members[*at].standing.runs();
+        let all: Vec<usize> = (0..self.members.len()).filter(runs).collect();
         for at in &all {
             self.power_cut(*at);
         }
@@ -320,7 +324,7 @@ impl World {
     /// Leaves the members outside the core dead, cut off, or only slow.
     pub fn leave_behind(&mut self, core: &[usize]) {
         let others: Vec<usize> = (0..self.members.len())
-            .filter(|at| !core.contains(at))
+            .filter(|at| !core.contains(at) && self.members[*at].standing.runs())
             .collect();
         for at in others {
             match self.members[at].entropy.below(3) {

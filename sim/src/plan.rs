@@ -6,7 +6,7 @@
 use fated::kernel::Entropy;
 use serde::{Deserialize, Serialize};
 
-use crate::{draw, faults::Fault, script::Step, watching::WatcherPlan};
+use crate::{draw, faults::Fault, membership::MembershipPlan, script::Step, watching::WatcherPlan};
 
 /// Everything that decides a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct Plan {
     pub clients: Vec<Vec<Step>>,
     /// Who watches.
     pub watchers: Vec<WatcherPlan>,
+    /// How the member set changes.
+    #[serde(default, skip_serializing_if = "MembershipPlan::is_still")]
+    pub membership: MembershipPlan,
     /// How long a client waits for an answer.
     pub patience_ms: u64,
 }
@@ -128,6 +131,8 @@ impl Plan {
         let mut clients = root.fork("clients");
         let patience_ms = draw::log_uniform(200, 4000, &mut clients);
         let scripts = crate::script::draw(faults_ms, &mut clients);
+        let changes = &mut root.fork("membership");
+        let membership = MembershipPlan::draw(&cluster, faults_ms, changes);
         Self {
             story: String::new(),
             planted: None,
@@ -142,6 +147,7 @@ impl Plan {
             last_cut,
             clients: scripts,
             watchers: crate::watching::draw(&mut root.fork("watchers")),
+            membership,
             patience_ms,
         }
     }
@@ -169,7 +175,8 @@ impl ClusterPlan {
 }
 
 impl ClockPlan {
-    fn draw(skewed: bool, entropy: &mut Entropy) -> Self {
+    /// A clock, off if `skewed`.
+    pub fn draw(skewed: bool, entropy: &mut Entropy) -> Self {
         if !skewed {
             return Self {
                 rate_ppm: 0,

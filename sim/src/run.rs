@@ -31,7 +31,7 @@ use crate::{
     plan::Plan,
     record,
     trace::{Keep, Trace},
-    world::{Action, Item, World},
+    world::{Action, Item, Member, World},
 };
 
 /// Virtual time within which healthy members must get somewhere, beside election timeouts.
@@ -270,7 +270,11 @@ impl Runner {
                 .world()
                 .after(at as u64 * 1000, Item::Boot { at });
         }
-        let serving = |world: &World| world.members.iter().all(|member| member.serving);
+        let founders = plan.cluster.members;
+        let serving = move |world: &World| {
+            let mut founders = world.members[..founders].iter();
+            founders.all(|member| member.serving)
+        };
         if !self.until(self.patience(), serving).await {
             return self.fail("a new cluster comes to serve", self.story());
         }
@@ -279,6 +283,7 @@ impl Runner {
             world.start_clients();
             world.start_watchers();
             world.schedule_faults();
+            world.schedule_changes();
         }
         self.until(plan.faults_ms * 1_000_000, |_| false).await;
         self.liveness(&plan).await;
@@ -296,13 +301,18 @@ impl Runner {
         let core = {
             let mut world = self.shared.world();
             world.end_faults();
-            let dead = |at: &usize| world.members[*at].rotten;
-            let alive = (0..plan.cluster.members).filter(|at| !dead(at));
             // Those of the plan first; where one is lost for ever, another takes its place.
-            let mut candidates: Vec<usize> = alive.collect();
+            let mut candidates = world.voters();
             candidates.sort_by_key(|at| !plan.core.contains(at));
-            candidates.truncate(plan.core.len());
-            world.leave_behind(&candidates);
+            candidates.truncate(world.core_size());
+            if world.operator.is_unsure() {
+                // Whoever may come to vote is needed.
+                world
+                    .counters
+                    .hit("members: healed with a change under way");
+            } else {
+                world.leave_behind(&candidates);
+            }
             for at in &candidates {
                 world.probe(*at);
             }
@@ -335,11 +345,13 @@ impl Runner {
 
     async fn converge(&self) {
         let done = |world: &World| {
-            let members = world.members.iter();
-            let mut alive = members.filter(|member| !member.rotten);
+            let mut alive = (0..world.members.len()).filter(|at| world.belongs(*at));
             let committed = world.observer.committed();
-            alive.all(|member| member.serving && member.view.applied == committed)
-                && world.leader().is_some()
+            let equal = |at| {
+                let member: &Member = &world.members[at];
+                member.serving && member.view.applied == committed
+            };
+            alive.all(equal) && world.leader().is_some() && world.lingering().is_empty()
         };
         if !self.until(self.patience(), done).await {
             self.fail("healed members become equal", self.story());
@@ -349,10 +361,8 @@ impl Runner {
     async fn probe_all(&self) {
         {
             let mut world = self.shared.world();
-            for at in 0..world.members.len() {
-                if !world.members[at].rotten {
-                    world.probe(at);
-                }
+            for at in world.voters() {
+                world.probe(at);
             }
         }
         if !self
@@ -369,8 +379,7 @@ impl Runner {
     async fn compare_hashes(&self) {
         let calls: Vec<_> = {
             let mut world = self.shared.world();
-            let members = 0..world.members.len();
-            let alive: Vec<usize> = members.filter(|at| world.members[*at].serving).collect();
+            let alive: Vec<usize> = world.voters();
             let request = || Request::HashKv(rpc::HashKvRequest { revision: 0 });
             alive
                 .iter()
@@ -407,6 +416,10 @@ impl Runner {
         let world = self.shared.world();
         let mut story = format!("committed {}", world.observer.committed());
         for (at, member) in world.members.iter().enumerate() {
+            if !member.standing.runs() {
+                story += &format!("; m{at} {:?}", member.standing);
+                continue;
+            }
             let view = &member.view;
             story += &format!(
                 "; m{at} {} {} t{} c{} a{} d{}{}{}",
@@ -423,6 +436,13 @@ impl Runner {
                 if member.rotten { " rotten" } else { "" },
                 if member.paused > 0 { " paused" } else { "" },
             );
+            if world.is_removed(at) {
+                story += " removed";
+            } else if world.seat(at).is_none() {
+                story += " stranger";
+            } else if !world.votes(at) {
+                story += " learner";
+            }
         }
         story
     }
