@@ -13,7 +13,7 @@ use std::{
 };
 
 use fated::{
-    kernel::{Entropy, Request, Response, mutant},
+    kernel::{ApiError, Entropy, Request, Response, mutant},
     pb::etcdserverpb as rpc,
 };
 use madsim::{
@@ -160,6 +160,8 @@ fn lasting(name: &str) -> &'static str {
     new
 }
 
+type Answer = Result<Response, ApiError>;
+
 /// Takes the world forward, one thing after the other.
 struct Runner {
     shared: Shared,
@@ -292,6 +294,7 @@ impl Runner {
             self.shared.world().cut_all_and_boot();
             self.converge().await;
             self.probe_all().await;
+            self.compare_members().await;
         }
         self.shared.world().counters.hit("run: came to its end");
     }
@@ -341,6 +344,7 @@ impl Runner {
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;
+        self.compare_members().await;
     }
 
     async fn converge(&self) {
@@ -377,39 +381,71 @@ impl Runner {
 
     /// What members say of their whole history must agree, by the API's own hash.
     async fn compare_hashes(&self) {
-        let calls: Vec<_> = {
-            let mut world = self.shared.world();
-            let alive: Vec<usize> = world.voters();
-            let request = || Request::HashKv(rpc::HashKvRequest { revision: 0 });
-            alive
-                .iter()
-                .map(|at| world.own_call(*at, request()))
-                .collect()
-        };
-        let answered = |world: &World| {
-            let mut calls = calls.iter();
-            calls.all(|call| world.nemesis.answers.contains_key(call))
-        };
-        if !self.until(self.patience(), answered).await {
+        let request = Request::HashKv(rpc::HashKvRequest { revision: 0 });
+        let Some(answers) = self.ask_voters(&request).await else {
             return self.fail("a healed cluster serves", "no answer to HashKV".to_owned());
-        }
-        let world = self.shared.world();
-        let hash = |call| match world.nemesis.answers.get(call) {
-            Some(Ok(Response::HashKv(hash))) => Some((
+        };
+        let hash = |answer: &Answer| match answer {
+            Ok(Response::HashKv(hash)) => Some((
                 hash.header.as_ref().map(|header| header.revision),
                 hash.compact_revision,
                 hash.hash,
             )),
             _ => None,
         };
-        let hashes: Vec<_> = calls.iter().map(hash).collect();
-        drop(world);
+        let hashes: Vec<_> = answers.iter().map(hash).collect();
         if hashes
             .iter()
             .any(|hash| *hash != hashes[0] || hash.is_none())
         {
             self.fail("healed members become equal", format!("HashKV: {hashes:?}"));
         }
+    }
+
+    /// What members say of the member set must be what was applied, on everybody, whether asked for
+    /// the latest or for their own view.
+    async fn compare_members(&self) {
+        for linearizable in [true, false] {
+            let request = Request::MemberList(rpc::MemberListRequest { linearizable });
+            let Some(answers) = self.ask_voters(&request).await else {
+                let story = "no answer to MemberList".to_owned();
+                return self.fail("a healed cluster serves", story);
+            };
+            let world = self.shared.world();
+            let cluster = world.observer.roster.cluster();
+            let applied: Vec<_> = cluster.members().map(|member| member.to_wire()).collect();
+            drop(world);
+            let agrees = |answer: &Answer| match answer {
+                Ok(Response::MemberList(list)) => list.members == applied,
+                _ => false,
+            };
+            if let Some(other) = answers.iter().find(|answer| !agrees(answer)) {
+                let story = format!("applied is {applied:?}, a member says {other:?}");
+                self.fail("every member lists the members that were applied", story);
+            }
+        }
+    }
+
+    /// Asks every voter the same, beside the history.
+    async fn ask_voters(&self, request: &Request) -> Option<Vec<Answer>> {
+        let calls: Vec<_> = {
+            let mut world = self.shared.world();
+            let voters = world.voters().into_iter();
+            let ask = |at| world.own_call(at, request.clone());
+            voters.map(ask).collect()
+        };
+        let answered = |world: &World| {
+            let mut calls = calls.iter();
+            calls.all(|call| world.nemesis.answers.contains_key(call))
+        };
+        if !self.until(self.patience(), answered).await {
+            return None;
+        }
+        let world = self.shared.world();
+        let answers = calls.iter();
+        answers
+            .map(|call| world.nemesis.answers.get(call).cloned())
+            .collect()
     }
 
     fn story(&self) -> String {
