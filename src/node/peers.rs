@@ -1,7 +1,7 @@
 //! The network actor: one outgoing link per peer for what this member says, any number of incoming
 //! ones for what it hears. The medium may lose; nobody here retries, raft and the callers do.
 //!
-//! Inputs: `PeersInput`. Timers: when to dial a peer again.
+//! Inputs: `PeersInput`. Timers: when to dial a peer again, when to tell removed members again.
 //! Invariants: at most one outgoing link or dial per peer; no outgoing link to a member that left;
 //! nothing that a removed member says is heard.
 
@@ -24,6 +24,7 @@ use crate::{
         ApiError, Context, Effect, Instant, LinkId, LinkOp, LogIndex, MemberId, Response,
         effect::{LogLevel, LogLine},
     },
+    mutant,
     pb::fated::peer::{
         PeerCall, PeerMessage, PeerReply, Removed, StateHash, peer_call, peer_message::Body,
         peer_reply,
@@ -34,6 +35,9 @@ use crate::{
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// Pause before a removed member is told again that it was.
+const REMIND: Duration = Duration::from_secs(1);
+
 /// The network actor.
 #[derive(Debug)]
 pub struct Peers {
@@ -42,6 +46,8 @@ pub struct Peers {
     incoming: BTreeMap<LinkId, MemberId>,
     /// Members that are gone for good: they are not heard, and told so.
     removed: BTreeSet<MemberId>,
+    /// When removed members that are still connected are told again.
+    remind_at: Option<Instant>,
     next_link: LinkId,
 }
 
@@ -71,6 +77,7 @@ impl Peers {
             peers: BTreeMap::new(),
             incoming: BTreeMap::new(),
             removed: BTreeSet::new(),
+            remind_at: None,
             next_link: LinkId::ZERO,
         }
     }
@@ -121,6 +128,9 @@ impl Peers {
             PeersInput::Members { members, removed } => {
                 self.removed.extend(removed);
                 self.on_members(members, cx);
+                if !mutant!("silent-member-not-told") {
+                    self.remind(cx);
+                }
             }
             PeersInput::Reconfigure(mut wanted) => {
                 let peers = self.peers.iter();
@@ -205,7 +215,7 @@ impl Peers {
         if !outgoing {
             self.incoming.insert(link, peer);
             if self.removed.contains(&peer) {
-                tell_removed(link, peer, cx);
+                self.remind(cx);
             }
             return;
         }
@@ -261,7 +271,7 @@ impl Peers {
             return;
         };
         // A link's other end is proven, so nobody can be removed in another's name.
-        if self.removed.contains(&from) {
+        if self.removed.contains(&from) && !mutant!("removed-member-heard") {
             tell_removed(link, from, cx);
             return;
         }
@@ -315,6 +325,22 @@ impl Peers {
         false
     }
 
+    /// Tells removed members that are still connected, again and again, because nothing that is said
+    /// here is sure to be heard, and some of them would wait silently for ever.
+    fn remind(&mut self, cx: &mut Context<'_, Mail>) {
+        if mutant!("removed-member-heard") {
+            return;
+        }
+        let removed = &self.removed;
+        let connected = self.incoming.iter();
+        let connected = connected.filter(|(_, peer)| removed.contains(peer));
+        self.remind_at = None;
+        for (link, peer) in connected {
+            tell_removed(*link, *peer, cx);
+            self.remind_at = Some(cx.now.after(REMIND));
+        }
+    }
+
     /// Who is at the other end of a link that is up.
     fn other_end(&self, link: LinkId) -> Option<MemberId> {
         let dialled = |peer: &Peer| peer.state == State::Up(link);
@@ -335,7 +361,7 @@ impl Peers {
         }
     }
 
-    /// When to dial next.
+    /// When to dial next, or to tell removed members.
     pub fn deadline(&self) -> Option<Instant> {
         self.peers
             .values()
@@ -343,12 +369,16 @@ impl Peers {
                 State::Down { dial_at } => Some(dial_at),
                 State::Dialing(_) | State::Up(_) => None,
             })
+            .chain(self.remind_at)
             .min()
     }
 
     /// Dials who is due.
     pub fn on_deadline(&mut self, cx: &mut Context<'_, Mail>) {
         self.dial_due(cx);
+        if self.remind_at.is_some_and(|at| at <= cx.now) {
+            self.remind(cx);
+        }
     }
 
     /// Asserts every invariant.
