@@ -185,6 +185,26 @@ impl Disk {
             .collect()
     }
 
+    /// A write that lands on an earlier place of its file, as far as it fits there. Returns where;
+    /// nothing happens when there is no earlier place.
+    pub fn write_elsewhere(
+        &mut self,
+        name: &str,
+        offset: u64,
+        bytes: &[u8],
+        entropy: &mut Entropy,
+    ) -> Option<u64> {
+        let sectors = offset / SECTOR_BYTES;
+        let blank = |sector: &[u8]| sector.iter().all(|byte| *byte == 0);
+        if sectors == 0 || bytes.chunks(SECTOR).any(blank) {
+            return None;
+        }
+        let place = entropy.below(sectors) * SECTOR_BYTES;
+        let length = index(offset - place).min(bytes.len());
+        self.write(name, place, &bytes[..length]).ok()?;
+        Some(place)
+    }
+
     /// Flips one bit of a byte that is not zero, in a file that holds something. Returns where.
     pub fn rot(&mut self, entropy: &mut Entropy) -> Option<(String, usize)> {
         let written: Vec<(String, InodeId)> = self
@@ -233,6 +253,29 @@ impl Disk {
         let name = name.to_owned();
         self.pending_names.push(NameChange::Set { name, inode });
     }
+}
+
+/// Puts one written sector in the place of another one, which lies in the first `known` bytes.
+/// Returns both; nothing happens when there are no two.
+pub fn misread(content: &mut [u8], known: usize, entropy: &mut Entropy) -> Option<(usize, usize)> {
+    let sector = |number: usize| number * SECTOR..(number + 1) * SECTOR;
+    let is_written = |number: &usize| content[sector(*number)].iter().any(|byte| *byte != 0);
+    let written: Vec<usize> = (0..content.len() / SECTOR).filter(is_written).collect();
+    let known = written.partition_point(|number| (number + 1) * SECTOR <= known);
+    if known == 0 || written.len() < 2 {
+        return None;
+    }
+    let right = written[index(entropy.below(known as u64))];
+    let others: Vec<usize> = written
+        .into_iter()
+        .filter(|other| *other != right)
+        .collect();
+    let wrong = others[index(entropy.below(others.len() as u64))];
+    if content[sector(right)] == content[sector(wrong)] {
+        return None;
+    }
+    content.copy_within(sector(wrong), right * SECTOR);
+    Some((wrong, right))
 }
 
 /// How a power cut treats what was on its way.

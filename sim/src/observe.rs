@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fated::{
-    backend::Memory,
     kernel::{Digest, EntryId, LogIndex, MemberId, SegmentId, Term},
     node::{
         Node,
@@ -18,6 +17,7 @@ use fated::{
 use crate::{
     counters::Counters,
     roster::{self, Roster},
+    store::Store,
 };
 
 /// A guarantee that did not hold.
@@ -91,7 +91,7 @@ impl Observer {
     }
 
     /// A member finished a turn.
-    pub fn on_turn(&mut self, node: &Node<Memory>, counters: &mut Counters) -> Verdict {
+    pub fn on_turn(&mut self, node: &Node<Store>, counters: &mut Counters) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
         let known = self.seen.get(&member).copied();
         let seen = known.unwrap_or_default();
@@ -156,7 +156,7 @@ impl Observer {
         Ok(())
     }
 
-    fn on_leader(&mut self, node: &Node<Memory>) -> Verdict {
+    fn on_leader(&mut self, node: &Node<Store>) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
         let first = *self.leaders.entry(raft.term()).or_insert(member);
         if first != member {
@@ -189,7 +189,7 @@ impl Observer {
 
     fn on_commit(
         &mut self,
-        node: &Node<Memory>,
+        node: &Node<Store>,
         before: LogIndex,
         counters: &mut Counters,
     ) -> Verdict {
@@ -233,7 +233,7 @@ impl Observer {
 
     /// A leader counts only entries of its own term, so whoever holds that term's log so far holds
     /// everything below.
-    fn check_quorum_durable(&self, node: &Node<Memory>) -> Verdict {
+    fn check_quorum_durable(&self, node: &Node<Store>) -> Verdict {
         let raft = node.raft();
         let (term, commit) = (raft.term(), raft.committed());
         let far = |id: &EntryId| id.term > term || (id.term == term && id.index >= commit);

@@ -174,8 +174,13 @@ impl World {
 
     /// Whether one healthy voter less, lost or removed, leaves a majority of healthy ones.
     fn can_spare(&self, removed: bool) -> bool {
-        let (healthy, all) = (self.voters().len(), self.voters_counted());
-        let left = all - usize::from(removed);
+        let doomed = |at: &usize| {
+            let member = &self.members[*at];
+            member.miswrites || member.misreads || member.misplaced || member.must_refuse
+        };
+        let voters = self.voters().into_iter();
+        let healthy = voters.filter(|at| !doomed(at)).count();
+        let left = self.voters_counted() - usize::from(removed);
         // What is on its way may add a voter that has nothing yet.
         !self.operator.is_unsure() && 2 * (healthy.saturating_sub(1)) > left
     }
@@ -241,7 +246,7 @@ impl World {
                     return None;
                 }
                 let id = self.members[at].id;
-                self.lose_disk(at);
+                self.lose_machine(at);
                 let slot = self.take_slot()?;
                 let joined = Goal::Joined {
                     slot,
@@ -313,8 +318,8 @@ impl World {
         Some(at)
     }
 
-    fn lose_disk(&mut self, at: usize) {
-        self.counters.hit("fault: disk lost for good");
+    fn lose_machine(&mut self, at: usize) {
+        self.counters.hit("members: machine lost for good");
         self.note(&format!("member {at} loses its disk"));
         self.kill(at);
         let member = &mut self.members[at];

@@ -7,14 +7,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use fated::{
-    backend::Memory,
     kernel::{LogIndex, MemberId},
     membership::Cluster,
     node::Node,
     raft::{ConfState, EntryKind},
 };
 
-use crate::{counters::Counters, observe::Violation};
+use crate::{counters::Counters, observe::Violation, store::Store};
 
 /// Every member set that was ever applied.
 #[derive(Default, Debug)]
@@ -48,14 +47,14 @@ impl Roster {
 
     /// Whether the quorum is reached that a member needed in its last turn. A change that came into
     /// force within the turn may have come before or behind what is asked about.
-    pub fn reached(&self, node: &Node<Memory>, holds: impl Fn(MemberId) -> bool) -> bool {
+    pub fn reached(&self, node: &Node<Store>, holds: impl Fn(MemberId) -> bool) -> bool {
         let now = node.raft().conf_state();
         let before = self.in_force.get(&node.member()).unwrap_or(now);
         reached(before, &holds) || reached(now, &holds)
     }
 
     /// The configurations that a member's last turn may have stood on.
-    pub fn bases(&self, node: &Node<Memory>) -> Vec<ConfState> {
+    pub fn bases(&self, node: &Node<Store>) -> Vec<ConfState> {
         let now = node.raft().conf_state();
         let before = self.in_force.get(&node.member()).unwrap_or(now);
         match before == now {
@@ -67,7 +66,7 @@ impl Roster {
     /// A member finished a turn. Says whether a change of the members came into force in it.
     pub fn on_turn(
         &mut self,
-        node: &Node<Memory>,
+        node: &Node<Store>,
         applied_before: Option<LogIndex>,
         counters: &mut Counters,
     ) -> Result<bool, Violation> {
@@ -100,7 +99,7 @@ impl Roster {
 
     fn compare(
         &mut self,
-        node: &Node<Memory>,
+        node: &Node<Store>,
         applied: LogIndex,
         counters: &mut Counters,
     ) -> Result<(), Violation> {
@@ -130,7 +129,7 @@ impl Roster {
     }
 
     /// A leader lets a second change into its log only behind the first one's coming into force.
-    pub fn one_change(&self, node: &Node<Memory>, last_before: LogIndex) -> Result<(), Violation> {
+    pub fn one_change(&self, node: &Node<Store>, last_before: LogIndex) -> Result<(), Violation> {
         let raft = node.raft();
         let last = raft.last().index;
         let from = raft.applied().max(raft.first().index).next();

@@ -19,7 +19,7 @@ use fated::{
 use madsim::{
     runtime::{Handle, Runtime},
     task::NodeId,
-    time::{TimeHandle, advance, sleep},
+    time::TimeHandle,
 };
 
 use crate::{
@@ -101,6 +101,9 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         runtime.block_on(Runner::new(shared.clone()).drive())
     }));
     let mut world = shared.world();
+    if let Some(home) = &world.home {
+        home.remove();
+    }
     let panicked = outcome.is_err().then(|| {
         let text = PANIC.with(|panic| panic.borrow_mut().take());
         Violation::new("no assertion fails", text.unwrap_or_default())
@@ -191,33 +194,23 @@ impl Runner {
                 world.next_time()
             };
             let Some(next) = next.filter(|next| *next <= limit) else {
-                self.go_to(limit).await;
                 let mut world = self.shared.world();
                 world.now = world.now.max(limit);
+                self.follow(world.now);
                 return false;
             };
-            self.go_to(next).await;
-            {
-                let mut world = self.shared.world();
-                let now = self.elapsed().max(world.now);
-                world.advance(now);
-            }
+            self.follow(next);
+            self.shared.world().advance();
             self.act().await;
         }
     }
 
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.time.elapsed().as_nanos()).expect("runs last minutes")
-    }
-
-    /// Lets virtual time pass up to this moment.
-    async fn go_to(&self, when: u64) {
-        let left = Duration::from_nanos(when.saturating_sub(self.elapsed()));
-        if left >= Duration::from_millis(1) {
-            sleep(left).await;
-        } else if !left.is_zero() {
-            // A sleep is never shorter than a millisecond.
-            advance(left);
+    /// The runtime's clock follows the world's. It also moves by itself, by a random little with
+    /// every task that ran, so nothing that happens may be timed by it.
+    fn follow(&self, now: u64) {
+        let left = Duration::from_nanos(now).saturating_sub(self.time.elapsed());
+        if !left.is_zero() {
+            self.time.advance(left);
         }
     }
 
@@ -267,6 +260,7 @@ impl Runner {
 
     async fn phases(&self) {
         let plan = self.shared.world().plan.clone();
+        self.shared.world().arm_founders();
         for at in 0..plan.cluster.members {
             self.shared
                 .world()
@@ -345,6 +339,7 @@ impl Runner {
         self.converge().await;
         self.compare_hashes().await;
         self.compare_members().await;
+        self.compare_contents().await;
     }
 
     async fn converge(&self) {
@@ -446,6 +441,39 @@ impl Runner {
         answers
             .map(|call| world.nemesis.answers.get(call).cloned())
             .collect()
+    }
+
+    /// Once every compaction has run to its end, the stores hold the same records: what a member
+    /// never got around to removing shows here.
+    async fn compare_contents(&self) {
+        let limit = self.shared.world().now + self.patience();
+        let request = Request::Hash(rpc::HashRequest {});
+        loop {
+            let Some(answers) = self.ask_voters(&request).await else {
+                return self.fail("a healed cluster serves", "no answer to Hash".to_owned());
+            };
+            let hash = |answer: &Answer| match answer {
+                Ok(Response::Hash(hash)) => Some((
+                    hash.header.as_ref().map(|header| header.revision),
+                    hash.hash,
+                )),
+                _ => None,
+            };
+            let hashes: Vec<_> = answers.iter().map(hash).collect();
+            if hashes
+                .iter()
+                .all(|hash| *hash == hashes[0] && hash.is_some())
+            {
+                return;
+            }
+            let world = self.shared.world();
+            let over = world.now >= limit || world.broken.is_some();
+            drop(world);
+            if over {
+                return self.fail("healed members become equal", format!("Hash: {hashes:?}"));
+            }
+            self.until(100_000_000, |_| false).await;
+        }
     }
 
     fn story(&self) -> String {

@@ -15,11 +15,12 @@ use std::{
 };
 
 use fated::{
-    backend::{Backend, Memory, ReadSnapshot},
+    backend::{Backend, ReadSnapshot},
     host::lanes::Lanes,
-    kernel::{ClusterId, Effect, Entropy, Event, Fault, Instant, Lane, LinkId, MemberId, limits},
-    node::{InitialMember, Node, NodeConfig, boot::settle_image},
-    wal::{Recovery, parse_segment_name},
+    kernel::{
+        ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, MemberId, SegmentId, limits,
+    },
+    node::{InitialMember, Node, NodeConfig},
 };
 
 use crate::{
@@ -29,14 +30,18 @@ use crate::{
     disk::Disk,
     faults::{DiskFault, Point},
     lanes::LaneState,
-    links::{Flight, Network},
+    links::{Flight, Network, Replay},
     nemesis::Nemesis,
     observe::{DiskImage, Observer, Violation},
     operator::{self, Operator, Standing},
     plan::Plan,
+    store::{Home, Store},
     trace::{self, Trace, View},
     watcher::{WatchItem, Watchers},
 };
+
+/// The cluster's id.
+pub const CLUSTER: ClusterId = ClusterId::new(77);
 
 /// One thing that will happen.
 #[derive(Debug)]
@@ -57,6 +62,8 @@ pub enum Item {
     },
     /// A frame reaches its member.
     Frame(Flight),
+    /// A frame comes once more, on whatever link there is.
+    Replay(Replay),
     /// The news that a link broke reaches one end.
     Reset { at: usize, link: LinkId },
     /// A member starts, if it may.
@@ -113,14 +120,24 @@ pub struct Member {
     pub paused: u32,
     /// Its disk was damaged beyond what it may forgive: it may refuse to start.
     pub rotten: bool,
+    /// What it reads at its next start cannot be trusted, and it has to say so.
+    pub must_refuse: bool,
+    /// A sector of its log comes from another place at its next start.
+    pub misreads: bool,
+    /// The next write of its log goes to another place.
+    pub miswrites: bool,
+    /// A write of the running operation went to another place.
+    pub misplaced: bool,
+    /// Where its last two log writes began.
+    pub log_writes: [(SegmentId, u64); 2],
     /// Its disk failed, so it has to halt.
     pub expects_halt: bool,
     /// It was asked to stop.
     pub terminating: bool,
     pub clock: Clock,
     pub disk: Disk,
-    pub memory: Memory,
-    vault: Option<Lanes<Memory>>,
+    pub store: Store,
+    pub vault: Option<Lanes<Store>>,
     pub lanes: BTreeMap<Lane, LaneState>,
     /// The next operation of this kind fails.
     pub failing: Option<DiskFault>,
@@ -142,7 +159,7 @@ pub struct Member {
 
 impl Member {
     /// The executor of the backend.
-    pub fn vault(&self) -> &Lanes<Memory> {
+    pub fn vault(&self) -> &Lanes<Store> {
         self.vault
             .as_ref()
             .expect("a lane works while its member lives")
@@ -151,11 +168,16 @@ impl Member {
     /// Its disk is empty, and nothing of what was planned for it counts any more.
     pub fn wipe(&mut self) {
         self.disk = Disk::default();
-        self.memory = Memory::default();
+        self.store = self.store.after_loss();
         self.knows.clear();
         self.failing = None;
         self.crash_at = None;
         self.rotten = false;
+        self.must_refuse = false;
+        self.misreads = false;
+        self.miswrites = false;
+        self.misplaced = false;
+        self.log_writes = Default::default();
         self.expects_halt = false;
         self.terminating = false;
     }
@@ -169,6 +191,8 @@ pub struct World {
     order: u64,
     pub actions: VecDeque<Action>,
     pub members: Vec<Member>,
+    /// Where the files of members with LMDB are.
+    pub home: Option<Home>,
     pub network: Network,
     pub clients: Clients,
     pub watchers: Watchers,
@@ -187,13 +211,16 @@ impl World {
     /// A world in which nobody has started.
     pub fn new(plan: Arc<Plan>, trace: Trace) -> Self {
         let root = Entropy::from_seed(plan.seed).fork("run");
-        let members = (0..operator::slots(&plan)).map(|at| new_member(&plan, at, &root));
+        let home = plan.disks.lmdb.then(Home::create);
+        let members = 0..operator::slots(&plan);
+        let members = members.map(|at| new_member(&plan, at, &root, home.as_ref()));
         Self {
             now: 0,
             queue: BTreeMap::new(),
             order: 0,
             actions: VecDeque::new(),
             members: members.collect(),
+            home,
             network: Network::new(plan.network.clone(), root.fork("network")),
             clients: Clients::new(&plan),
             watchers: Watchers::new(&plan, root.fork("watchers")),
@@ -260,12 +287,12 @@ impl World {
         self.queue.first_key_value().map(|((when, _), _)| *when)
     }
 
-    /// Lets the next thing happen.
-    pub fn advance(&mut self, now: u64) {
-        let Some((_, item)) = self.queue.pop_first() else {
+    /// Lets the next thing happen, at its time.
+    pub fn advance(&mut self) {
+        let Some(((when, _), item)) = self.queue.pop_first() else {
             return;
         };
-        self.now = now;
+        self.now = when;
         match item {
             Item::Event { at, boot, event } => {
                 if self.members[at].boot == boot {
@@ -273,8 +300,10 @@ impl World {
                 }
             }
             Item::Wake { at, boot } => {
-                if self.members[at].boot == boot {
-                    self.members[at].wake_at = None;
+                let member = &mut self.members[at];
+                // One that an earlier one has replaced must not bring forth another.
+                if member.boot == boot && member.wake_at == Some(when) {
+                    member.wake_at = None;
                     self.consider(at);
                 }
             }
@@ -287,6 +316,7 @@ impl World {
                 url,
             } => self.on_dial((from, boot), link, peer, &url),
             Item::Frame(flight) => self.on_flight(flight),
+            Item::Replay(replay) => self.on_replay(replay),
             Item::Reset { at, link } => self.on_reset(at, link),
             Item::Boot { at } => self.on_boot(at),
             Item::Change(number) => self.on_change(number),
@@ -294,7 +324,7 @@ impl World {
             Item::SwitchOff { at, boot } => self.on_switch_off(at, boot),
             Item::At { at, boot, point } => {
                 if self.members[at].boot == boot && self.members[at].up {
-                    self.maybe_crash(at, point);
+                    self.maybe_crash(at, &[point]);
                 }
             }
             Item::FaultBegins(number) => self.on_fault(number),
@@ -419,7 +449,7 @@ impl World {
     }
 
     /// Looks at a member after its turn.
-    pub fn observe(&mut self, at: usize, node: &Node<Memory>) {
+    pub fn observe(&mut self, at: usize, node: &Node<Store>) {
         node.check();
         let line = node.trace(Instant::ZERO, String::new());
         let member = &mut self.members[at];
@@ -441,7 +471,7 @@ impl World {
     }
 
     /// Changes of the members are followed, once a turn has shown them.
-    fn after_turn(&mut self, at: usize, node: &Node<Memory>) {
+    fn after_turn(&mut self, at: usize, node: &Node<Store>) {
         if self.plan.membership.is_still() {
             return;
         }
@@ -468,69 +498,6 @@ impl World {
         self.actions.push_back(Action::Spawn(at));
     }
 
-    /// From what the disk holds to a node, as the production server does it.
-    pub fn boot_node(&mut self, at: usize) -> Result<Node<Memory>, Fault> {
-        self.observer.on_boot(self.members[at].id);
-        let config = self.node_config(at);
-        let member = &mut self.members[at];
-        for name in member.disk.names() {
-            if name.ends_with(".tmp") {
-                member.disk.unlink(&name)?;
-            }
-        }
-        let mut recovery = Recovery::new();
-        for name in member.disk.names() {
-            let Some(segment) = parse_segment_name(&name) else {
-                continue;
-            };
-            let content = member.disk.read(&name)?;
-            member.disk.write(&name, 0, &content)?;
-            member.disk.sync(&name)?;
-            recovery.feed(segment, &content)?;
-        }
-        member.memory = member.memory.after_crash();
-        let applied = settle_image(&member.memory, recovery.mark())?;
-        let log = recovery.finish(applied)?;
-        if log.as_ref().is_some_and(|log| log.torn.is_some()) {
-            self.counters.hit("boot: torn tail cut");
-        }
-        member.vault = Some(Lanes::new(member.memory.clone()));
-        let seed = member.entropy.next_u64();
-        let backend = member.memory.clone();
-        self.counters.hit("boot: member started");
-        Node::boot(&config, log, backend, Entropy::from_seed(seed))
-    }
-
-    /// A member could not start, or stopped by itself.
-    pub fn on_halt(&mut self, at: usize, fault: &Fault) {
-        self.line(at, &format!("halts: {fault}"));
-        let member = &mut self.members[at];
-        let expected = match fault {
-            Fault::Disk(_) => member.expects_halt,
-            Fault::Log(_) | Fault::State(_) => member.rotten,
-            Fault::Stopped => member.terminating,
-            Fault::Removed => self.observer.roster.cluster().is_removed(member.id),
-        };
-        if !expected {
-            let story = format!("{:x?} halts: {fault}", member.id);
-            let guarantee = "a member halts only for a fault of its own disk";
-            self.fail(Violation::new(guarantee, story));
-        }
-        let pause = self.members[at].entropy.between(50_000_000, 2_000_000_000);
-        if self.members[at].rotten && matches!(fault, Fault::Log(_) | Fault::State(_)) {
-            self.counters.hit("boot: damaged log refused");
-            self.members[at].forbidden += 1;
-        }
-        self.counters.hit("member halted by itself");
-        self.end_life(at);
-        if *fault == Fault::Removed {
-            self.counters.hit("members: removed member stopped");
-        } else {
-            self.after(pause, Item::Boot { at });
-        }
-        self.end_turn();
-    }
-
     /// The process is gone, by whatever cause.
     pub fn end_life(&mut self, at: usize) {
         self.drop_lanes(at);
@@ -546,6 +513,7 @@ impl World {
         member.until = None;
         member.busy_until = 0;
         member.vault = None;
+        member.misplaced = false;
         self.drop_links(at);
         self.drop_calls(at);
         self.drop_streams(at);
@@ -587,7 +555,7 @@ impl World {
         }
     }
 
-    fn node_config(&self, at: usize) -> NodeConfig {
+    pub fn node_config(&self, at: usize) -> NodeConfig {
         let cluster = &self.plan.cluster;
         let changes = &self.plan.membership;
         let joined = match &self.members[at].standing {
@@ -600,7 +568,7 @@ impl World {
             peer_urls: vec![operator::url_of(at, 0)],
         };
         NodeConfig {
-            cluster: ClusterId::new(77),
+            cluster: CLUSTER,
             member: self.members[at].id,
             name: format!("m{at}"),
             client_urls: vec![format!("http://m{at}:2379")],
@@ -620,6 +588,9 @@ impl World {
             batch_operations_max: cluster.batch_operations,
             batch_interval: Duration::from_millis(cluster.batch_ms),
             progress_interval: Duration::from_millis(cluster.progress_ms),
+            stream_window_bytes: cluster.watch.window_bytes,
+            catchup_revisions: cluster.watch.catchup_revisions,
+            fragment_bytes_max: cluster.watch.fragment_bytes,
             ..NodeConfig::default()
         }
     }
@@ -639,12 +610,12 @@ fn log_counter(message: &str) -> Option<&'static str> {
 }
 
 fn disk_image(member: &Member) -> DiskImage<'_> {
-    let live = member.memory.image().consistent();
-    let sealed = member.memory.sealed().expect("memory does not fail");
+    let live = member.store.image().consistent();
+    let sealed = member.store.sealed().expect("a whole store");
     DiskImage {
         member: member.id,
         segments: member.disk.worst_case(),
-        backend: live.expect("memory does not fail"),
+        backend: live.expect("an image does not fail"),
         sealed: sealed.map(|(_, id)| id),
         gone: member.rotten || member.standing == Standing::Lost,
     }
@@ -654,7 +625,7 @@ fn founder_id(at: usize) -> MemberId {
     MemberId::new(at as u64 + 1)
 }
 
-fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
+fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Member {
     let clock = plan.clocks.iter().chain(&plan.membership.clocks).nth(at);
     let clock = clock.expect("every machine has a clock");
     let founder = at < plan.cluster.members;
@@ -676,11 +647,16 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
         forbidden: 0,
         paused: 0,
         rotten: false,
+        must_refuse: false,
+        misreads: false,
+        miswrites: false,
+        misplaced: false,
+        log_writes: [(SegmentId::ZERO, 0); 2],
         expects_halt: false,
         terminating: false,
         clock: Clock::new(clock.rate_ppm, clock.offset_ms * 1_000_000),
         disk: Disk::default(),
-        memory: Memory::default(),
+        store: Store::new(home, at),
         vault: None,
         lanes: BTreeMap::new(),
         failing: None,

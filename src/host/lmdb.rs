@@ -89,6 +89,9 @@ impl Lmdb {
             // the image that looks abandoned is not.
             Some(generation) => {
                 let store = open_store(&layout.store(generation))?;
+                // A crash may have come before the name of this generation was durable; only then
+                // may the one before it go.
+                layout.sync()?;
                 layout.discard_all(&scan.rubbish)?;
                 (generation, store)
             }

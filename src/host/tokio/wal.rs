@@ -31,6 +31,8 @@ pub struct WalDir {
 
 impl WalDir {
     /// Creates the directory if it is missing and clears away segments that were never finished.
+    /// The names that stay are durable: a process killed between renaming a segment and syncing
+    /// the directory leaves one that everybody sees and a loss of power takes away.
     pub fn open(path: &Path, fsync: bool) -> Result<Self, DiskError> {
         create_private(path)?;
         for name in names(path)? {
@@ -40,7 +42,9 @@ impl WalDir {
             }
         }
         let path = path.to_owned();
-        Ok(Self { path, fsync })
+        let dir = Self { path, fsync };
+        dir.sync_directory()?;
+        Ok(dir)
     }
 
     /// Whether writes are synced; only a test of speed turns that off.
@@ -229,11 +233,22 @@ pub fn parse_segment_name(name: &str) -> Option<SegmentId> {
 
 /// Creates a directory that only its owner may enter, and its parents.
 pub fn create_private(path: &Path) -> Result<(), DiskError> {
+    let missing = path.ancestors().take_while(|path| !path.exists());
+    let missing: Vec<&Path> = missing.filter(|path| path.file_name().is_some()).collect();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|error| disk_error(path, &error))
+        .map_err(|error| disk_error(path, &error))?;
+    // A directory is an entry of the one above it, and is durable with that one's entries.
+    for made in missing {
+        match made.parent() {
+            Some(above) if above.as_os_str().is_empty() => sync_directory(Path::new("."))?,
+            Some(above) => sync_directory(above)?,
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 /// Makes the entries of a directory durable.

@@ -6,11 +6,13 @@
 use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round, reconfigure};
 use crate::{
     kernel::{ApiError, CallId, Context, LogIndex, MemberId, ReadId, Request, Response, limits},
+    mutant,
     node::{
         mail::{ApplierInput, ConsensusInput, FrontendInput, Mail, PeerRequest, PeersInput},
         pending::Asker,
         reconfigure::Change,
     },
+    raft::Role,
 };
 
 impl Frontend {
@@ -23,6 +25,9 @@ impl Frontend {
         }
         let calls = std::mem::take(&mut self.reads);
         self.start_round(calls, cx);
+        if mutant!("leader-reads-without-a-round") && self.role.role == Role::Leader {
+            self.on_read_state(self.next_read, LogIndex::ZERO, cx);
+        }
         true
     }
 
@@ -90,6 +95,7 @@ impl Frontend {
         cx: &mut Context<'_, Mail>,
     ) {
         match self.role.leader {
+            Some(_) if mutant!("follower-answers-keep-alive") => self.lead(call, request),
             Some(leader) if leader == self.member => self.lead(call, request),
             Some(leader) => {
                 self.next_forward += 1;

@@ -5,6 +5,7 @@ use super::Frontend;
 use crate::{
     apply::txn,
     kernel::{Context, Request},
+    mutant,
     node::{
         mail::{Mail, PeerRequest},
         reconfigure::Change,
@@ -72,6 +73,9 @@ impl Frontend {
             Request::MemberUpdate(request) => Route::Change(Change::Update(request)),
             // Only the leader knows how far the learner is.
             Request::MemberPromote(request) => Route::Leader(PeerRequest::Promote(request)),
+            Request::Range(request) if !self.ready && mutant!("reads-before-the-replay-ends") => {
+                Route::Local(Request::Range(request), true)
+            }
             Request::Range(request) if !request.serializable => {
                 Route::Barrier(Behind::Read(Request::Range(request)))
             }
