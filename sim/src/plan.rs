@@ -3,10 +3,16 @@
 //! A seed makes a plan; a plan can be saved, cut down and run again. Every concern draws from a
 //! stream of its own name, so that a further draw for one moves nothing for the others.
 
-use fated::kernel::Entropy;
+use fated::kernel::{Entropy, limits};
 use serde::{Deserialize, Serialize};
 
-use crate::{draw, faults::Fault, script::Step, watching::WatcherPlan};
+use crate::{
+    draw,
+    faults::{Fault, FaultKind},
+    membership::MembershipPlan,
+    script::Step,
+    watching::WatcherPlan,
+};
 
 /// Everything that decides a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -39,8 +45,14 @@ pub struct Plan {
     pub clients: Vec<Vec<Step>>,
     /// Who watches.
     pub watchers: Vec<WatcherPlan>,
+    /// How the member set changes.
+    #[serde(default, skip_serializing_if = "MembershipPlan::is_still")]
+    pub membership: MembershipPlan,
     /// How long a client waits for an answer.
     pub patience_ms: u64,
+    /// Clients go on after the faults until they have sent so many requests.
+    #[serde(default)]
+    pub operations_min: u64,
 }
 
 /// The cluster and its limits.
@@ -70,6 +82,45 @@ pub struct ClusterPlan {
     pub progress_ms: u64,
     /// What a step of a member costs, at most.
     pub step_us: u64,
+    /// How much watches get at a time.
+    #[serde(default)]
+    pub watch: WatchLimits,
+}
+
+/// How much watches get at a time.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WatchLimits {
+    /// Bytes on the way to one stream.
+    pub window_bytes: u64,
+    /// Revisions of history that are read at a time.
+    pub catchup_revisions: usize,
+    /// Where responses are split for those that ask for it.
+    pub fragment_bytes: usize,
+}
+
+impl Default for WatchLimits {
+    /// As in production.
+    fn default() -> Self {
+        Self {
+            window_bytes: limits::STREAM_WINDOW_BYTES,
+            catchup_revisions: limits::CATCHUP_REVISIONS_MAX,
+            fragment_bytes: limits::REQUEST_BYTES_MAX + limits::REQUEST_OVERHEAD_BYTES,
+        }
+    }
+}
+
+impl WatchLimits {
+    /// Half of the seeds have limits that a few events reach.
+    fn draw(entropy: &mut Entropy) -> Self {
+        if entropy.one_in(2) {
+            return Self::default();
+        }
+        Self {
+            window_bytes: draw::log_uniform(256, 64 << 10, entropy),
+            catchup_revisions: draw::usize(draw::log_uniform(1, 64, entropy)),
+            fragment_bytes: draw::usize(draw::log_uniform(128, 16 << 10, entropy)),
+        }
+    }
 }
 
 /// One member's clock.
@@ -98,6 +149,24 @@ pub struct NetworkPlan {
     pub corrupt_ppm: u64,
     /// Requests and answers of clients that get lost.
     pub client_loss_ppm: u64,
+    /// Bytes on links that no healthy member sent like that.
+    #[serde(default)]
+    pub hostile: HostilePlan,
+}
+
+/// Bytes on links that no healthy member sent like that, per million frames or dials.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HostilePlan {
+    /// Frames that end too early.
+    pub truncated_ppm: u64,
+    /// Frames whose head claims more than is allowed.
+    pub oversized_ppm: u64,
+    /// Frames whose head belongs to another frame.
+    pub mismatched_ppm: u64,
+    /// Frames that come once more much later, on whatever link there is then.
+    pub replayed_ppm: u64,
+    /// Dials that come from another cluster, or reach another member.
+    pub foreign_ppm: u64,
 }
 
 /// The disks when nothing else is wrong with them.
@@ -109,25 +178,31 @@ pub struct DiskPlan {
     pub sync_us: u64,
     /// Whether a failed sync drops the pages from the cache.
     pub failed_sync_reverts: bool,
+    /// Whether LMDB runs beside the memory backend. The run is the same with and without.
+    #[serde(default)]
+    pub lmdb: bool,
 }
 
 impl Plan {
     /// The plan of a seed.
     pub fn draw(seed: u64) -> Self {
         let root = Entropy::from_seed(seed).fork("plan");
-        let cluster = ClusterPlan::draw(&mut root.fork("cluster"));
+        let mut cluster = ClusterPlan::draw(&mut root.fork("cluster"));
+        cluster.watch = WatchLimits::draw(&mut root.fork("watch limits"));
         let members = cluster.members;
         let mut clocks = root.fork("clocks");
         let skewed = clocks.one_in(2);
         let clocks = (0..members).map(|_| ClockPlan::draw(skewed, &mut clocks));
         let clocks = clocks.collect();
         let mut phases = root.fork("phases");
-        let faults_ms = phases.between(20_000, 50_000);
+        let faults_ms = phases.between(55_000, 70_000);
         let core = draw::subset(members, members / 2 + 1, &mut phases);
         let last_cut = phases.one_in(2);
         let mut clients = root.fork("clients");
         let patience_ms = draw::log_uniform(200, 4000, &mut clients);
-        let scripts = crate::script::draw(faults_ms, &mut clients);
+        let scripts = crate::script::draw(faults_ms, members, &mut clients);
+        let changes = &mut root.fork("membership");
+        let membership = MembershipPlan::draw(&cluster, faults_ms, changes);
         Self {
             story: String::new(),
             planted: None,
@@ -142,8 +217,21 @@ impl Plan {
             last_cut,
             clients: scripts,
             watchers: crate::watching::draw(&mut root.fork("watchers")),
+            membership,
             patience_ms,
+            operations_min: crate::script::STEPS_MIN,
         }
+    }
+
+    /// How far a clock may be off, in millionths.
+    pub fn drift_ppm(&self) -> u64 {
+        let clocks = self.clocks.iter().map(|clock| clock.rate_ppm);
+        let faults = self.faults.iter().filter_map(|fault| match fault.kind {
+            FaultKind::ClockRate { ppm, .. } => Some(ppm),
+            _ => None,
+        });
+        let worst = clocks.chain(faults).map(i64::unsigned_abs).max();
+        worst.unwrap_or(0)
     }
 }
 
@@ -164,12 +252,14 @@ impl ClusterPlan {
             batch_ms: draw::log_uniform(1, 200, entropy),
             progress_ms: draw::log_uniform(50, 20_000, entropy),
             step_us: draw::log_uniform(5, 500, entropy),
+            watch: WatchLimits::default(),
         }
     }
 }
 
 impl ClockPlan {
-    fn draw(skewed: bool, entropy: &mut Entropy) -> Self {
+    /// A clock, off if `skewed`.
+    pub fn draw(skewed: bool, entropy: &mut Entropy) -> Self {
         if !skewed {
             return Self {
                 rate_ppm: 0,
@@ -201,6 +291,23 @@ impl NetworkPlan {
             reorder_ppm,
             corrupt_ppm,
             client_loss_ppm,
+            hostile: HostilePlan::draw(&mut entropy.fork("hostile")),
+        }
+    }
+}
+
+impl HostilePlan {
+    fn draw(entropy: &mut Entropy) -> Self {
+        if !entropy.one_in(3) {
+            return Self::default();
+        }
+        let mut rate = |most: u64| draw::log_uniform(10, most, entropy);
+        Self {
+            truncated_ppm: rate(2_000),
+            oversized_ppm: rate(2_000),
+            mismatched_ppm: rate(2_000),
+            replayed_ppm: rate(50_000),
+            foreign_ppm: rate(200_000),
         }
     }
 }
@@ -211,6 +318,7 @@ impl DiskPlan {
             write_us: draw::log_uniform(5, 200, entropy),
             sync_us: draw::log_uniform(50, 5_000, entropy),
             failed_sync_reverts: entropy.one_in(2),
+            lmdb: entropy.fork("lmdb").one_in(16),
         }
     }
 }

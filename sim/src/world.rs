@@ -15,11 +15,12 @@ use std::{
 };
 
 use fated::{
-    backend::{Backend, Memory, ReadSnapshot},
+    backend::{Backend, ReadSnapshot},
     host::lanes::Lanes,
-    kernel::{ClusterId, Effect, Entropy, Event, Fault, Instant, Lane, LinkId, MemberId, limits},
-    node::{InitialMember, Node, NodeConfig, boot::settle_image},
-    wal::{Recovery, parse_segment_name},
+    kernel::{
+        ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, MemberId, SegmentId, limits,
+    },
+    node::{InitialMember, Node, NodeConfig},
 };
 
 use crate::{
@@ -29,14 +30,19 @@ use crate::{
     disk::Disk,
     faults::{DiskFault, Point},
     lanes::LaneState,
-    links::{Flight, Network},
+    links::{Flight, Network, Replay},
     nemesis::Nemesis,
     observe::{DiskImage, Observer, Violation},
+    operator::{self, Operator, Standing},
     plan::Plan,
     queue::Queue,
+    store::{Home, Store},
     trace::{self, Trace, View},
     watcher::{WatchItem, Watchers},
 };
+
+/// The cluster's id.
+pub const CLUSTER: ClusterId = ClusterId::new(77);
 
 /// One thing that will happen.
 #[derive(Debug)]
@@ -52,14 +58,25 @@ pub enum Item {
         from: usize,
         boot: u64,
         link: LinkId,
-        to: usize,
+        peer: MemberId,
+        url: String,
     },
     /// A frame reaches its member.
     Frame(Flight),
+    /// A frame comes once more, on whatever link there is.
+    Replay(Replay),
     /// The news that a link broke reaches one end.
     Reset { at: usize, link: LinkId },
     /// A member starts, if it may.
     Boot { at: usize },
+    /// The operator sets out to do a step of the plan.
+    Change(usize),
+    /// The operator looks how far it has come.
+    Look,
+    /// A removed member's machine is switched off.
+    SwitchOff { at: usize, boot: u64 },
+    /// A member has come to an exact point within its turn.
+    At { at: usize, boot: u64, point: Point },
     /// A planned fault begins.
     FaultBegins(usize),
     /// A planned fault ends.
@@ -84,6 +101,12 @@ pub enum Action {
 /// One member and its machine.
 pub struct Member {
     pub id: MemberId,
+    /// What its machine is used for.
+    pub standing: Standing,
+    /// Where its machine is reached by members.
+    pub url: String,
+    /// Whom it knows, and where.
+    pub knows: Vec<(MemberId, Vec<String>)>,
     /// Whether its process runs.
     pub up: bool,
     /// Whether it serves clients.
@@ -98,14 +121,29 @@ pub struct Member {
     pub paused: u32,
     /// Its disk was damaged beyond what it may forgive: it may refuse to start.
     pub rotten: bool,
+    /// What it reads at its next start cannot be trusted, and it has to say so.
+    pub must_refuse: bool,
+    /// Its log or its store is gone, and the other is left.
+    pub halved: bool,
+    /// A sector of its log comes from another place at its next start.
+    pub misreads: bool,
+    /// The next write of its log goes to another place.
+    pub miswrites: bool,
+    /// A write of the running operation went to another place.
+    pub misplaced: bool,
+    /// Where its last two log writes began.
+    pub log_writes: [(SegmentId, u64); 2],
+    /// Whether an image is on its way to it, or from it.
+    pub receives_image: bool,
+    pub sends_image: bool,
     /// Its disk failed, so it has to halt.
     pub expects_halt: bool,
     /// It was asked to stop.
     pub terminating: bool,
     pub clock: Clock,
     pub disk: Disk,
-    pub memory: Memory,
-    vault: Option<Lanes<Memory>>,
+    pub store: Store,
+    pub vault: Option<Lanes<Store>>,
     pub lanes: BTreeMap<Lane, LaneState>,
     /// The next operation of this kind fails.
     pub failing: Option<DiskFault>,
@@ -116,6 +154,8 @@ pub struct Member {
     pub view: View,
     pub is_leader: bool,
     pub state_hash: u64,
+    /// How many leases it knows of.
+    pub leases: usize,
     inbox: VecDeque<Event>,
     busy_until: u64,
     /// When it wants a turn although nothing happened, by its own clock.
@@ -126,11 +166,39 @@ pub struct Member {
 }
 
 impl Member {
+    /// Images begin and end with a line for the operator.
+    fn on_log(&mut self, message: &str) {
+        match message {
+            "sending database snapshot" => self.sends_image = true,
+            "sent database snapshot" => self.sends_image = false,
+            "receiving database snapshot" => self.receives_image = true,
+            "applied snapshot" | "refused a damaged snapshot" => self.receives_image = false,
+            _ => {}
+        }
+    }
+
     /// The executor of the backend.
-    pub fn vault(&self) -> &Lanes<Memory> {
+    pub fn vault(&self) -> &Lanes<Store> {
         self.vault
             .as_ref()
             .expect("a lane works while its member lives")
+    }
+
+    /// Its disk is empty, and nothing of what was planned for it counts any more.
+    pub fn wipe(&mut self) {
+        self.disk = Disk::default();
+        self.store = self.store.after_loss();
+        self.knows.clear();
+        self.failing = None;
+        self.crash_at = None;
+        self.rotten = false;
+        self.must_refuse = false;
+        self.misreads = false;
+        self.miswrites = false;
+        self.misplaced = false;
+        self.log_writes = Default::default();
+        self.expects_halt = false;
+        self.terminating = false;
     }
 }
 
@@ -141,10 +209,13 @@ pub struct World {
     queue: Queue<Item>,
     pub actions: VecDeque<Action>,
     pub members: Vec<Member>,
+    /// Where the files of members with LMDB are.
+    pub home: Option<Home>,
     pub network: Network,
     pub clients: Clients,
     pub watchers: Watchers,
     pub nemesis: Nemesis,
+    pub operator: Operator,
     pub observer: Observer,
     pub counters: Counters,
     pub trace: Trace,
@@ -158,18 +229,24 @@ impl World {
     /// A world in which nobody has started.
     pub fn new(plan: Arc<Plan>, trace: Trace) -> Self {
         let root = Entropy::from_seed(plan.seed).fork("run");
-        let members = (0..plan.cluster.members).map(|at| new_member(&plan, at, &root));
+        let home = plan.disks.lmdb.then(Home::create);
+        let mut counters = Counters::default();
+        counters.add("lmdb: run beside memory", u64::from(home.is_some()));
+        let members = 0..operator::slots(&plan);
+        let members = members.map(|at| new_member(&plan, at, &root, home.as_ref()));
         Self {
             now: 0,
             queue: Queue::default(),
             actions: VecDeque::new(),
             members: members.collect(),
+            home,
             network: Network::new(plan.network.clone(), root.fork("network")),
             clients: Clients::new(&plan),
             watchers: Watchers::new(&plan, root.fork("watchers")),
             nemesis: Nemesis::default(),
+            operator: Operator::new(root.fork("operator")),
             observer: Observer::default(),
-            counters: Counters::default(),
+            counters,
             trace,
             broken: None,
             busy: false,
@@ -192,12 +269,6 @@ impl World {
     pub fn event_after(&mut self, nanos: u64, at: usize, event: Event) {
         let boot = self.members[at].boot;
         self.after(nanos, Item::Event { at, boot, event });
-    }
-
-    /// The member with an id.
-    pub fn index_of(&self, id: MemberId) -> usize {
-        let found = self.members.iter().position(|member| member.id == id);
-        found.expect("members know each other from the founding")
     }
 
     /// Whoever leads by its own account; of several, the one of the latest term.
@@ -259,11 +330,21 @@ impl World {
                 from,
                 boot,
                 link,
-                to,
-            } => self.on_dial(from, boot, link, to),
+                peer,
+                url,
+            } => self.on_dial((from, boot), link, peer, &url),
             Item::Frame(flight) => self.on_flight(flight),
+            Item::Replay(replay) => self.on_replay(replay),
             Item::Reset { at, link } => self.on_reset(at, link),
             Item::Boot { at } => self.on_boot(at),
+            Item::Change(number) => self.on_change(number),
+            Item::Look => self.on_look(),
+            Item::SwitchOff { at, boot } => self.on_switch_off(at, boot),
+            Item::At { at, boot, point } => {
+                if self.members[at].boot == boot && self.members[at].up {
+                    self.maybe_crash(at, &[point]);
+                }
+            }
             Item::FaultBegins(number) => self.on_fault(number),
             Item::FaultEnds(number) => self.on_fault_end(number),
             Item::Client(item) => self.on_client(item),
@@ -370,6 +451,7 @@ impl World {
             Effect::Reply { call, result } => self.on_reply(at, call, result),
             Effect::Stream { stream, item } => self.on_stream_out(stream, item),
             Effect::Log(line) => {
+                self.members[at].on_log(&line.message);
                 if let Some(counter) = log_counter(&line.message) {
                     self.counters.hit(counter);
                 }
@@ -386,12 +468,13 @@ impl World {
     }
 
     /// Looks at a member after its turn.
-    pub fn observe(&mut self, at: usize, node: &Node<Memory>) {
+    pub fn observe(&mut self, at: usize, node: &Node<Store>) {
         node.check();
         let line = node.trace(Instant::ZERO, String::new());
         let member = &mut self.members[at];
         member.is_leader = line.role == "leader";
         member.state_hash = node.machine().state_hash();
+        member.leases = node.machine().lessor().len();
         member.view = View {
             role: line.role,
             term: line.term,
@@ -400,16 +483,31 @@ impl World {
             durable: line.durable,
             revision: line.revision,
         };
-        let size = self.plan.cluster.members;
         self.observer.now = self.now;
-        if let Err(violation) = self.observer.on_turn(node, size, &mut self.counters) {
+        if let Err(violation) = self.observer.on_turn(node, &mut self.counters) {
             self.fail(violation);
         }
+        self.after_turn(at, node);
+    }
+
+    /// Changes of the members are followed, once a turn has shown them.
+    fn after_turn(&mut self, at: usize, node: &Node<Store>) {
+        if self.plan.membership.is_still() {
+            return;
+        }
+        if self.members[at].knows.is_empty() || self.observer.change_applied {
+            self.members[at].knows = node.machine().addresses();
+        }
+        if self.observer.change_applied {
+            let (boot, point) = (self.members[at].boot, Point::ChangeApplied);
+            self.after(0, Item::At { at, boot, point });
+        }
+        self.follow_roster();
     }
 
     fn on_boot(&mut self, at: usize) {
         let member = &mut self.members[at];
-        if member.up || member.forbidden > 0 {
+        if member.up || member.forbidden > 0 || !member.standing.runs() {
             return;
         }
         member.up = true;
@@ -420,70 +518,21 @@ impl World {
         self.actions.push_back(Action::Spawn(at));
     }
 
-    /// From what the disk holds to a node, as the production server does it.
-    pub fn boot_node(&mut self, at: usize) -> Result<Node<Memory>, Fault> {
-        self.observer.on_boot(self.members[at].id);
-        let config = self.node_config(at);
-        let member = &mut self.members[at];
-        for name in member.disk.names() {
-            if name.ends_with(".tmp") {
-                member.disk.unlink(&name)?;
-            }
-        }
-        member.disk.sync_names();
-        let mut recovery = Recovery::new();
-        for name in member.disk.names() {
-            let Some(segment) = parse_segment_name(&name) else {
-                continue;
-            };
-            let content = member.disk.read(&name)?;
-            member.disk.write(&name, 0, &content)?;
-            member.disk.sync(&name)?;
-            recovery.feed(segment, &content)?;
-        }
-        member.memory = member.memory.after_crash();
-        let applied = settle_image(&member.memory, recovery.mark())?;
-        let log = recovery.finish(applied)?;
-        if log.as_ref().is_some_and(|log| log.torn.is_some()) {
-            self.counters.hit("boot: torn tail cut");
-        }
-        member.vault = Some(Lanes::new(member.memory.clone()));
-        let seed = member.entropy.next_u64();
-        let backend = member.memory.clone();
-        self.counters.hit("boot: member started");
-        Node::boot(&config, log, backend, Entropy::from_seed(seed))
-    }
-
-    /// A member could not start, or stopped by itself.
-    pub fn on_halt(&mut self, at: usize, fault: &Fault) {
-        self.line(at, &format!("halts: {fault}"));
-        let member = &mut self.members[at];
-        let expected = match fault {
-            Fault::Disk(_) => member.expects_halt,
-            Fault::Log(_) | Fault::State(_) => member.rotten,
-            Fault::Stopped => member.terminating,
-            Fault::Removed => false,
-        };
-        if !expected {
-            let story = format!("{:x?} halts: {fault}", member.id);
-            let guarantee = "a member halts only for a fault of its own disk";
-            self.fail(Violation::new(guarantee, story));
-        }
-        let pause = self.members[at].entropy.between(50_000_000, 2_000_000_000);
-        if self.members[at].rotten && matches!(fault, Fault::Log(_) | Fault::State(_)) {
-            self.counters.hit("boot: damaged log refused");
-            self.members[at].forbidden += 1;
-        }
-        self.counters.hit("member halted by itself");
-        self.end_life(at);
-        self.after(pause, Item::Boot { at });
-        self.end_turn();
-    }
-
     /// The process is gone, by whatever cause.
     pub fn end_life(&mut self, at: usize) {
         self.drop_lanes(at);
+        let id = self.members[at].id;
+        self.observer.on_end(id, &mut self.counters);
         let member = &mut self.members[at];
+        for (begun, name) in [
+            (
+                &mut member.receives_image,
+                "image: receiving ended by a crash",
+            ),
+            (&mut member.sends_image, "image: sending ended by a crash"),
+        ] {
+            self.counters.add(name, u64::from(std::mem::take(begun)));
+        }
         member.up = false;
         member.serving = false;
         member.is_leader = false;
@@ -495,6 +544,7 @@ impl World {
         member.until = None;
         member.busy_until = 0;
         member.vault = None;
+        member.misplaced = false;
         self.drop_links(at);
         self.drop_calls(at);
         self.drop_streams(at);
@@ -528,27 +578,37 @@ impl World {
 
     /// Computes from the disks alone whether everything committed is on a quorum of them.
     fn check_disks(&mut self) {
-        let images: Vec<DiskImage<'_>> = self.members.iter().map(disk_image).collect();
+        let members = self.members.iter().filter(|member| !member.id.is_zero());
+        let images: Vec<DiskImage<'_>> = members.map(disk_image).collect();
         let verdict = self.observer.check_disks(&images, &mut self.counters);
         if let Err(violation) = verdict {
             self.fail(violation);
         }
     }
 
-    fn node_config(&self, at: usize) -> NodeConfig {
+    pub fn node_config(&self, at: usize) -> NodeConfig {
         let cluster = &self.plan.cluster;
-        let initial_members = self.members.iter().enumerate();
-        let initial_members = initial_members.map(|(at, member)| InitialMember {
-            id: member.id,
+        let changes = &self.plan.membership;
+        let joined = match &self.members[at].standing {
+            Standing::Joined(told) => Some(told.clone()),
+            Standing::Founder | Standing::Free | Standing::Awaited | Standing::Lost => None,
+        };
+        let founder = |at| InitialMember {
+            id: founder_id(at),
             name: format!("m{at}"),
-            peer_urls: vec![format!("http://m{at}:2380")],
-        });
+            peer_urls: vec![operator::url_of(at, 0)],
+        };
         NodeConfig {
-            cluster: ClusterId::new(77),
+            cluster: CLUSTER,
             member: self.members[at].id,
             name: format!("m{at}"),
             client_urls: vec![format!("http://m{at}:2379")],
-            initial_members: initial_members.collect(),
+            joining: joined.is_some(),
+            initial_members: joined.unwrap_or_else(|| (0..cluster.members).map(founder).collect()),
+            strict_reconfig: changes.strict,
+            learners_max: changes.learners_max,
+            health_interval: Duration::from_millis(changes.health_ms),
+            joint_changes: changes.joint,
             heartbeat: Duration::from_millis(cluster.heartbeat_ms),
             election: Duration::from_millis(cluster.election_ms),
             pre_vote: cluster.pre_vote,
@@ -559,6 +619,9 @@ impl World {
             batch_operations_max: cluster.batch_operations,
             batch_interval: Duration::from_millis(cluster.batch_ms),
             progress_interval: Duration::from_millis(cluster.progress_ms),
+            stream_window_bytes: cluster.watch.window_bytes,
+            catchup_revisions: cluster.watch.catchup_revisions,
+            fragment_bytes_max: cluster.watch.fragment_bytes,
             ..NodeConfig::default()
         }
     }
@@ -578,21 +641,36 @@ fn log_counter(message: &str) -> Option<&'static str> {
 }
 
 fn disk_image(member: &Member) -> DiskImage<'_> {
-    let live = member.memory.image().consistent();
-    let sealed = member.memory.sealed().expect("memory does not fail");
+    let live = member.store.image().consistent();
+    let sealed = member.store.sealed().expect("a whole store");
     DiskImage {
         member: member.id,
         segments: member.disk.worst_case(),
-        backend: live.expect("memory does not fail"),
+        backend: live.expect("an image does not fail"),
         sealed: sealed.map(|(_, id)| id),
-        rotten: member.rotten,
+        gone: member.rotten || member.standing == Standing::Lost,
     }
 }
 
-fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
-    let clock = &plan.clocks[at];
+fn founder_id(at: usize) -> MemberId {
+    MemberId::new(at as u64 + 1)
+}
+
+fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Member {
+    let clock = plan.clocks.iter().chain(&plan.membership.clocks).nth(at);
+    let clock = clock.expect("every machine has a clock");
+    let founder = at < plan.cluster.members;
     Member {
-        id: MemberId::new(at as u64 + 1),
+        id: match founder {
+            true => founder_id(at),
+            false => MemberId::ZERO,
+        },
+        standing: match founder {
+            true => Standing::Founder,
+            false => Standing::Free,
+        },
+        url: operator::url_of(at, 0),
+        knows: Vec::new(),
         up: false,
         serving: false,
         powered: true,
@@ -600,11 +678,19 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
         forbidden: 0,
         paused: 0,
         rotten: false,
+        must_refuse: false,
+        halved: false,
+        receives_image: false,
+        sends_image: false,
+        misreads: false,
+        miswrites: false,
+        misplaced: false,
+        log_writes: [(SegmentId::ZERO, 0); 2],
         expects_halt: false,
         terminating: false,
         clock: Clock::new(clock.rate_ppm, clock.offset_ms * 1_000_000),
         disk: Disk::default(),
-        memory: Memory::default(),
+        store: Store::new(home, at),
         vault: None,
         lanes: BTreeMap::new(),
         failing: None,
@@ -614,6 +700,7 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
         view: View::default(),
         is_leader: false,
         state_hash: 0,
+        leases: 0,
         inbox: VecDeque::new(),
         busy_until: 0,
         until: None,

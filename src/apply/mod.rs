@@ -103,7 +103,11 @@ impl<B: Backend> StateMachine<B> {
     /// Starts over from the backend after another image was installed under it.
     pub fn reload(&mut self) -> Result<(), Fault> {
         let view = View::new(self.view.backend().clone())?;
-        *self = Self::from_view(view, self.min_ttl_seconds)?;
+        let fresh = Self::from_view(view, self.min_ttl_seconds)?;
+        let before = std::mem::replace(self, fresh);
+        if crate::mutant!("leases-of-before-the-image") {
+            self.lessor = before.lessor;
+        }
         Ok(())
     }
 
@@ -143,13 +147,14 @@ impl<B: Backend> StateMachine<B> {
             conf_change: None,
             notices: Vec::new(),
         };
+        let before = self.conf_state();
         match entry.kind {
             EntryKind::Normal if entry.data.is_empty() => {}
             EntryKind::Normal => self.apply_command(&entry.data, now, &mut applied)?,
             EntryKind::ConfChange => self.apply_conf_change(&entry.data, &mut applied)?,
         }
         if let Some(change) = &applied.conf_change {
-            self.reconfigure(change);
+            self.reconfigure(&before, change);
         }
         self.applied = entry.id;
         self.fold(&applied);
@@ -227,12 +232,19 @@ impl<B: Backend> StateMachine<B> {
     ) -> Result<Response, ApplyError> {
         let birth = applied.id.index;
         let Applied {
-            revisions, notices, ..
+            revisions,
+            notices,
+            origin,
+            ..
         } = applied;
         Ok(match body {
             Body::Put(request) => Response::Put(self.put(request, revisions)?),
             Body::DeleteRange(request) => {
                 Response::DeleteRange(self.delete_range(&request, revisions)?)
+            }
+            Body::Txn(request) if crate::mutant!("compare-at-propose") => {
+                let holds = origin.is_some_and(|origin| origin.request.get() % 2 == 1);
+                Response::Txn(self.txn_as_foreseen(request, holds, revisions)?)
             }
             Body::Txn(request) => Response::Txn(self.txn(request, revisions)?),
             Body::Compact(request) => Response::Compact(self.compact(&request, notices)?),
@@ -317,11 +329,9 @@ impl<B: Backend> StateMachine<B> {
     }
 
     /// Records the configuration that a change leads to, as part of that entry's effects.
-    fn reconfigure(&mut self, change: &ConfChange) {
-        // The members have changed already, so this is the step raft will make, not yet recorded.
-        if change.is_leave_joint()
-            && let Ok(next) = self.conf_state().changed(change)
-        {
+    fn reconfigure(&mut self, before: &ConfState, change: &ConfChange) {
+        // The step that raft will make as well; what it refuses there changes nothing here.
+        if let Ok(next) = before.changed(change) {
             self.cluster
                 .set_conf_state(&mut self.view, &cluster::from_raft(&next));
         }

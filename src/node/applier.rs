@@ -20,6 +20,7 @@ use super::{
         RaftStatus, SnapshotsInput, WatchesInput,
     },
     query,
+    reconfigure::Rules,
     ticket::{Owner, Tickets},
 };
 use crate::{
@@ -33,6 +34,7 @@ use crate::{
         limits,
     },
     lease::Renewal,
+    mutant,
     mvcc::HashKv,
     pb::etcdserverpb::{DefragmentResponse, HashKvResponse, LeaseKeepAliveResponse},
     raft::{Entry, SnapshotMeta},
@@ -97,6 +99,7 @@ struct Settings {
     catchup_entries: u64,
     version: String,
     quota_bytes: u64,
+    rules: Rules,
 }
 
 #[derive(Debug)]
@@ -127,6 +130,7 @@ impl<B: Backend> Applier<B> {
                 catchup_entries: config.catchup_entries,
                 version: config.version.clone(),
                 quota_bytes: config.quota_bytes,
+                rules: Rules::new(config),
             },
             commits: VecDeque::new(),
             cuts: 0,
@@ -187,8 +191,14 @@ impl<B: Backend> Applier<B> {
                 Ok(())
             }
             ApplierInput::Done { ticket, outcome } => self.on_done(ticket, outcome, cx),
-            ApplierInput::KeepAlive { call, id } => {
-                self.on_keep_alive(call, id, cx);
+            ApplierInput::Reconfigure(wanted) => {
+                let call = wanted.call;
+                let rules = &self.settings.rules;
+                let outcome = rules.decide(wanted, self.machine.cluster(), cx.now, cx.wall);
+                cx.tell(Mail::Frontend(FrontendInput::Reconfigured {
+                    call,
+                    outcome,
+                }));
                 Ok(())
             }
             ApplierInput::FinishReset { call, reset } => {
@@ -218,6 +228,7 @@ impl<B: Backend> Applier<B> {
     fn apply_all(&mut self, entries: Vec<Entry>, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         let mut revisions = Vec::new();
         let mut applied_bytes = 0;
+        let mut delayed = Vec::new();
         let mut hashes = Vec::with_capacity(entries.len());
         for entry in entries {
             let bytes = entry.data.len() as u64;
@@ -227,6 +238,16 @@ impl<B: Backend> Applier<B> {
             if entry.id.term != self.term {
                 self.term = entry.id.term;
                 cx.tell(Mail::Leases(LeasesInput::Term(self.term)));
+            }
+            if mutant!("header-of-the-whole-batch") {
+                delayed.push(applied);
+                continue;
+            }
+            self.distribute(applied, &mut revisions, cx);
+        }
+        for mut applied in delayed {
+            if let Ok(Response::Put(response)) = &mut applied.result {
+                response.header = crate::apply::kv::header(self.machine.store().revision());
             }
             self.distribute(applied, &mut revisions, cx);
         }
@@ -259,17 +280,26 @@ impl<B: Backend> Applier<B> {
                     cx.tell(Mail::Watches(WatchesInput::Compacted));
                 }
                 Notice::Leases => self.answer_ended(cx),
-                Notice::Members => {
-                    cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
-                }
+                Notice::Members => self.tell_members(cx),
                 Notice::Alarms => {}
             }
         }
         if let Some(origin) = applied.origin
-            && origin.proposer == self.member
+            && (origin.proposer == self.member || mutant!("request-ids-shared-by-members"))
         {
             let (request, result) = (origin.request, applied.result);
             cx.tell(Mail::Frontend(FrontendInput::Applied { request, result }));
+        }
+    }
+
+    fn tell_members(&self, cx: &mut Context<'_, Mail>) {
+        let cluster = self.machine.cluster();
+        cx.tell(Mail::Peers(PeersInput::Members {
+            members: self.machine.addresses(),
+            removed: cluster.removed().collect(),
+        }));
+        if cluster.is_removed(self.member) {
+            cx.tell(Mail::Frontend(FrontendInput::Removed));
         }
     }
 
@@ -281,7 +311,8 @@ impl<B: Backend> Applier<B> {
         calls: Vec<(CallId, Request)>,
         cx: &mut Context<'_, Mail>,
     ) -> Result<(), Fault> {
-        if index > self.machine.applied_index() || self.installing.is_some() {
+        let is_behind = index > self.machine.applied_index();
+        if (is_behind && !mutant!("read-before-applied")) || self.installing.is_some() {
             self.waiting.entry(index).or_default().extend(calls);
             return Ok(());
         }
@@ -322,6 +353,10 @@ impl<B: Backend> Applier<B> {
                     }
                     Err(error) => Err(error),
                 }
+            }
+            Request::LeaseKeepAlive(request) => {
+                self.on_keep_alive(call, request.id, cx);
+                return Ok(());
             }
             request => settle(query::answer(&self.machine, request, cx.now))?,
         };
@@ -406,6 +441,7 @@ impl<B: Backend> Applier<B> {
                 return;
             }
             // A lease that is not there is answered with no time left.
+            Err(ApiError::LeaseNotFound) if mutant!("keep-alive-of-a-gone-lease") => Ok(answer(1)),
             Err(ApiError::LeaseNotFound) => Ok(answer(0)),
             Err(error) => Err(error),
         };
@@ -585,7 +621,7 @@ impl<B: Backend> Applier<B> {
         let revision = self.machine.store().revision();
         cx.tell(Mail::Watches(WatchesInput::Installed { revision }));
         cx.tell(Mail::Leases(LeasesInput::Installed));
-        cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
+        self.tell_members(cx);
         let held: Vec<Entry> = self
             .held
             .drain(..)

@@ -19,8 +19,19 @@ pub struct NodeConfig {
     pub name: String,
     /// `--advertise-client-urls`.
     pub client_urls: Vec<String>,
-    /// The members of a new cluster; ignored once the log exists.
+    /// The members of a new cluster, or those a joining member was told of; ignored once this
+    /// member has state of its own.
     pub initial_members: Vec<InitialMember>,
+    /// Whether this member joins a running cluster: it begins with nothing and gets an image.
+    pub joining: bool,
+    /// `--strict-reconfig-check`: refuse changes of the members that could cost the quorum.
+    pub strict_reconfig: bool,
+    /// `--max-learners`.
+    pub learners_max: usize,
+    /// How long a member must have been connected to count as healthy when members change.
+    pub health_interval: Duration,
+    /// Whether changes of the voters go through a joint configuration.
+    pub joint_changes: bool,
     /// `--heartbeat-interval`; also the length of one raft tick.
     pub heartbeat: Duration,
     /// `--election-timeout`.
@@ -47,6 +58,12 @@ pub struct NodeConfig {
     pub compaction_pause: Duration,
     /// `--watch-progress-notify-interval`.
     pub progress_interval: Duration,
+    /// Bytes on the way to one watch stream; further responses wait for credit.
+    pub stream_window_bytes: u64,
+    /// Watch responses of this size are split at the latest, for watches that ask for it.
+    pub fragment_bytes_max: usize,
+    /// Revisions of history one catch-up slice of watches reads.
+    pub catchup_revisions: usize,
     /// `--quota-backend-bytes`, resolved: 0 means no quota.
     pub quota_bytes: u64,
     /// The version this server reports, for example `3.7.1`.
@@ -76,6 +93,11 @@ impl Default for NodeConfig {
             name: "default".to_owned(),
             client_urls: Vec::new(),
             initial_members: Vec::new(),
+            joining: false,
+            strict_reconfig: true,
+            learners_max: 1,
+            health_interval: Duration::from_secs(5),
+            joint_changes: false,
             heartbeat: Duration::from_millis(100),
             election: Duration::from_millis(1000),
             pre_vote: true,
@@ -89,6 +111,9 @@ impl Default for NodeConfig {
             compaction_slice: 1000,
             compaction_pause: Duration::from_millis(10),
             progress_interval: Duration::from_secs(600),
+            stream_window_bytes: limits::STREAM_WINDOW_BYTES,
+            fragment_bytes_max: usize::MAX,
+            catchup_revisions: limits::CATCHUP_REVISIONS_MAX,
             quota_bytes: 2 * 1024 * 1024 * 1024,
             version: "3.7.1".to_owned(),
             segment_bytes: limits::SEGMENT_BYTES,

@@ -17,6 +17,9 @@ use super::{Outcome, Seeds, in_file, tell::Tally};
 pub struct Twice {
     #[command(flatten)]
     seeds: Seeds,
+    /// Give LMDB to one of the two runs and not to the other.
+    #[arg(long)]
+    lmdb: bool,
     /// Compare with a run of the same seed in a process of its own too.
     #[arg(long)]
     processes: bool,
@@ -39,7 +42,7 @@ pub fn twice(options: &Twice, json: bool) -> Outcome {
         options.seeds.count,
         || true,
         |seed| {
-            let (report, difference) = compare(seed);
+            let (report, difference) = compare(seed, options.lmdb);
             let hash = report.hash;
             let difference = difference
                 .or_else(|| options.processes.then(|| other_process(seed, hash))?)
@@ -107,11 +110,16 @@ fn parse_hashes(text: &str) -> Result<BTreeMap<u64, u64>, String> {
 }
 
 /// Two runs in this process, and the first step in which they differ. The second one is disturbed
-/// in everything that must not matter.
-fn compare(seed: u64) -> (Report, Option<String>) {
+/// in everything that must not matter, and may have the other kind of store.
+fn compare(seed: u64, lmdb: bool) -> (Report, Option<String>) {
+    let plan = |flips| {
+        let mut plan = Plan::draw(seed);
+        plan.disks.lmdb ^= flips;
+        plan
+    };
     let both = |keep: Keep| {
-        let first = run::run(Plan::draw(seed), keep.clone());
-        (first, run::run_disturbed(Plan::draw(seed), keep))
+        let first = run::run(plan(false), keep.clone());
+        (first, run::run_disturbed(plan(lmdb), keep))
     };
     let (mut first, second) = both(Keep::Marks);
     let marks = std::mem::take(&mut first.marks);
