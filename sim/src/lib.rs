@@ -13,6 +13,7 @@ pub mod counters;
 pub mod disk;
 pub mod draw;
 pub mod faults;
+pub mod mutants;
 pub mod observe;
 pub mod plan;
 pub mod script;

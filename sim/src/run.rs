@@ -64,6 +64,8 @@ pub struct Report {
     pub marks: Vec<u64>,
     /// What clients saw.
     pub history: History,
+    /// How often the members came to the place of the planted bug.
+    pub planted_reached: u64,
 }
 
 thread_local! {
@@ -139,6 +141,7 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         lines: world.trace.take_lines(),
         marks: world.trace.take_marks(),
         history,
+        planted_reached: mutant::reached(),
     };
     drop(world);
     // After a panic inside a task the runtime may hold it half run; leak it rather than drop it.
