@@ -10,6 +10,7 @@ use fated::{
     kernel::{
         DiskError, DiskErrorKind, DiskOp, DiskOutcome, Entropy, Event, Lane, SegmentId, Ticket,
     },
+    mutant,
     wal::{parse_segment_name, segment_name},
 };
 
@@ -156,15 +157,15 @@ impl World {
                 segment,
                 offset,
                 bytes,
-                ..
+                sync,
             } => {
                 let name = segment_name(*segment);
                 if work.step == 0 {
                     match member.take_failure(DiskFault::Write) {
                         true => Err(failed(&name)),
                         false => match member.disk.write(&name, *offset, bytes) {
-                            Ok(()) => return Progress::More,
-                            Err(error) => Err(error),
+                            Ok(()) if *sync => return Progress::More,
+                            written => written,
                         },
                     }
                 } else if member.take_failure(DiskFault::Sync) {
@@ -251,7 +252,9 @@ impl crate::world::Member {
             2 => self.disk.sync(&temporary)?,
             3 => self.disk.rename(&temporary, &name)?,
             _ => {
-                self.disk.sync_names();
+                if !mutant!("segment-name-unsynced") {
+                    self.disk.sync_names();
+                }
                 return Ok(true);
             }
         }

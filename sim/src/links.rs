@@ -8,7 +8,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fated::kernel::{Entropy, Event, LinkId, LinkOp};
+use fated::{
+    kernel::{Entropy, Event, LinkId, LinkOp},
+    mutant,
+};
 
 use crate::{
     draw,
@@ -230,11 +233,16 @@ impl World {
             self.counters.hit("network: frame lost");
             return;
         }
+        let mut flight = flight;
         if draw::chance(quality.corrupt_ppm, entropy) && !flight.bytes.is_empty() {
-            self.corrupt(&flight);
-            self.break_link(own.0, own.1);
-            return;
+            let damaged = self.corrupt(&flight);
+            if !mutant!("frame-checksum-unchecked") {
+                self.break_link(own.0, own.1);
+                return;
+            }
+            flight.bytes = damaged;
         }
+        let entropy = &mut self.network.entropy;
         if draw::chance(quality.duplicate_ppm, entropy) {
             self.counters.hit("network: frame delivered twice");
             let again = self.network.delay() * self.network.entropy.between(1, 50);
@@ -255,7 +263,7 @@ impl World {
     }
 
     /// Damage of one bit is always found by the checksum around a frame, and then the link ends.
-    fn corrupt(&mut self, flight: &Flight) {
+    fn corrupt(&mut self, flight: &Flight) -> Bytes {
         let mut bytes = flight.bytes.to_vec();
         let at = draw::index(bytes.len(), &mut self.network.entropy);
         bytes[at] ^= 1 << self.network.entropy.below(8);
@@ -266,6 +274,7 @@ impl World {
         );
         self.counters
             .hit("network: damaged frame found by its checksum");
+        Bytes::from(bytes)
     }
 
     /// A frame arrives.

@@ -451,7 +451,11 @@ impl World {
         let seed = member.entropy.next_u64();
         let backend = member.memory.clone();
         self.counters.hit("boot: member started");
-        Node::boot(&config, log, backend, Entropy::from_seed(seed))
+        let node = Node::boot(&config, log, backend, Entropy::from_seed(seed))?;
+        if let Err(violation) = self.observer.on_booted(&node) {
+            self.fail(violation);
+        }
+        Ok(node)
     }
 
     /// A member could not start, or stopped by itself.
@@ -555,6 +559,7 @@ impl World {
             snapshot_count: cluster.snapshot_count,
             catchup_entries: cluster.catchup_entries,
             segment_bytes: cluster.segment_bytes,
+            append_bytes_max: cluster.append_bytes,
             compaction_slice: cluster.compaction_slice,
             batch_operations_max: cluster.batch_operations,
             batch_interval: Duration::from_millis(cluster.batch_ms),

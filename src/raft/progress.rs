@@ -3,7 +3,7 @@
 //! Invariants: `matched < next`; in `Snapshot` nothing is sent; in `Probe` one append is on the way
 //! at a time; in `Replicate` as many as the window holds.
 
-use crate::kernel::LogIndex;
+use crate::{kernel::LogIndex, mutant};
 
 use super::inflights::Inflights;
 
@@ -186,7 +186,10 @@ impl Progress {
                 if self.next.prev() != rejected {
                     return false;
                 }
-                let guess = rejected.min(hint.next());
+                let guess = match mutant!("probe-never-goes-back") {
+                    true => rejected.next(),
+                    false => rejected.min(hint.next()),
+                };
                 self.next = guess.max(self.matched.next());
                 self.paused = false;
             }

@@ -116,18 +116,18 @@ pub fn mutants(options: &Mutants, json: bool) -> Outcome {
 
 impl Mutants {
     fn chosen(&self) -> Result<Vec<&'static Planted>, String> {
-        let named = |bug: &&Planted| {
-            let mut names = self.names.iter();
-            self.names.is_empty() || names.any(|name| bug.name.contains(name.as_str()))
+        let mut bugs: Vec<&Planted> = mutants::all().collect();
+        for name in &self.names {
+            if !bugs.iter().any(|bug| bug.name.contains(name.as_str())) {
+                return Err(format!("no planted bug is named like {name:?}"));
+            }
+        }
+        let whole = |name: &String| mutants::all().any(|bug| bug.name == name);
+        let fits = |bug: &&Planted, name: &String| match whole(name) {
+            true => bug.name == name,
+            false => bug.name.contains(name.as_str()),
         };
-        let exact = |bug: &&Planted| self.names.iter().any(|name| bug.name == name);
-        let mut bugs: Vec<&Planted> = mutants::all().filter(exact).collect();
-        if bugs.is_empty() {
-            bugs = mutants::all().filter(named).collect();
-        }
-        if bugs.is_empty() {
-            return Err(format!("no planted bug is named like {:?}", self.names));
-        }
+        bugs.retain(|bug| self.names.is_empty() || self.names.iter().any(|name| fits(bug, name)));
         if let Some(count) = self.sample {
             let mut entropy = Entropy::from_seed(self.place.from).fork("sample of mutants");
             while bugs.len() > count.max(1) {
