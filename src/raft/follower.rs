@@ -67,11 +67,7 @@ impl Raft {
         {
             let matched = entries.last().map_or(prev, |entry| entry.id);
             self.accept_entries(entries);
-            self.log
-                .commit_to(match mutant!("follower-commits-beyond-match") {
-                    true => commit,
-                    false => commit.min(matched.index),
-                });
+            self.log.commit_to(commit.min(matched.index));
             self.acknowledge(from, matched);
         } else {
             let hint = self.log.agreement_hint(prev.index, prev.term);

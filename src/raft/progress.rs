@@ -186,10 +186,10 @@ impl Progress {
                 if self.next.prev() != rejected {
                     return false;
                 }
-                let guess = match mutant!("probe-never-goes-back") {
-                    true => rejected.next(),
-                    false => rejected.min(hint.next()),
-                };
+                if mutant!("probe-never-goes-back") {
+                    return true;
+                }
+                let guess = rejected.min(hint.next());
                 self.next = guess.max(self.matched.next());
                 self.paused = false;
             }
