@@ -28,8 +28,6 @@ pub mod oracle;
 pub mod plain;
 pub mod prepare;
 pub mod serializable;
-#[cfg(any())]
-pub mod shrink;
 #[cfg(test)]
 mod tests;
 pub mod times;
@@ -83,7 +81,8 @@ pub enum Guarantee {
 
 /// Ways to break a checker, so that tests can show what each part of it is good for. Nothing but
 /// tests and the simulator's own proof sets them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum Weakness {
     NoRealTime,
@@ -107,6 +106,33 @@ pub enum Weakness {
     NoLeaseEarly,
     NoLeaseLate,
     NoLeaseAnswer,
+}
+
+impl Weakness {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::NoRealTime,
+        Self::UnknownNeverApplied,
+        Self::KeysOnly,
+        Self::NoHeaders,
+        Self::NoErrors,
+        Self::NoCommitted,
+        Self::GivingUpPasses,
+        Self::NoSerializable,
+        Self::NoFilter,
+        Self::NoOrder,
+        Self::NoUnique,
+        Self::NoAtomic,
+        Self::NoBookmark,
+        Self::NoResume,
+        Self::NoReliable,
+        Self::NoPrevKv,
+        Self::NoLifetime,
+        Self::NoCompacted,
+        Self::NoLeaseEarly,
+        Self::NoLeaseLate,
+        Self::NoLeaseAnswer,
+    ];
 }
 
 /// What to check, and how hard.

@@ -9,7 +9,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use fated_sim::{plan::Plan, run};
 
-mod history;
+mod judges;
 mod mutants;
 mod one;
 mod pool;
@@ -42,6 +42,8 @@ enum Command {
     },
     /// Lives a batch of seeds, then shows the counters.
     Soak(soak::Batch),
+    /// Lives a thousand seeds and shows what they must have gone through; fails if a line is short.
+    Counters(soak::Counted),
     /// Lives each seed twice and shows the first step that differs.
     Twice(twice::Twice),
     /// Plants each known bug and tells how many seeds its check needs to find it.
@@ -60,6 +62,10 @@ enum Command {
         /// The history, as JSON lines.
         history: PathBuf,
     },
+    /// Writes a right history to a file, to see judges at work.
+    History(judges::Made),
+    /// Breaks the checkers one way after the other; each must be noticed.
+    Broken,
     /// Prints the plan of a seed.
     Plan {
         /// The number that decides everything.
@@ -110,6 +116,7 @@ pub fn main() -> ExitCode {
             one::one(Plan::draw(seed), &format!("run {seed}"), &files, json)
         }
         Command::Soak(batch) => soak::soak(&batch, json),
+        Command::Counters(counted) => soak::soak(&counted.batch(), json),
         Command::Twice(twice) => twice::twice(&twice, json),
         Command::Mutants(options) => mutants::mutants(&options, json),
         Command::Hashes(seeds) => twice::hashes(&seeds),
@@ -117,7 +124,9 @@ pub fn main() -> ExitCode {
             let command = format!("replay {}", plan.display());
             read_plan(&plan).and_then(|plan| one::one(plan, &command, &files, json))
         }
-        Command::Check { history } => history::judge(&history, json),
+        Command::Check { history } => judges::check(&history, json),
+        Command::History(made) => judges::make(&made),
+        Command::Broken => judges::broken(json),
         Command::Plan { seed } => {
             println!("{}", plan_text(&Plan::draw(seed)));
             Ok(true)

@@ -13,6 +13,7 @@ use fated::{
 use prost::Message;
 
 use crate::{
+    counters::Counters,
     draw,
     plan::Plan,
     script::{Step, What},
@@ -92,6 +93,8 @@ struct Client {
     script: Script,
     /// Where it sends its next request.
     member: usize,
+    /// It left the member that it asked last, which did not answer.
+    moved: bool,
     open: Option<CallId>,
     serial: u64,
     revision: i64,
@@ -120,6 +123,7 @@ impl Clients {
                 next: 0,
             },
             member: number % plan.cluster.members,
+            moved: false,
             open: None,
             serial: 0,
             revision: 0,
@@ -172,6 +176,7 @@ impl World {
         self.clients.clients.push(Client {
             script: Script::Probe { left: 2 },
             member,
+            moved: false,
             open: None,
             serial: 0,
             revision: 0,
@@ -322,6 +327,10 @@ impl World {
                 operation.return_at = Some(self.now);
                 client.learn(&operation.request, response);
                 self.counters.hit("client: answered");
+                count_answer(operation, self.observer.elected_at, &mut self.counters);
+                let moved = std::mem::take(&mut client.moved);
+                let name = "client: answered by the next member";
+                self.counters.add(name, u64::from(moved));
             }
             Outcome::Failed(_) => {
                 operation.return_at = Some(self.now);
@@ -341,6 +350,7 @@ impl World {
             Script::Steps { steps, next } => {
                 if moves {
                     client.member = (client.member + 1) % members;
+                    client.moved = members > 1;
                 }
                 pause += steps.get(*next).map_or(0, |step| step.wait_us * 1000);
             }
@@ -354,6 +364,22 @@ impl World {
         }
         let client = operation.client;
         self.after(pause, Item::Client(ClientItem::Think { client }));
+    }
+}
+
+/// Counts what an answer shows of the paths that were taken.
+fn count_answer(operation: &Operation, elected_at: u64, counters: &mut Counters) {
+    match (&operation.request, &operation.outcome) {
+        (_, Outcome::Ok(Response::Txn(txn))) => counters.hit(match txn.succeeded {
+            true => "client: txn took its first branch",
+            false => "client: txn took its second branch",
+        }),
+        (Request::Range(range), Outcome::Ok(_))
+            if !range.serializable && elected_at > operation.call_at =>
+        {
+            counters.hit("read: served after a change of leader");
+        }
+        (_, _) => {}
     }
 }
 

@@ -74,6 +74,11 @@ impl Clock {
         self.rate_ppm = rate_ppm;
     }
 
+    /// Civil time jumps by this much, and nothing else.
+    pub fn jump_wall(&mut self, nanos: i64) {
+        self.wall_offset += nanos;
+    }
+
     /// Civil time jumps by this much; the monotonic clock goes along when it is forward.
     pub fn jump(&mut self, now: u64, nanos: i64) {
         self.local = self.local_at(now);

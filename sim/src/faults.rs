@@ -54,6 +54,10 @@ pub enum FaultKind {
     },
     /// All links of a member break.
     Reset { target: Target },
+    /// The link over which a member next sends or gets a piece of an image breaks there.
+    ResetImage { target: Target },
+    /// What is sent to a member arrives at this rate at most.
+    SlowLinks { target: Target, bytes_per_ms: u64 },
     /// A member's disk is this many times slower.
     SlowDisk { target: Target, times: u64 },
     /// Nothing completes on a member's disk.
@@ -64,8 +68,16 @@ pub enum FaultKind {
     FullDisk { target: Target },
     /// A bit of the log flips while the member is down.
     Rot { member: usize },
+    /// A write of the log lands on an earlier place; the member dies once it is durable.
+    Miswrite { member: usize },
+    /// At its next start a member reads one sector of its log from another place.
+    Misread { member: usize },
+    /// A part of the data directory is gone, or all of it.
+    LostDisk { member: usize, part: Part },
     /// Civil time jumps; forward, monotonic time does too.
     ClockJump { target: Target, ms: i64 },
+    /// Civil time jumps alone.
+    WallJump { member: usize, ms: i64 },
     /// The clock runs at another rate.
     ClockRate { target: Target, ppm: i64 },
     /// Dies the next time it comes to an exact point of its disk's work.
@@ -74,6 +86,8 @@ pub enum FaultKind {
         point: Point,
         power: bool,
     },
+    /// Whoever comes first to this point dies there.
+    CrashFirst { point: Point, power: bool },
     /// Leadership is moved to this member.
     MoveLeader { to: usize },
 }
@@ -86,10 +100,20 @@ pub enum Shape {
     Split,
     Ring,
     Bridge,
+    /// One member of several that are cut off one by one and come back in another order.
+    Swizzle,
+}
+
+/// What of a data directory is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Part {
+    Log,
+    Store,
+    All,
 }
 
 /// An exact point: right after this step has taken effect, before anybody is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Point {
     LogWritten,
     LogSynced,
@@ -107,11 +131,34 @@ pub enum Point {
     StageWritten,
     StageSealed,
     StageInstalled,
+    /// Right before a commit of the backend.
+    CommitBegins,
+    /// A commit that records an accepted compaction.
+    CompactionAccepted,
+    /// A commit that removes a part of what is compacted.
+    CompactionSlice,
+    /// A commit that marks a compaction as finished.
+    CompactionFinished,
+    /// Right before an image is made durable.
+    SealBegins,
+    /// Right before a sealed image becomes the live one; the log has named it already.
+    InstallBegins,
+    StageDropped,
+    /// While it starts, before the log is read.
+    BootBegun,
+    /// A segment that was read is written again, and not synced.
+    BootLogWritten,
+    BootLogSynced,
+    /// An interrupted installation is finished or forgotten.
+    BootImageSettled,
+    BootLogRead,
+    /// A new member is founded, and has no log.
+    BootFounded,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 29] = [
         Self::LogWritten,
         Self::LogSynced,
         Self::SegmentCreated,
@@ -128,7 +175,38 @@ impl Point {
         Self::StageWritten,
         Self::StageSealed,
         Self::StageInstalled,
+        Self::CommitBegins,
+        Self::CompactionAccepted,
+        Self::CompactionSlice,
+        Self::CompactionFinished,
+        Self::SealBegins,
+        Self::InstallBegins,
+        Self::StageDropped,
+        Self::BootBegun,
+        Self::BootLogWritten,
+        Self::BootLogSynced,
+        Self::BootImageSettled,
+        Self::BootLogRead,
+        Self::BootFounded,
     ];
+
+    /// Those of images on their way, where a member named beforehand seldom comes.
+    pub const OF_IMAGES: [Self; 9] = [
+        Self::ImagePinned,
+        Self::ImageRead,
+        Self::StageOpened,
+        Self::StageWritten,
+        Self::SealBegins,
+        Self::StageSealed,
+        Self::InstallBegins,
+        Self::StageInstalled,
+        Self::StageDropped,
+    ];
+
+    /// Whether a member comes here only while it starts.
+    pub fn is_at_boot(self) -> bool {
+        self >= Self::BootBegun
+    }
 
     /// The name of its counter.
     pub fn counter(self) -> &'static str {
@@ -149,6 +227,19 @@ impl Point {
             Self::StageWritten => "crash at: stage written",
             Self::StageSealed => "crash at: stage sealed",
             Self::StageInstalled => "crash at: stage installed",
+            Self::CommitBegins => "crash at: backend commit begins",
+            Self::CompactionAccepted => "crash at: compaction accepted",
+            Self::CompactionSlice => "crash at: slice of a compaction committed",
+            Self::CompactionFinished => "crash at: compaction marked as finished",
+            Self::SealBegins => "crash at: sealing an image begins",
+            Self::InstallBegins => "crash at: installing an image begins",
+            Self::StageDropped => "crash at: stage dropped",
+            Self::BootBegun => "crash at: boot begun",
+            Self::BootLogWritten => "crash at: boot, log written again, not synced",
+            Self::BootLogSynced => "crash at: boot, log written again and synced",
+            Self::BootImageSettled => "crash at: boot, image settled",
+            Self::BootLogRead => "crash at: boot, log read",
+            Self::BootFounded => "crash at: boot, member founded",
         }
     }
 }
@@ -160,12 +251,61 @@ pub enum DiskFault {
     Sync,
     Prepare,
     Commit,
+    /// No space is left for a commit.
+    CommitFull,
+    /// An image that arrives cannot be written.
+    Stage,
+    /// No space is left for an image that arrives.
+    StageFull,
+    /// The log cannot be read at the next start.
+    Read,
 }
+
+impl DiskFault {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Write,
+        Self::Sync,
+        Self::Prepare,
+        Self::Commit,
+        Self::CommitFull,
+        Self::Stage,
+        Self::StageFull,
+        Self::Read,
+    ];
+
+    /// The name of its counter.
+    pub fn counter(self) -> &'static str {
+        match self {
+            Self::Write => "disk: log write failed",
+            Self::Sync => "disk: sync failed",
+            Self::Prepare => "disk: making a segment failed",
+            Self::Commit => "disk: commit failed",
+            Self::CommitFull => "disk: no space for a commit",
+            Self::Stage => "disk: writing an image failed",
+            Self::StageFull => "disk: no space for an image",
+            Self::Read => "disk: read failed at boot",
+        }
+    }
+}
+
+mod hostile;
 
 const CLASSES: usize = 18;
 
 /// The schedule of a plan.
 pub fn draw(cluster: &ClusterPlan, faults_ms: u64, entropy: &mut Entropy) -> Vec<Fault> {
+    let mut hostile = entropy.fork("hostile");
+    let mut faults = draw_common(cluster, faults_ms, entropy);
+    let rot = |fault: &&Fault| matches!(fault.kind, FaultKind::Rot { .. });
+    let rotten = faults.iter().filter(rot).count();
+    let damaged_max = (cluster.members - 1) / 2 - rotten;
+    faults.extend(hostile::draw(cluster, faults_ms, damaged_max, &mut hostile));
+    faults.sort_by_key(|fault| fault.at_ms);
+    faults
+}
+
+fn draw_common(cluster: &ClusterPlan, faults_ms: u64, entropy: &mut Entropy) -> Vec<Fault> {
     let on: Vec<usize> = (0..CLASSES).filter(|_| entropy.one_in(2)).collect();
     if on.is_empty() {
         return Vec::new();
@@ -300,6 +440,7 @@ fn pairs(shape: Shape, members: usize, entropy: &mut Entropy) -> Vec<(usize, usi
             })
             .collect(),
         // Two halves that only one member sees both of.
+        Shape::Swizzle => unreachable!("a swizzle is drawn as a whole"),
         Shape::Bridge => {
             let side = |member: usize| (member + members - first) % members > members / 2;
             all.filter(|(a, b)| *a != first && *b != first && side(*a) != side(*b))

@@ -73,7 +73,9 @@ impl Host for SimHost {
 pub async fn live(shared: Shared, at: usize) {
     let booted = shared.world().boot_node(at);
     let mut node = match booted {
-        Ok(node) => node,
+        Ok(Some(node)) => node,
+        // It died while it started.
+        Ok(None) => return shared.world().end_turn(),
         Err(fault) => return shared.world().on_halt(at, &fault),
     };
     let mut host = SimHost {

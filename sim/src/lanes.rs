@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use fated::{
+    backend::Bucket,
     kernel::{
         DiskError, DiskErrorKind, DiskOp, DiskOutcome, Entropy, Event, Lane, SegmentId, Ticket,
     },
@@ -76,8 +77,10 @@ impl World {
         // A transaction is durable at some moment between its start and its answer.
         let backend = matches!(lane, Lane::Backend | Lane::Snapshot);
         let early = backend && member.entropy.one_in(2);
-        let fails =
-            matches!(op, DiskOp::Commit { .. }) && member.failing == Some(DiskFault::Commit);
+        let fails = failures_of(&op);
+        let fails = member
+            .failing
+            .is_some_and(|failing| fails.contains(&failing));
         let early = (early && !fails).then(|| member.vault().execute(&op));
         let state = member.lanes.entry(lane).or_default();
         state.work = Some(Work {
@@ -100,6 +103,9 @@ impl World {
         let nanos = base * 1000 * factor + member.entropy.below(1000);
         let when = (self.now + nanos * member.slow_times).max(state.stalled_until);
         let boot = member.boot;
+        if member.slow_times > 1 {
+            self.counters.hit("disk: operation slowed down");
+        }
         self.at(when, Item::Lane { at, boot, lane });
     }
 
@@ -114,17 +120,26 @@ impl World {
             self.at(stalled_until, Item::Lane { at, boot, lane });
             return;
         }
-        let state = self.members[at]
-            .lanes
-            .get_mut(&lane)
-            .expect("a lane at work");
-        let mut work = state.work.take().expect("a lane at work");
-        let progress = self.work_on(at, &mut work);
-        if let Some(point) = point_of(&work, &progress) {
-            self.maybe_crash(at, point);
-            if self.members[at].boot != boot || !self.members[at].up {
+        let state = &self.members[at].lanes[&lane];
+        if let Some(work) = &state.work
+            && let Some(point) = point_before(work)
+        {
+            self.maybe_crash(at, &[point]);
+            if !self.members[at].up {
                 return;
             }
+        }
+        let state = self.members[at].lanes.get_mut(&lane);
+        let work = state.and_then(|state| state.work.take());
+        let mut work = work.expect("a lane at work");
+        let progress = self.work_on(at, &mut work);
+        if self.members[at].misplaced && matches!(progress, Progress::More) {
+            self.counters.hit("disk: misdirected write");
+            self.note(&format!("member {at} writes its log at another place"));
+        }
+        self.maybe_crash(at, &points_of(&work, &progress));
+        if !self.members[at].up {
+            return;
         }
         match progress {
             Progress::More => {
@@ -161,17 +176,15 @@ impl World {
             } => {
                 let name = segment_name(*segment);
                 if work.step == 0 {
-                    match member.take_failure(DiskFault::Write) {
-                        true => Err(failed(&name)),
-                        false => match member.disk.write(&name, *offset, bytes) {
-                            Ok(()) if *sync => return Progress::More,
-                            written => written,
-                        },
+                    match member.write_log(*segment, *offset, bytes) {
+                        Ok(()) if *sync => return Progress::More,
+                        written => written,
                     }
                 } else if member.take_failure(DiskFault::Sync) {
                     member.disk.fail_sync(&name, reverts, &mut member.entropy);
                     Err(failed(&name))
                 } else {
+                    member.must_refuse |= std::mem::take(&mut member.misplaced);
                     member.disk.sync(&name)
                 }
             }
@@ -187,17 +200,30 @@ impl World {
                 Ok(false) => return Progress::More,
                 Err(error) => Err(error),
             },
-            DiskOp::Commit { .. } if member.take_failure(DiskFault::Commit) => {
-                Err(failed("the backend"))
-            }
             op => {
+                let fails = failures_of(op).iter();
+                let fails = fails.copied().find(|on| member.take_failure(*on));
+                if let Some(on) = fails {
+                    self.counters.hit(on.counter());
+                    member.expects_halt = true;
+                    let kind = match on {
+                        DiskFault::CommitFull | DiskFault::StageFull => DiskErrorKind::Full,
+                        _ => DiskErrorKind::Io,
+                    };
+                    return Progress::Done(Err(DiskError::new(kind, "the backend")));
+                }
                 let early = work.early.take();
                 let outcome = early.unwrap_or_else(|| member.vault().execute(op));
                 return Progress::Done(outcome);
             }
         };
-        if outcome.is_err() {
-            self.counters.hit("disk: operation failed");
+        if let Err(error) = &outcome {
+            self.counters.hit(match (error.kind, &work.op) {
+                (DiskErrorKind::Full, _) => "disk: no space for a segment",
+                (_, DiskOp::WalWrite { .. }) if work.step == 0 => DiskFault::Write.counter(),
+                (_, DiskOp::WalWrite { .. }) => DiskFault::Sync.counter(),
+                (_, _) => DiskFault::Prepare.counter(),
+            });
             self.members[at].expects_halt = true;
         }
         Progress::Done(outcome.map(|()| DiskOutcome::Done))
@@ -231,6 +257,37 @@ impl World {
 }
 
 impl crate::world::Member {
+    /// The first step of a log write: into the page cache, if all goes well.
+    fn write_log(
+        &mut self,
+        segment: SegmentId,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), DiskError> {
+        let name = segment_name(segment);
+        if self.take_failure(DiskFault::Write) {
+            return Err(failed(&name));
+        }
+        if self.miswrites {
+            let Self { disk, entropy, .. } = self;
+            if disk
+                .write_elsewhere(&name, offset, bytes, entropy)
+                .is_some()
+            {
+                self.miswrites = false;
+                self.misplaced = true;
+                self.rotten = true;
+                // Nobody acts on it: what would be lost was never told to anybody.
+                self.crash_at = Some((Point::LogSynced, false));
+                return Ok(());
+            }
+        }
+        if self.log_writes[0] != (segment, offset) {
+            self.log_writes = [(segment, offset), self.log_writes[0]];
+        }
+        self.disk.write(&name, offset, bytes)
+    }
+
     /// One step of making a segment, as the production host does it. True at the end.
     fn prepare_step(
         &mut self,
@@ -281,16 +338,51 @@ impl crate::world::Member {
     }
 
     /// Whether the next operation of this kind is to fail; it is then used up.
-    fn take_failure(&mut self, on: DiskFault) -> bool {
+    pub fn take_failure(&mut self, on: DiskFault) -> bool {
         self.failing.take_if(|failing| *failing == on).is_some()
     }
 }
 
-/// Where a member stands when a step has just been done; nowhere when it failed.
-fn point_of(work: &Work, progress: &Progress) -> Option<Point> {
-    if matches!(progress, Progress::Done(Err(_))) {
+/// The planned failures that can meet an operation of the backend.
+fn failures_of(op: &DiskOp) -> &'static [DiskFault] {
+    match op {
+        DiskOp::Commit { .. } => &[DiskFault::Commit, DiskFault::CommitFull],
+        DiskOp::StageWrite { .. } => &[DiskFault::Stage, DiskFault::StageFull],
+        _ => &[],
+    }
+}
+
+/// Where a member stands before an operation that has had no effect yet.
+fn point_before(work: &Work) -> Option<Point> {
+    if work.early.is_some() || work.step > 0 {
         return None;
     }
+    match &work.op {
+        DiskOp::Commit { .. } => Some(Point::CommitBegins),
+        DiskOp::StageSeal { .. } => Some(Point::SealBegins),
+        DiskOp::StageInstall { .. } => Some(Point::InstallBegins),
+        _ => None,
+    }
+}
+
+/// Where a member stands when a step has just been done; nowhere when it failed.
+fn points_of(work: &Work, progress: &Progress) -> Vec<Point> {
+    if matches!(progress, Progress::Done(Err(_))) {
+        return Vec::new();
+    }
+    let mut points: Vec<Point> = point_of(work, progress).into_iter().collect();
+    if let DiskOp::Commit { batch } = &work.op {
+        let writes = |bucket| batch.writes.get(&bucket).into_iter().flatten();
+        let marks = |name: &[u8]| writes(Bucket::Meta).any(|(key, _)| key[..] == *name);
+        points.extend(marks(b"scheduledCompactRev").then_some(Point::CompactionAccepted));
+        points.extend(marks(b"finishedCompactRev").then_some(Point::CompactionFinished));
+        let removes = writes(Bucket::Key).any(|(_, value)| value.is_none());
+        points.extend(removes.then_some(Point::CompactionSlice));
+    }
+    points
+}
+
+fn point_of(work: &Work, progress: &Progress) -> Option<Point> {
     Some(match &work.op {
         DiskOp::WalWrite { .. } if work.step == 0 => Point::LogWritten,
         DiskOp::WalWrite { .. } => Point::LogSynced,
@@ -312,9 +404,8 @@ fn point_of(work: &Work, progress: &Progress) -> Option<Point> {
         DiskOp::StageWrite { .. } => Point::StageWritten,
         DiskOp::StageSeal { .. } => Point::StageSealed,
         DiskOp::StageInstall { .. } => Point::StageInstalled,
-        DiskOp::Defragment | DiskOp::SnapshotClose { .. } | DiskOp::StageDrop { .. } => {
-            return None;
-        }
+        DiskOp::StageDrop { .. } => Point::StageDropped,
+        DiskOp::Defragment | DiskOp::SnapshotClose { .. } => return None,
     })
 }
 

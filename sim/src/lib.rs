@@ -4,6 +4,7 @@
 //! keep things (plans, clocks, disks, traces) are pure code. The world that runs a plan exists in
 //! simulation builds only.
 
+pub mod broken;
 pub mod check;
 pub mod history;
 pub mod model;
@@ -17,9 +18,12 @@ pub mod mutants;
 pub mod observe;
 pub mod plan;
 pub mod script;
+pub mod store;
 pub mod trace;
 pub mod watching;
 
+#[cfg(madsim)]
+pub mod boot;
 #[cfg(madsim)]
 pub mod client;
 #[cfg(madsim)]

@@ -5,12 +5,13 @@
 //! the peer's machine answers, that is at once after a kill, on its next word after a reboot, and
 //! not at all through a partition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fated::{
-    kernel::{Entropy, Event, LinkId, LinkOp},
-    mutant,
+    kernel::{ClusterId, Entropy, Event, LinkId, LinkOp, MemberId},
+    node::wire as frames,
+    pb::fated::peer::peer_message::Body,
 };
 
 use crate::{
@@ -19,14 +20,33 @@ use crate::{
     world::{Item, World},
 };
 
+mod hostile;
+pub use hostile::Replay;
+
+/// Bytes arrive no later than this after they were sent; a queue that grows longer drops them.
+const QUEUE_NANOS_MAX: u64 = 5_000_000_000;
+
+/// What stands between two members: the kind of partition, and whether it holds what it stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Barrier {
+    /// The counter of what it stops.
+    pub kind: &'static str,
+    /// Whether what it stops arrives when it ends.
+    pub hold: bool,
+}
+
 /// State of the network.
 #[derive(Debug)]
 pub struct Network {
     /// Settings of the moment.
     pub quality: NetworkPlan,
     entropy: Entropy,
-    /// How many partitions stand in the way from one member to another, and how many of them hold.
-    blocked: BTreeMap<(usize, usize), (u32, u32)>,
+    /// The partitions that stand in the way from one member to another.
+    blocked: BTreeMap<(usize, usize), Vec<Barrier>>,
+    /// Members to which at most so many bytes go in a millisecond.
+    pub slow: BTreeMap<usize, u64>,
+    /// Members whose next link that carries an image breaks.
+    pub break_image: BTreeSet<usize>,
     ends: BTreeMap<(usize, LinkId), End>,
     held: Vec<Flight>,
     accepted: u64,
@@ -38,6 +58,10 @@ struct End {
     link: LinkId,
     /// When the last frame that keeps its place arrives at the peer.
     last_arrival: u64,
+    /// Frames sent from here.
+    sent: u64,
+    /// The last frame that arrived here.
+    arrived: u64,
 }
 
 /// A frame on its way.
@@ -47,6 +71,8 @@ pub struct Flight {
     to: usize,
     link: LinkId,
     bytes: Bytes,
+    number: u64,
+    again: bool,
 }
 
 impl Network {
@@ -56,6 +82,8 @@ impl Network {
             quality,
             entropy,
             blocked: BTreeMap::new(),
+            slow: BTreeMap::new(),
+            break_image: BTreeSet::new(),
             ends: BTreeMap::new(),
             held: Vec::new(),
             accepted: 0,
@@ -69,7 +97,7 @@ impl Network {
     fn holds(&self, from: usize, to: usize) -> bool {
         self.blocked
             .get(&(from, to))
-            .is_some_and(|(all, hold)| all == hold)
+            .is_some_and(|barriers| barriers.iter().all(|barrier| barrier.hold))
     }
 
     fn delay(&mut self) -> u64 {
@@ -90,18 +118,17 @@ impl Network {
 
 impl World {
     /// Puts a partition between two members, in one direction.
-    pub fn block(&mut self, from: usize, to: usize, hold: bool) {
-        let entry = self.network.blocked.entry((from, to)).or_default();
-        entry.0 += 1;
-        entry.1 += u32::from(hold);
+    pub fn block(&mut self, from: usize, to: usize, barrier: Barrier) {
+        let barriers = self.network.blocked.entry((from, to)).or_default();
+        barriers.push(barrier);
     }
 
     /// Takes a partition away again; what it held goes on its way.
-    pub fn unblock(&mut self, from: usize, to: usize, hold: bool) {
-        if let Some(entry) = self.network.blocked.get_mut(&(from, to)) {
-            entry.0 -= 1;
-            entry.1 -= u32::from(hold);
-            if entry.0 == 0 {
+    pub fn unblock(&mut self, from: usize, to: usize, barrier: Barrier) {
+        if let Some(barriers) = self.network.blocked.get_mut(&(from, to)) {
+            let place = barriers.iter().position(|other| *other == barrier);
+            barriers.swap_remove(place.expect("it was put there"));
+            if barriers.is_empty() {
                 self.network.blocked.remove(&(from, to));
                 self.release(from, to);
             }
@@ -163,6 +190,10 @@ impl World {
             self.event_after(back, from, link_down(link, "refused"));
             return;
         }
+        if let Some(refusal) = self.greet(from, to) {
+            self.event_after(2 * back, from, link_down(link, refusal));
+            return;
+        }
         self.network.accepted += 1;
         // Links that members dial are even.
         let other = LinkId::new(self.network.accepted * 2 + 1);
@@ -170,6 +201,8 @@ impl World {
             peer,
             link,
             last_arrival: 0,
+            sent: 0,
+            arrived: 0,
         };
         self.network.ends.insert((from, link), end(to, other));
         self.network.ends.insert((to, other), end(from, link));
@@ -203,17 +236,17 @@ impl World {
             to,
             link: end.link,
             bytes,
+            number: end.sent + 1,
+            again: false,
         };
-        if self.network.holds(from, to) {
-            self.network.held.push(flight);
-            return;
+        if let Some(end) = self.network.ends.get_mut(&(from, link)) {
+            end.sent += 1;
         }
         if self.network.is_blocked(from, to) {
-            self.counters.hit("network: frame blocked by a partition");
-            if !self.network.is_blocked(to, from) {
-                self.counters.hit("network: frame blocked one way only");
-            }
-            return;
+            return self.stop(flight);
+        }
+        if self.breaks_image(&flight) {
+            return self.break_link(from, link);
         }
         if !self.network.ends.contains_key(&(to, end.link)) {
             // Half open: the peer's machine says so, if it can.
@@ -226,35 +259,75 @@ impl World {
         self.fly(end, (from, link), flight);
     }
 
+    /// A partition stands in the way of a frame.
+    fn stop(&mut self, flight: Flight) {
+        let (from, to) = (flight.from, flight.to);
+        for barrier in &self.network.blocked[&(from, to)] {
+            self.counters.hit(barrier.kind);
+        }
+        if !self.network.is_blocked(to, from) {
+            self.counters.hit("network: frame blocked one way only");
+        }
+        if self.network.holds(from, to) {
+            self.counters.hit("network: frame held by a partition");
+            self.network.held.push(flight);
+        } else {
+            self.counters.hit("network: frame blocked by a partition");
+        }
+    }
+
+    /// Whether a frame is a piece of an image on a link that is to break there.
+    fn breaks_image(&mut self, flight: &Flight) -> bool {
+        let armed = &mut self.network.break_image;
+        let hit = [flight.from, flight.to]
+            .into_iter()
+            .find(|at| armed.contains(at));
+        let Some(at) = hit else {
+            return false;
+        };
+        let Some(frames::Frame::Peer(message)) = frames::decode(flight.bytes.clone()) else {
+            return false;
+        };
+        let hit = matches!(message.body, Some(Body::SnapshotChunk(_)));
+        if hit {
+            armed.remove(&at);
+            self.counters.hit("network: link reset within an image");
+        }
+        hit
+    }
+
     fn fly(&mut self, end: End, own: (usize, LinkId), flight: Flight) {
         let quality = self.network.quality.clone();
+        if self.harm(&flight) {
+            return self.break_link(own.0, own.1);
+        }
         let entropy = &mut self.network.entropy;
         if draw::chance(quality.loss_ppm, entropy) {
             self.counters.hit("network: frame lost");
             return;
         }
-        let mut flight = flight;
-        if draw::chance(quality.corrupt_ppm, entropy) && !flight.bytes.is_empty() {
-            let damaged = self.corrupt(&flight);
-            if !mutant!("frame-checksum-unchecked") {
-                self.break_link(own.0, own.1);
-                return;
-            }
-            flight.bytes = damaged;
-        }
-        let entropy = &mut self.network.entropy;
         if draw::chance(quality.duplicate_ppm, entropy) {
-            self.counters.hit("network: frame delivered twice");
             let again = self.network.delay() * self.network.entropy.between(1, 50);
-            self.after(again, Item::Frame(flight.clone()));
+            let twin = Flight {
+                again: true,
+                ..flight.clone()
+            };
+            self.after(again, Item::Frame(twin));
         }
         let overtaken = draw::chance(quality.reorder_ppm, &mut self.network.entropy);
         let mut arrival = self.now + self.network.delay();
         if overtaken {
-            self.counters.hit("network: frame overtaken");
             arrival += self.network.delay() * self.network.entropy.between(1, 10);
         } else {
             arrival = arrival.max(end.last_arrival);
+            if let Some(rate) = self.network.slow.get(&flight.to) {
+                arrival += flight.bytes.len() as u64 * 1_000_000 / rate;
+                self.counters.hit("network: frame slowed down");
+            }
+            if arrival > self.now + QUEUE_NANOS_MAX {
+                self.counters.hit("network: frame dropped by a full queue");
+                return;
+            }
             if let Some(end) = self.network.ends.get_mut(&own) {
                 end.last_arrival = arrival;
             }
@@ -262,27 +335,18 @@ impl World {
         self.at(arrival, Item::Frame(flight));
     }
 
-    /// Damage of one bit is always found by the checksum around a frame, and then the link ends.
-    fn corrupt(&mut self, flight: &Flight) -> Bytes {
-        let mut bytes = flight.bytes.to_vec();
-        let at = draw::index(bytes.len(), &mut self.network.entropy);
-        bytes[at] ^= 1 << self.network.entropy.below(8);
-        assert_ne!(
-            crc32fast::hash(&bytes),
-            crc32fast::hash(&flight.bytes),
-            "a checksum finds one wrong bit"
-        );
-        self.counters
-            .hit("network: damaged frame found by its checksum");
-        Bytes::from(bytes)
-    }
-
     /// A frame arrives.
     pub fn on_flight(&mut self, flight: Flight) {
         let Flight {
             to, link, bytes, ..
         } = flight;
-        if self.network.ends.contains_key(&(to, link)) {
+        if let Some(end) = self.network.ends.get_mut(&(to, link)) {
+            if flight.again {
+                self.counters.hit("network: frame delivered twice");
+            } else if flight.number < end.arrived {
+                self.counters.hit("network: frame overtaken");
+            }
+            end.arrived = end.arrived.max(flight.number);
             self.event_now(to, Event::Frame { link, bytes });
         }
     }

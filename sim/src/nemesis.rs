@@ -3,17 +3,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fated::kernel::{ApiError, CallId, Credentials, Event, MemberId, Request, Response, Signal};
+use fated::backend::ReadSnapshot;
+use fated::kernel::{
+    ApiError, CallId, Credentials, EntryId, Event, MemberId, Request, Response, Signal,
+};
 use fated::pb::etcdserverpb as rpc;
 
 use crate::{
-    faults::{FaultKind, Point, Shape, Target},
+    disk::Disk,
+    faults::{DiskFault, FaultKind, Part, Point, Shape, Target},
     lanes::LANES,
+    links::Barrier,
+    plan::HostilePlan,
     world::{Item, World},
 };
 
 /// The first call id of calls that are nobody's history.
 const OWN_CALLS: u64 = 1 << 40;
+
+const LEFT_BEHIND: Barrier = Barrier {
+    kind: "blocked: left behind",
+    hold: false,
+};
 
 /// What is broken at the moment.
 #[derive(Default, Debug)]
@@ -23,6 +34,8 @@ pub struct Nemesis {
     calls: u64,
     /// Answers to its own calls, where somebody waits for them.
     pub answers: BTreeMap<CallId, Result<Response, ApiError>>,
+    /// Points at which whoever comes there first dies; whether by power.
+    crash_first: Vec<(Point, bool)>,
     /// Faults begin only in their phase.
     pub over: bool,
     /// Members cut off for the liveness phase.
@@ -33,9 +46,10 @@ pub struct Nemesis {
 enum Undo {
     Boot(Vec<usize>),
     Resume(usize),
-    Unblock(Vec<(usize, usize)>, bool),
+    Unblock(Vec<(usize, usize)>, Barrier),
     Quick(usize),
     Room(usize),
+    Fast(usize),
 }
 
 impl World {
@@ -80,12 +94,17 @@ impl World {
         for member in &mut self.members {
             member.failing = None;
             member.crash_at = None;
+            member.miswrites = false;
+            member.misreads = false;
             member
                 .lanes
                 .values_mut()
                 .for_each(|lane| lane.stalled_until = 0);
         }
+        self.network.break_image.clear();
+        self.nemesis.crash_first.clear();
         let quality = &mut self.network.quality;
+        quality.hostile = HostilePlan::default();
         (
             quality.loss_ppm,
             quality.corrupt_ppm,
@@ -115,10 +134,11 @@ impl World {
             FaultKind::PowerCutAll => Some(self.power_cut_all()),
             FaultKind::Pause { target } => {
                 let at = self.target(*target)?;
-                self.counters.hit("fault: pause");
-                if for_ms > self.plan.cluster.election_ms && self.members[at].up {
-                    self.counters
-                        .hit("fault: pause longer than an election timeout");
+                if self.members[at].up {
+                    self.counters.hit("fault: pause");
+                    let long = for_ms > self.plan.cluster.election_ms;
+                    let name = "fault: pause longer than an election timeout";
+                    self.counters.add(name, u64::from(long));
                 }
                 self.members[at].paused += 1;
                 Some(Undo::Resume(at))
@@ -133,8 +153,8 @@ impl World {
                 None
             }
             FaultKind::Block { shape, pairs, hold } => {
-                self.counters.hit(shape_counter(*shape));
-                Some(self.block_all(pairs.clone(), *hold))
+                let kind = shape_counter(*shape);
+                Some(self.block_all(pairs.clone(), Barrier { kind, hold: *hold }))
             }
             FaultKind::Isolate {
                 target,
@@ -143,14 +163,14 @@ impl World {
                 hold,
             } => {
                 let at = self.target(*target)?;
-                self.counters.hit("fault: one member isolated");
                 let others = (0..self.members.len()).filter(|other| *other != at);
                 let mut pairs = Vec::new();
                 for other in others {
                     pairs.extend(inbound.then_some((other, at)));
                     pairs.extend(outbound.then_some((at, other)));
                 }
-                Some(self.block_all(pairs, *hold))
+                let kind = "blocked: one member isolated";
+                Some(self.block_all(pairs, Barrier { kind, hold: *hold }))
             }
             FaultKind::Reset { target } => {
                 let at = self.target(*target)?;
@@ -167,27 +187,60 @@ impl World {
                 power,
             } => {
                 let at = self.target(*target)?;
+                if *point == Point::BootFounded {
+                    return None; // Members are founded before faults begin.
+                }
                 self.members[at].crash_at = Some((*point, *power));
+                point.is_at_boot().then(|| self.kill_for_a_while(at))
+            }
+            FaultKind::CrashFirst { point, power } => {
+                self.nemesis.crash_first.push((*point, *power));
                 None
+            }
+            FaultKind::ResetImage { target } => {
+                let at = self.target(*target)?;
+                self.network.break_image.insert(at);
+                None
+            }
+            FaultKind::SlowLinks {
+                target,
+                bytes_per_ms,
+            } => {
+                let at = self.target(*target)?;
+                self.network.slow.insert(at, *bytes_per_ms);
+                Some(Undo::Fast(at))
             }
             FaultKind::SlowDisk { .. }
             | FaultKind::StalledDisk { .. }
             | FaultKind::DiskError { .. }
             | FaultKind::FullDisk { .. }
-            | FaultKind::Rot { .. } => self.strike_disk(kind, for_ms),
+            | FaultKind::Rot { .. }
+            | FaultKind::Miswrite { .. }
+            | FaultKind::Misread { .. }
+            | FaultKind::LostDisk { .. } => self.strike_disk(kind, for_ms),
             FaultKind::ClockJump { target, ms } => {
                 let at = self.target(*target)?;
-                self.counters.hit("fault: clock jump");
+                self.counters
+                    .add("fault: clock jump", u64::from(self.members[at].up));
                 let now = self.now;
                 self.members[at].clock.jump(now, ms * 1_000_000);
                 self.consider(at);
                 None
             }
+            FaultKind::WallJump { member, ms } => {
+                if self.members[*member].up {
+                    self.counters.hit("fault: civil time to and fro");
+                }
+                self.members[*member].clock.jump_wall(ms * 1_000_000);
+                None
+            }
             FaultKind::ClockRate { target, ppm } => {
                 let at = self.target(*target)?;
-                self.counters.hit("fault: clock rate");
+                self.counters
+                    .add("fault: clock rate", u64::from(self.members[at].up));
                 let now = self.now;
                 self.members[at].clock.set_rate(now, *ppm);
+                self.consider(at);
                 None
             }
         }
@@ -197,7 +250,6 @@ impl World {
         match kind {
             FaultKind::SlowDisk { target, times } => {
                 let at = self.target(*target)?;
-                self.counters.hit("fault: slow disk");
                 self.members[at].slow_times = *times;
                 Some(Undo::Quick(at))
             }
@@ -213,15 +265,23 @@ impl World {
             FaultKind::DiskError { target, on } => {
                 let at = self.target(*target)?;
                 self.members[at].failing = Some(*on);
-                None
+                (*on == DiskFault::Read).then(|| self.kill_for_a_while(at))
             }
             FaultKind::FullDisk { target } => {
                 let at = self.target(*target)?;
-                self.counters.hit("fault: full disk");
                 let disk = &mut self.members[at].disk;
                 disk.capacity = Some(disk.used_bytes());
                 Some(Undo::Room(at))
             }
+            FaultKind::Miswrite { member } => {
+                self.members[*member].miswrites = true;
+                None
+            }
+            FaultKind::Misread { member } => {
+                self.members[*member].misreads = true;
+                Some(self.kill_for_a_while(*member))
+            }
+            FaultKind::LostDisk { member, part } => Some(self.lose_disk(*member, *part)),
             FaultKind::Rot { member } => {
                 let at = *member;
                 self.kill(at);
@@ -241,17 +301,85 @@ impl World {
             | FaultKind::Block { .. }
             | FaultKind::Isolate { .. }
             | FaultKind::Reset { .. }
+            | FaultKind::ResetImage { .. }
+            | FaultKind::SlowLinks { .. }
             | FaultKind::ClockJump { .. }
+            | FaultKind::WallJump { .. }
             | FaultKind::ClockRate { .. }
             | FaultKind::CrashAt { .. }
+            | FaultKind::CrashFirst { .. }
             | FaultKind::MoveLeader { .. } => unreachable!("no fault of a disk: {kind:?}"),
         }
     }
 
+    /// Members that are to die while they are founded. Called before anybody starts.
+    pub fn arm_founders(&mut self) {
+        for fault in &self.plan.clone().faults {
+            if let FaultKind::CrashAt {
+                target,
+                point: Point::BootFounded,
+                power,
+            } = fault.kind
+            {
+                let at = match target {
+                    Target::Member(at) => at,
+                    Target::Leader => 0,
+                };
+                self.members[at].crash_at = Some((Point::BootFounded, power));
+            }
+        }
+    }
+
+    fn kill_for_a_while(&mut self, at: usize) -> Undo {
+        self.kill(at);
+        self.forbid(vec![at])
+    }
+
+    /// A part of a data directory is gone. A member that finds the other part refuses to start. One
+    /// that finds nothing cannot know that it ever voted, so it must not start as who it was: it
+    /// stays down, as an operator has to see to, until it is replaced as a member.
+    fn lose_disk(&mut self, at: usize, part: Part) -> Undo {
+        let undo = self.kill_for_a_while(at);
+        let member = &mut self.members[at];
+        member.rotten = true;
+        let applied = member.store.image().consistent();
+        let applied = applied.expect("an image does not fail") != EntryId::ZERO;
+        let logged = !member.disk.names().is_empty();
+        if part != Part::Store {
+            member.disk = Disk::default();
+        }
+        if part != Part::Log {
+            member.store = member.store.after_loss();
+        }
+        let left = match part {
+            Part::Log => applied,
+            Part::Store => logged,
+            Part::All => false,
+        };
+        member.must_refuse = left;
+        member.halved = left;
+        if !left {
+            member.forbidden += 1;
+        }
+        self.counters.hit(match part {
+            _ if !left => "fault: whole data directory lost",
+            Part::Log => "fault: log lost",
+            Part::Store | Part::All => "fault: store lost",
+        });
+        self.note(&format!("member {at} loses {part:?} of its disk"));
+        undo
+    }
+
     /// A member has come to a point at which it is to die.
-    pub fn maybe_crash(&mut self, at: usize, point: Point) {
-        let wanted = |armed: &mut (Point, bool)| armed.0 == point;
-        let Some((_, power)) = self.members[at].crash_at.take_if(wanted) else {
+    pub fn maybe_crash(&mut self, at: usize, points: &[Point]) {
+        let wanted = |armed: &mut (Point, bool)| points.contains(&armed.0);
+        let mut armed = self.members[at].crash_at.take_if(wanted);
+        if armed.is_none() {
+            let mut first = self.nemesis.crash_first.iter();
+            let place = first.position(|(point, _)| points.contains(point));
+            armed = place.map(|place| self.nemesis.crash_first.remove(place));
+        }
+        let Some((point, power)) = armed else {
             return;
         };
         self.counters.hit(point.counter());
@@ -287,11 +415,11 @@ impl World {
         Undo::Boot(members)
     }
 
-    fn block_all(&mut self, pairs: Vec<(usize, usize)>, hold: bool) -> Undo {
+    fn block_all(&mut self, pairs: Vec<(usize, usize)>, barrier: Barrier) -> Undo {
         for (from, to) in &pairs {
-            self.block(*from, *to, hold);
+            self.block(*from, *to, barrier);
         }
-        Undo::Unblock(pairs, hold)
+        Undo::Unblock(pairs, barrier)
     }
 
     fn undo(&mut self, undo: Undo) {
@@ -307,13 +435,14 @@ impl World {
                 self.members[at].paused -= 1;
                 self.consider(at);
             }
-            Undo::Unblock(pairs, hold) => {
+            Undo::Unblock(pairs, barrier) => {
                 for (from, to) in pairs {
-                    self.unblock(from, to, hold);
+                    self.unblock(from, to, barrier);
                 }
             }
             Undo::Quick(at) => self.members[at].slow_times = 1,
             Undo::Room(at) => self.members[at].disk.capacity = None,
+            Undo::Fast(at) => drop(self.network.slow.remove(&at)),
         }
     }
 
@@ -348,7 +477,7 @@ impl World {
             }
         }
         for (from, to) in self.nemesis.cut_off.clone() {
-            self.block(from, to, false);
+            self.block(from, to, LEFT_BEHIND);
         }
     }
 
@@ -356,7 +485,7 @@ impl World {
     pub fn heal(&mut self) {
         self.end_faults();
         for (from, to) in std::mem::take(&mut self.nemesis.cut_off) {
-            self.unblock(from, to, false);
+            self.unblock(from, to, LEFT_BEHIND);
         }
     }
 
@@ -405,10 +534,11 @@ impl World {
 
 fn shape_counter(shape: Shape) -> &'static str {
     match shape {
-        Shape::OneWay => "fault: one direction blocked",
-        Shape::Pair => "fault: one pair blocked",
-        Shape::Split => "fault: cluster split",
-        Shape::Ring => "fault: ring",
-        Shape::Bridge => "fault: bridge",
+        Shape::OneWay => "blocked: one direction",
+        Shape::Pair => "blocked: one pair",
+        Shape::Split => "blocked: split",
+        Shape::Ring => "blocked: ring",
+        Shape::Bridge => "blocked: bridge",
+        Shape::Swizzle => "blocked: swizzle",
     }
 }

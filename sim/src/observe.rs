@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fated::{
-    backend::Memory,
     kernel::{Digest, EntryId, LogIndex, MemberId, SegmentId, Term},
     node::{
         Node,
         wire::{self, Frame},
     },
-    raft::{Body, Entry, Message, Role},
+    pb::fated::command::{Command, command},
+    raft::{Body, Entry, EntryKind, Message, Role},
     wal::Recovery,
+    watch,
 };
+use prost::Message as _;
 
-use crate::counters::Counters;
+use crate::{counters::Counters, store::Store};
 
 /// A guarantee that did not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +63,10 @@ pub struct Observer {
     /// The latest term in which each member let others count on it.
     promised: BTreeMap<MemberId, Term>,
     seen: BTreeMap<MemberId, Seen>,
+    /// When a leader was last elected.
+    pub elected_at: u64,
+    /// The term in which each lease was granted.
+    leases: BTreeMap<i64, Term>,
 }
 
 /// What a member looked like after its last turn of this boot.
@@ -70,6 +76,10 @@ struct Seen {
     commit: LogIndex,
     applied: LogIndex,
     leading: bool,
+    last: EntryId,
+    barriers: u64,
+    watches: watch::Counters,
+    compacting: bool,
 }
 
 impl Observer {
@@ -85,7 +95,7 @@ impl Observer {
 
     /// A member has read its disk: what it let others count on must be there. A member whose disk
     /// is damaged may refuse to start; it may not start with less than it had.
-    pub fn on_booted(&mut self, node: &Node<Memory>) -> Verdict {
+    pub fn on_booted(&mut self, node: &Node<Store>) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
         if let Some(claimed) = self.claimed.get(&member)
             && raft.durable() < *claimed
@@ -112,13 +122,21 @@ impl Observer {
         Ok(())
     }
 
+    /// A member's life ends.
+    pub fn on_end(&mut self, member: MemberId, counters: &mut Counters) {
+        let Some(seen) = self.seen.remove(&member) else {
+            return;
+        };
+        if seen.compacting {
+            counters.hit("compaction: interrupted by the end of a life");
+        }
+        if seen.leading && seen.last.index > seen.commit {
+            counters.hit("raft: leader lost with proposals in flight");
+        }
+    }
+
     /// A member finished a turn.
-    pub fn on_turn(
-        &mut self,
-        node: &Node<Memory>,
-        size: usize,
-        counters: &mut Counters,
-    ) -> Verdict {
+    pub fn on_turn(&mut self, node: &Node<Store>, size: usize, counters: &mut Counters) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
         let seen = self.seen.get(&member).copied().unwrap_or_default();
         let leading = raft.role() == Role::Leader;
@@ -138,11 +156,10 @@ impl Observer {
         }
         if leading && !(seen.leading && seen.term == raft.term()) {
             counters.hit("raft: leader elected");
+            self.elected_at = self.now;
             self.on_leader(node)?;
         }
-        if seen.leading && !leading {
-            counters.hit("raft: leader stepped down");
-        }
+        count_changes(&seen, node, counters);
         if raft.committed() < seen.commit {
             let story = format!(
                 "{member:x?} went from {} to {}",
@@ -176,12 +193,16 @@ impl Observer {
             commit,
             applied,
             leading,
+            last: raft.last(),
+            barriers: node.barriers_repeated(),
+            watches: node.watch_counters(),
+            compacting: node.machine().store().compaction_running(),
         };
         self.seen.insert(member, now);
         Ok(())
     }
 
-    fn on_leader(&mut self, node: &Node<Memory>) -> Verdict {
+    fn on_leader(&mut self, node: &Node<Store>) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
         let first = *self.leaders.entry(raft.term()).or_insert(member);
         if first != member {
@@ -224,7 +245,7 @@ impl Observer {
 
     fn on_commit(
         &mut self,
-        node: &Node<Memory>,
+        node: &Node<Store>,
         before: LogIndex,
         size: usize,
         counters: &mut Counters,
@@ -248,6 +269,7 @@ impl Observer {
         let from = known.max(raft.first().index).next();
         if from <= commit {
             for entry in raft.entries(from, commit, usize::MAX) {
+                self.count_entry(&entry, counters);
                 self.log.insert(entry.id.index, (self.now, entry));
             }
         }
@@ -264,9 +286,34 @@ impl Observer {
         Ok(())
     }
 
+    /// Leases that end by themselves leave nothing but an entry of the log.
+    fn count_entry(&mut self, entry: &Entry, counters: &mut Counters) {
+        if entry.kind != EntryKind::Normal || entry.data.is_empty() {
+            return;
+        }
+        let Ok(command) = Command::decode(entry.data.clone()) else {
+            return;
+        };
+        match command.body {
+            Some(command::Body::LeaseGrant(grant)) => {
+                self.leases.insert(grant.id, entry.id.term);
+            }
+            Some(command::Body::LeaseRevoke(revoke)) if revoke.expired => {
+                for id in revoke.ids {
+                    counters.hit("lease: ended by the leader");
+                    let granted = self.leases.remove(&id);
+                    if granted.is_some_and(|term| term < entry.id.term) {
+                        counters.hit("lease: ended under a later leader than it was granted");
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// A leader counts only entries of its own term, so whoever holds that term's log so far holds
     /// everything below.
-    fn check_quorum_durable(&self, node: &Node<Memory>, size: usize) -> Verdict {
+    fn check_quorum_durable(&self, node: &Node<Store>, size: usize) -> Verdict {
         let raft = node.raft();
         let (term, commit) = (raft.term(), raft.committed());
         let holds = |id: &&EntryId| id.term > term || (id.term == term && id.index >= commit);
@@ -393,6 +440,31 @@ impl Observer {
         }
         Ok(())
     }
+}
+
+/// Counts what changed between two turns of a life.
+fn count_changes(seen: &Seen, node: &Node<Store>, counters: &mut Counters) {
+    let raft = node.raft();
+    if seen.leading && raft.role() != Role::Leader {
+        counters.hit("raft: leader stepped down");
+        if seen.last.index > raft.committed() {
+            counters.hit("raft: leader lost with proposals in flight");
+        }
+        if raft.term() == seen.term && raft.conf_state().voters.contains(&node.member()) {
+            counters.hit("raft: leader stepped down for want of a quorum");
+        }
+    }
+    let last = seen.last;
+    let first = raft.first().index;
+    if last.index > first && raft.term_at(last.index) != Some(last.term) {
+        counters.hit("raft: uncommitted tail cut");
+    }
+    let repeated = node.barriers_repeated() - seen.barriers;
+    counters.add("read: barrier started again", repeated);
+    let (old, new) = (seen.watches, node.watch_counters());
+    counters.add("watch: caught up", new.caught_up - old.caught_up);
+    counters.add("watch: fell behind", new.fell_behind - old.fell_behind);
+    counters.add("watch: set back by an image", new.set_back - old.set_back);
 }
 
 /// What a disk would hold after a power cut.

@@ -76,10 +76,49 @@ pub struct ClusterPlan {
     /// Bytes of entries in one append.
     #[serde(default = "append_bytes_standard")]
     pub append_bytes: usize,
+    /// How much watches get at a time.
+    #[serde(default)]
+    pub watch: WatchLimits,
 }
 
 fn append_bytes_standard() -> usize {
     limits::APPEND_BYTES_MAX
+}
+
+/// How much watches get at a time.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WatchLimits {
+    /// Bytes on the way to one stream.
+    pub window_bytes: u64,
+    /// Revisions of history that are read at a time.
+    pub catchup_revisions: usize,
+    /// Where responses are split for those that ask for it.
+    pub fragment_bytes: usize,
+}
+
+impl Default for WatchLimits {
+    /// As in production.
+    fn default() -> Self {
+        Self {
+            window_bytes: limits::STREAM_WINDOW_BYTES,
+            catchup_revisions: limits::CATCHUP_REVISIONS_MAX,
+            fragment_bytes: limits::REQUEST_BYTES_MAX + limits::REQUEST_OVERHEAD_BYTES,
+        }
+    }
+}
+
+impl WatchLimits {
+    /// Half of the seeds have limits that a few events reach.
+    fn draw(entropy: &mut Entropy) -> Self {
+        if entropy.one_in(2) {
+            return Self::default();
+        }
+        Self {
+            window_bytes: draw::log_uniform(256, 64 << 10, entropy),
+            catchup_revisions: draw::usize(draw::log_uniform(1, 64, entropy)),
+            fragment_bytes: draw::usize(draw::log_uniform(128, 16 << 10, entropy)),
+        }
+    }
 }
 
 /// One member's clock.
@@ -108,6 +147,24 @@ pub struct NetworkPlan {
     pub corrupt_ppm: u64,
     /// Requests and answers of clients that get lost.
     pub client_loss_ppm: u64,
+    /// Bytes on links that no healthy member sent like that.
+    #[serde(default)]
+    pub hostile: HostilePlan,
+}
+
+/// Bytes on links that no healthy member sent like that, per million frames or dials.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HostilePlan {
+    /// Frames that end too early.
+    pub truncated_ppm: u64,
+    /// Frames whose head claims more than is allowed.
+    pub oversized_ppm: u64,
+    /// Frames whose head belongs to another frame.
+    pub mismatched_ppm: u64,
+    /// Frames that come once more much later, on whatever link there is then.
+    pub replayed_ppm: u64,
+    /// Dials that come from another cluster, or reach another member.
+    pub foreign_ppm: u64,
 }
 
 /// The disks when nothing else is wrong with them.
@@ -119,13 +176,17 @@ pub struct DiskPlan {
     pub sync_us: u64,
     /// Whether a failed sync drops the pages from the cache.
     pub failed_sync_reverts: bool,
+    /// Whether LMDB runs beside the memory backend. The run is the same with and without.
+    #[serde(default)]
+    pub lmdb: bool,
 }
 
 impl Plan {
     /// The plan of a seed.
     pub fn draw(seed: u64) -> Self {
         let root = Entropy::from_seed(seed).fork("plan");
-        let cluster = ClusterPlan::draw(&mut root.fork("cluster"));
+        let mut cluster = ClusterPlan::draw(&mut root.fork("cluster"));
+        cluster.watch = WatchLimits::draw(&mut root.fork("watch limits"));
         let members = cluster.members;
         let mut clocks = root.fork("clocks");
         let skewed = clocks.one_in(2);
@@ -180,6 +241,7 @@ impl ClusterPlan {
                 true => draw::usize(draw::log_uniform(1, 4096, entropy)),
                 false => append_bytes_standard(),
             },
+            watch: WatchLimits::default(),
         }
     }
 }
@@ -217,6 +279,23 @@ impl NetworkPlan {
             reorder_ppm,
             corrupt_ppm,
             client_loss_ppm,
+            hostile: HostilePlan::draw(&mut entropy.fork("hostile")),
+        }
+    }
+}
+
+impl HostilePlan {
+    fn draw(entropy: &mut Entropy) -> Self {
+        if !entropy.one_in(3) {
+            return Self::default();
+        }
+        let mut rate = |most: u64| draw::log_uniform(10, most, entropy);
+        Self {
+            truncated_ppm: rate(2_000),
+            oversized_ppm: rate(2_000),
+            mismatched_ppm: rate(2_000),
+            replayed_ppm: rate(50_000),
+            foreign_ppm: rate(200_000),
         }
     }
 }
@@ -227,6 +306,7 @@ impl DiskPlan {
             write_us: draw::log_uniform(5, 200, entropy),
             sync_us: draw::log_uniform(50, 5_000, entropy),
             failed_sync_reverts: entropy.one_in(2),
+            lmdb: entropy.fork("lmdb").one_in(16),
         }
     }
 }

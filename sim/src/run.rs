@@ -19,7 +19,7 @@ use fated::{
 use madsim::{
     runtime::{Handle, Runtime},
     task::NodeId,
-    time::{TimeHandle, advance, sleep},
+    time::TimeHandle,
 };
 
 use crate::{
@@ -103,6 +103,9 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         runtime.block_on(Runner::new(shared.clone()).drive())
     }));
     let mut world = shared.world();
+    if let Some(home) = &world.home {
+        home.remove();
+    }
     let panicked = outcome.is_err().then(|| {
         let text = PANIC.with(|panic| panic.borrow_mut().take());
         Violation::new("no assertion fails", text.unwrap_or_default())
@@ -110,6 +113,7 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
     let mut violation = world.broken.clone().or(panicked);
     let mut history = record::history(&world.clients.history, &world.watchers.history);
     history.commits = record::commits(world.observer.log.values(), &history.ops);
+    record::count_unknown(&history, &mut world.counters);
     if violation.is_none() {
         let options = check::Options {
             plain_ops_max: 0,
@@ -192,33 +196,23 @@ impl Runner {
                 world.next_time()
             };
             let Some(next) = next.filter(|next| *next <= limit) else {
-                self.go_to(limit).await;
                 let mut world = self.shared.world();
                 world.now = world.now.max(limit);
+                self.follow(world.now);
                 return false;
             };
-            self.go_to(next).await;
-            {
-                let mut world = self.shared.world();
-                let now = self.elapsed().max(world.now);
-                world.advance(now);
-            }
+            self.follow(next);
+            self.shared.world().advance();
             self.act().await;
         }
     }
 
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.time.elapsed().as_nanos()).expect("runs last minutes")
-    }
-
-    /// Lets virtual time pass up to this moment.
-    async fn go_to(&self, when: u64) {
-        let left = Duration::from_nanos(when.saturating_sub(self.elapsed()));
-        if left >= Duration::from_millis(1) {
-            sleep(left).await;
-        } else if !left.is_zero() {
-            // A sleep is never shorter than a millisecond.
-            advance(left);
+    /// The runtime's clock follows the world's. It also moves by itself, by a random little with
+    /// every task that ran, so nothing that happens may be timed by it.
+    fn follow(&self, now: u64) {
+        let left = Duration::from_nanos(now).saturating_sub(self.time.elapsed());
+        if !left.is_zero() {
+            self.time.advance(left);
         }
     }
 
@@ -268,6 +262,7 @@ impl Runner {
 
     async fn phases(&self) {
         let plan = self.shared.world().plan.clone();
+        self.shared.world().arm_founders();
         for at in 0..plan.cluster.members {
             self.shared
                 .world()
@@ -334,6 +329,7 @@ impl Runner {
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;
+        self.compare_contents().await;
     }
 
     async fn converge(&self) {
@@ -403,6 +399,53 @@ impl Runner {
             .any(|hash| *hash != hashes[0] || hash.is_none())
         {
             self.fail("healed members become equal", format!("HashKV: {hashes:?}"));
+        }
+    }
+
+    /// Once every compaction has run to its end, the stores hold the same records: what a member
+    /// never got around to removing shows here.
+    async fn compare_contents(&self) {
+        let patience = self.patience();
+        let limit = self.shared.world().now + patience;
+        loop {
+            let calls: Vec<_> = {
+                let mut world = self.shared.world();
+                let members = 0..world.members.len();
+                let alive: Vec<usize> = members.filter(|at| world.members[*at].serving).collect();
+                let request = || Request::Hash(rpc::HashRequest {});
+                alive
+                    .iter()
+                    .map(|at| world.own_call(*at, request()))
+                    .collect()
+            };
+            let answered = |world: &World| {
+                let mut calls = calls.iter();
+                calls.all(|call| world.nemesis.answers.contains_key(call))
+            };
+            if !self.until(self.patience(), answered).await {
+                return self.fail("a healed cluster serves", "no answer to Hash".to_owned());
+            }
+            let world = self.shared.world();
+            let hash = |call| match world.nemesis.answers.get(call) {
+                Some(Ok(Response::Hash(hash))) => Some((
+                    hash.header.as_ref().map(|header| header.revision),
+                    hash.hash,
+                )),
+                _ => None,
+            };
+            let hashes: Vec<_> = calls.iter().map(hash).collect();
+            if hashes
+                .iter()
+                .all(|hash| *hash == hashes[0] && hash.is_some())
+            {
+                return;
+            }
+            let over = world.now >= limit || world.broken.is_some();
+            drop(world);
+            if over {
+                return self.fail("healed members become equal", format!("Hash: {hashes:?}"));
+            }
+            self.until(100_000_000, |_| false).await;
         }
     }
 

@@ -15,11 +15,12 @@ use std::{
 };
 
 use fated::{
-    backend::{Backend, Memory, ReadSnapshot},
+    backend::{Backend, ReadSnapshot},
     host::lanes::Lanes,
-    kernel::{ClusterId, Effect, Entropy, Event, Fault, Instant, Lane, LinkId, MemberId, limits},
-    node::{InitialMember, Node, NodeConfig, boot::settle_image},
-    wal::{Recovery, parse_segment_name},
+    kernel::{
+        ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, MemberId, SegmentId, limits,
+    },
+    node::{InitialMember, Node, NodeConfig},
 };
 
 use crate::{
@@ -29,13 +30,17 @@ use crate::{
     disk::Disk,
     faults::{DiskFault, Point},
     lanes::LaneState,
-    links::{Flight, Network},
+    links::{Flight, Network, Replay},
     nemesis::Nemesis,
     observe::{DiskImage, Observer, Violation},
     plan::Plan,
+    store::{Home, Store},
     trace::{self, Trace, View},
     watcher::{WatchItem, Watchers},
 };
+
+/// The cluster's id.
+pub const CLUSTER: ClusterId = ClusterId::new(77);
 
 /// One thing that will happen.
 #[derive(Debug)]
@@ -55,6 +60,8 @@ pub enum Item {
     },
     /// A frame reaches its member.
     Frame(Flight),
+    /// A frame comes once more, on whatever link there is.
+    Replay(Replay),
     /// The news that a link broke reaches one end.
     Reset { at: usize, link: LinkId },
     /// A member starts, if it may.
@@ -97,14 +104,29 @@ pub struct Member {
     pub paused: u32,
     /// Its disk was damaged beyond what it may forgive: it may refuse to start.
     pub rotten: bool,
+    /// What it reads at its next start cannot be trusted, and it has to say so.
+    pub must_refuse: bool,
+    /// Its log or its store is gone, and the other is left.
+    pub halved: bool,
+    /// A sector of its log comes from another place at its next start.
+    pub misreads: bool,
+    /// The next write of its log goes to another place.
+    pub miswrites: bool,
+    /// A write of the running operation went to another place.
+    pub misplaced: bool,
+    /// Where its last two log writes began.
+    pub log_writes: [(SegmentId, u64); 2],
+    /// Whether an image is on its way to it, or from it.
+    pub receives_image: bool,
+    pub sends_image: bool,
     /// Its disk failed, so it has to halt.
     pub expects_halt: bool,
     /// It was asked to stop.
     pub terminating: bool,
     pub clock: Clock,
     pub disk: Disk,
-    pub memory: Memory,
-    vault: Option<Lanes<Memory>>,
+    pub store: Store,
+    pub vault: Option<Lanes<Store>>,
     pub lanes: BTreeMap<Lane, LaneState>,
     /// The next operation of this kind fails.
     pub failing: Option<DiskFault>,
@@ -125,8 +147,19 @@ pub struct Member {
 }
 
 impl Member {
+    /// Images begin and end with a line for the operator.
+    fn on_log(&mut self, message: &str) {
+        match message {
+            "sending database snapshot" => self.sends_image = true,
+            "sent database snapshot" => self.sends_image = false,
+            "receiving database snapshot" => self.receives_image = true,
+            "applied snapshot" | "refused a damaged snapshot" => self.receives_image = false,
+            _ => {}
+        }
+    }
+
     /// The executor of the backend.
-    pub fn vault(&self) -> &Lanes<Memory> {
+    pub fn vault(&self) -> &Lanes<Store> {
         self.vault
             .as_ref()
             .expect("a lane works while its member lives")
@@ -141,6 +174,8 @@ pub struct World {
     order: u64,
     pub actions: VecDeque<Action>,
     pub members: Vec<Member>,
+    /// Where the files of members with LMDB are.
+    pub home: Option<Home>,
     pub network: Network,
     pub clients: Clients,
     pub watchers: Watchers,
@@ -158,19 +193,24 @@ impl World {
     /// A world in which nobody has started.
     pub fn new(plan: Arc<Plan>, trace: Trace) -> Self {
         let root = Entropy::from_seed(plan.seed).fork("run");
-        let members = (0..plan.cluster.members).map(|at| new_member(&plan, at, &root));
+        let home = plan.disks.lmdb.then(Home::create);
+        let mut counters = Counters::default();
+        counters.add("lmdb: run beside memory", u64::from(home.is_some()));
+        let members = 0..plan.cluster.members;
+        let members = members.map(|at| new_member(&plan, at, &root, home.as_ref()));
         Self {
             now: 0,
             queue: BTreeMap::new(),
             order: 0,
             actions: VecDeque::new(),
             members: members.collect(),
+            home,
             network: Network::new(plan.network.clone(), root.fork("network")),
             clients: Clients::new(&plan),
             watchers: Watchers::new(&plan, root.fork("watchers")),
             nemesis: Nemesis::default(),
             observer: Observer::default(),
-            counters: Counters::default(),
+            counters,
             trace,
             broken: None,
             busy: false,
@@ -236,12 +276,12 @@ impl World {
         self.queue.first_key_value().map(|((when, _), _)| *when)
     }
 
-    /// Lets the next thing happen.
-    pub fn advance(&mut self, now: u64) {
-        let Some((_, item)) = self.queue.pop_first() else {
+    /// Lets the next thing happen, at its time.
+    pub fn advance(&mut self) {
+        let Some(((when, _), item)) = self.queue.pop_first() else {
             return;
         };
-        self.now = now;
+        self.now = when;
         match item {
             Item::Event { at, boot, event } => {
                 if self.members[at].boot == boot {
@@ -249,8 +289,10 @@ impl World {
                 }
             }
             Item::Wake { at, boot } => {
-                if self.members[at].boot == boot {
-                    self.members[at].wake_at = None;
+                let member = &mut self.members[at];
+                // One that an earlier one has replaced must not bring forth another.
+                if member.boot == boot && member.wake_at == Some(when) {
+                    member.wake_at = None;
                     self.consider(at);
                 }
             }
@@ -262,6 +304,7 @@ impl World {
                 to,
             } => self.on_dial(from, boot, link, to),
             Item::Frame(flight) => self.on_flight(flight),
+            Item::Replay(replay) => self.on_replay(replay),
             Item::Reset { at, link } => self.on_reset(at, link),
             Item::Boot { at } => self.on_boot(at),
             Item::FaultBegins(number) => self.on_fault(number),
@@ -370,6 +413,7 @@ impl World {
             Effect::Reply { call, result } => self.on_reply(at, call, result),
             Effect::Stream { stream, item } => self.on_stream_out(stream, item),
             Effect::Log(line) => {
+                self.members[at].on_log(&line.message);
                 if let Some(counter) = log_counter(&line.message) {
                     self.counters.hit(counter);
                 }
@@ -386,7 +430,7 @@ impl World {
     }
 
     /// Looks at a member after its turn.
-    pub fn observe(&mut self, at: usize, node: &Node<Memory>) {
+    pub fn observe(&mut self, at: usize, node: &Node<Store>) {
         node.check();
         let line = node.trace(Instant::ZERO, String::new());
         let member = &mut self.members[at];
@@ -420,74 +464,21 @@ impl World {
         self.actions.push_back(Action::Spawn(at));
     }
 
-    /// From what the disk holds to a node, as the production server does it.
-    pub fn boot_node(&mut self, at: usize) -> Result<Node<Memory>, Fault> {
-        self.observer.on_boot(self.members[at].id);
-        let config = self.node_config(at);
-        let member = &mut self.members[at];
-        for name in member.disk.names() {
-            if name.ends_with(".tmp") {
-                member.disk.unlink(&name)?;
-            }
-        }
-        member.disk.sync_names();
-        let mut recovery = Recovery::new();
-        for name in member.disk.names() {
-            let Some(segment) = parse_segment_name(&name) else {
-                continue;
-            };
-            let content = member.disk.read(&name)?;
-            member.disk.write(&name, 0, &content)?;
-            member.disk.sync(&name)?;
-            recovery.feed(segment, &content)?;
-        }
-        member.memory = member.memory.after_crash();
-        let applied = settle_image(&member.memory, recovery.mark())?;
-        let log = recovery.finish(applied)?;
-        if log.as_ref().is_some_and(|log| log.torn.is_some()) {
-            self.counters.hit("boot: torn tail cut");
-        }
-        member.vault = Some(Lanes::new(member.memory.clone()));
-        let seed = member.entropy.next_u64();
-        let backend = member.memory.clone();
-        self.counters.hit("boot: member started");
-        let node = Node::boot(&config, log, backend, Entropy::from_seed(seed))?;
-        if let Err(violation) = self.observer.on_booted(&node) {
-            self.fail(violation);
-        }
-        Ok(node)
-    }
-
-    /// A member could not start, or stopped by itself.
-    pub fn on_halt(&mut self, at: usize, fault: &Fault) {
-        self.line(at, &format!("halts: {fault}"));
-        let member = &mut self.members[at];
-        let expected = match fault {
-            Fault::Disk(_) => member.expects_halt,
-            Fault::Log(_) | Fault::State(_) => member.rotten,
-            Fault::Stopped => member.terminating,
-            Fault::Removed => false,
-        };
-        if !expected {
-            let story = format!("{:x?} halts: {fault}", member.id);
-            let guarantee = "a member halts only for a fault of its own disk";
-            self.fail(Violation::new(guarantee, story));
-        }
-        let pause = self.members[at].entropy.between(50_000_000, 2_000_000_000);
-        if self.members[at].rotten && matches!(fault, Fault::Log(_) | Fault::State(_)) {
-            self.counters.hit("boot: damaged log refused");
-            self.members[at].forbidden += 1;
-        }
-        self.counters.hit("member halted by itself");
-        self.end_life(at);
-        self.after(pause, Item::Boot { at });
-        self.end_turn();
-    }
-
     /// The process is gone, by whatever cause.
     pub fn end_life(&mut self, at: usize) {
         self.drop_lanes(at);
+        let id = self.members[at].id;
+        self.observer.on_end(id, &mut self.counters);
         let member = &mut self.members[at];
+        for (begun, name) in [
+            (
+                &mut member.receives_image,
+                "image: receiving ended by a crash",
+            ),
+            (&mut member.sends_image, "image: sending ended by a crash"),
+        ] {
+            self.counters.add(name, u64::from(std::mem::take(begun)));
+        }
         member.up = false;
         member.serving = false;
         member.is_leader = false;
@@ -499,6 +490,7 @@ impl World {
         member.until = None;
         member.busy_until = 0;
         member.vault = None;
+        member.misplaced = false;
         self.drop_links(at);
         self.drop_calls(at);
         self.drop_streams(at);
@@ -539,7 +531,7 @@ impl World {
         }
     }
 
-    fn node_config(&self, at: usize) -> NodeConfig {
+    pub fn node_config(&self, at: usize) -> NodeConfig {
         let cluster = &self.plan.cluster;
         let initial_members = self.members.iter().enumerate();
         let initial_members = initial_members.map(|(at, member)| InitialMember {
@@ -548,7 +540,7 @@ impl World {
             peer_urls: vec![format!("http://m{at}:2380")],
         });
         NodeConfig {
-            cluster: ClusterId::new(77),
+            cluster: CLUSTER,
             member: self.members[at].id,
             name: format!("m{at}"),
             client_urls: vec![format!("http://m{at}:2379")],
@@ -564,6 +556,9 @@ impl World {
             batch_operations_max: cluster.batch_operations,
             batch_interval: Duration::from_millis(cluster.batch_ms),
             progress_interval: Duration::from_millis(cluster.progress_ms),
+            stream_window_bytes: cluster.watch.window_bytes,
+            catchup_revisions: cluster.watch.catchup_revisions,
+            fragment_bytes_max: cluster.watch.fragment_bytes,
             ..NodeConfig::default()
         }
     }
@@ -583,18 +578,18 @@ fn log_counter(message: &str) -> Option<&'static str> {
 }
 
 fn disk_image(member: &Member) -> DiskImage<'_> {
-    let live = member.memory.image().consistent();
-    let sealed = member.memory.sealed().expect("memory does not fail");
+    let live = member.store.image().consistent();
+    let sealed = member.store.sealed().expect("a whole store");
     DiskImage {
         member: member.id,
         segments: member.disk.worst_case(),
-        backend: live.expect("memory does not fail"),
+        backend: live.expect("an image does not fail"),
         sealed: sealed.map(|(_, id)| id),
         rotten: member.rotten,
     }
 }
 
-fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
+fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Member {
     let clock = &plan.clocks[at];
     Member {
         id: MemberId::new(at as u64 + 1),
@@ -605,11 +600,19 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy) -> Member {
         forbidden: 0,
         paused: 0,
         rotten: false,
+        must_refuse: false,
+        halved: false,
+        receives_image: false,
+        sends_image: false,
+        misreads: false,
+        miswrites: false,
+        misplaced: false,
+        log_writes: [(SegmentId::ZERO, 0); 2],
         expects_halt: false,
         terminating: false,
         clock: Clock::new(clock.rate_ppm, clock.offset_ms * 1_000_000),
         disk: Disk::default(),
-        memory: Memory::default(),
+        store: Store::new(home, at),
         vault: None,
         lanes: BTreeMap::new(),
         failing: None,

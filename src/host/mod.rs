@@ -5,3 +5,4 @@ pub mod lmdb;
 pub mod port;
 #[cfg(feature = "server")]
 pub mod tokio;
+pub mod wire;

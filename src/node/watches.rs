@@ -18,7 +18,7 @@ use crate::{
     },
     pb::etcdserverpb::ResponseHeader,
     raft::RoleChange,
-    watch::{History, Hub, Settings},
+    watch::{Counters, History, Hub, Settings},
 };
 
 /// How long a catch-up slice lets others go first.
@@ -43,8 +43,10 @@ impl Watches {
     pub fn new(config: &NodeConfig, store: &dyn History) -> Self {
         let settings = Settings {
             progress_interval: config.progress_interval,
-            fragment_bytes: config.request_bytes_max + limits::REQUEST_OVERHEAD_BYTES,
-            window_bytes: limits::STREAM_WINDOW_BYTES,
+            fragment_bytes: (config.request_bytes_max + limits::REQUEST_OVERHEAD_BYTES)
+                .min(config.fragment_bytes_max),
+            window_bytes: config.stream_window_bytes,
+            catchup_revisions: config.catchup_revisions,
             ..Settings::default()
         };
         Self {
@@ -173,6 +175,11 @@ impl Watches {
             self.hub.no_leader();
         }
         self.send(cx);
+    }
+
+    /// What the hub counts.
+    pub fn counters(&self) -> Counters {
+        self.hub.counters()
     }
 
     /// Asserts every invariant.

@@ -20,6 +20,7 @@ use super::{History, Settings};
 use crate::kernel::{
     ApiError, Credentials, DiskError, Entropy, Instant, StreamId, StreamItem, WatchId, limits,
 };
+use crate::mutant;
 use crate::pb::etcdserverpb as rpc;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::pb::mvccpb::Event;
@@ -41,6 +42,9 @@ pub struct Hub {
     pub(super) turn: StreamId,
     pub(super) output: Output,
     pub(super) events_sent: u64,
+    pub(super) caught_up: u64,
+    fell_behind: u64,
+    set_back: u64,
     ticks: BTreeSet<(Instant, StreamId)>,
 }
 
@@ -57,6 +61,12 @@ pub struct Counters {
     pub answers_waiting: usize,
     /// Events handed out since boot.
     pub events_sent: u64,
+    /// Watches that read history to its end since boot.
+    pub caught_up: u64,
+    /// Synced watches that fell behind a blocked stream since boot.
+    pub fell_behind: u64,
+    /// Synced watches that an installed image sent back to history since boot.
+    pub set_back: u64,
 }
 
 impl Hub {
@@ -72,6 +82,9 @@ impl Hub {
             turn: StreamId::ZERO,
             output: Vec::new(),
             events_sent: 0,
+            caught_up: 0,
+            fell_behind: 0,
+            set_back: 0,
             ticks: BTreeSet::new(),
         }
     }
@@ -123,7 +136,9 @@ impl Hub {
             }
             Some(RequestUnion::CancelRequest(request)) => {
                 let id = WatchId::new(request.watch_id);
-                if self.drop_watch(WatchKey { stream, id }) {
+                if mutant!("cancelled-watch-goes-on") {
+                    self.answer(stream, Control::Canceled { id, revision });
+                } else if self.drop_watch(WatchKey { stream, id }) {
                     self.answer(stream, Control::Canceled { id, revision });
                 }
             }
@@ -196,13 +211,19 @@ impl Hub {
         );
         let old = mem::replace(&mut self.revision, revision);
         assert!(revision >= old, "an installed image is never older");
+        if mutant!("watch-misses-what-an-image-holds") {
+            return;
+        }
         self.compact_revision = max(self.compact_revision, store.compact_revision());
         for (stream, found) in &mut self.streams {
             for (id, watcher) in &mut found.watches {
                 let Position::Synced { from } = watcher.position else {
                     continue;
                 };
-                let next = max(from, old + 1);
+                let next = match mutant!("watch-starts-over-after-an-image") {
+                    true => from,
+                    false => max(from, old + 1),
+                };
                 if next <= self.revision {
                     let watch = WatchKey {
                         stream: *stream,
@@ -211,6 +232,7 @@ impl Hub {
                     self.synced.remove(&watcher.span, watch);
                     watcher.position = Position::Behind { next };
                     found.behind.insert(*id);
+                    self.set_back += 1;
                 }
             }
             if found.is_ready() {
@@ -286,6 +308,9 @@ impl Hub {
         let zero = Counters {
             streams: self.streams.len(),
             events_sent: self.events_sent,
+            caught_up: self.caught_up,
+            fell_behind: self.fell_behind,
+            set_back: self.set_back,
             ..Counters::default()
         };
         streams.fold(zero, |sum, stream| Counters {
@@ -378,8 +403,13 @@ impl Hub {
         let start = request.start_revision;
         let (position, reach) = if start == 0 {
             (Position::Synced { from: revision + 1 }, revision)
-        } else if start > self.revision {
+        } else if start > self.revision
+            || (start == self.revision && mutant!("watch-from-now-takes-now-for-past"))
+        {
             (Position::Synced { from: start }, start)
+        } else if mutant!("watch-resumes-one-early") {
+            let next = (start - 1).max(1).max(self.compact_revision);
+            (Position::Behind { next }, start)
         } else {
             (Position::Behind { next: start }, start)
         };
@@ -455,12 +485,16 @@ impl Hub {
         if from > self.revision || positions.is_empty() {
             return Ok(());
         }
+        if blocked && mutant!("blocked-watch-loses-events") {
+            return Ok(());
+        }
         if blocked {
             self.synced.remove(&watcher.span, watch);
             watcher.position = Position::Behind {
                 next: self.revision,
             };
             stream.behind.insert(watch.id);
+            self.fell_behind += 1;
             return Ok(());
         }
         self.send_events(watch, batch, &positions, store)?;

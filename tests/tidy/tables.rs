@@ -31,6 +31,7 @@ pub const ARROWS: &[(&str, &str, &str)] = &[
     ("host/port", "kernel", ""),
     ("host/lanes", "kernel backend", ""),
     ("host/lmdb", "kernel backend", ""),
+    ("host/wire", "kernel", ""),
     ("reactor", "kernel backend node host::port", ""),
     // layer 6
     ("host/tokio", "kernel backend wal host", ""),
@@ -54,6 +55,7 @@ pub const CRATES: &[(&str, &str)] = &[
     ("host/port", "bytes"),
     ("host/lanes", "bytes"),
     ("host/lmdb", "bytes crc32fast heed"),
+    ("host/wire", "crc32fast"),
     ("reactor", ""),
 ];
 

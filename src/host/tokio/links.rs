@@ -31,7 +31,7 @@ use tokio::{
 
 use super::{
     log::Log,
-    wire::{self, Greeting, Heard, Verdict},
+    wire::{self, Greeting, Verdict},
 };
 use crate::kernel::{ClusterId, Event, LinkId, LinkOp, MemberId, limits};
 
@@ -265,29 +265,17 @@ async fn answer(
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
     let heard = wire::read_greeting(&mut socket).await?;
-    let (verdict, sender) = match heard {
-        Heard::OtherVersion => (Verdict::Version, MemberId::ZERO),
-        Heard::Greeting(greeting) if greeting.cluster != identity.cluster => {
-            (Verdict::Cluster, greeting.sender)
-        }
-        Heard::Greeting(greeting) if greeting.receiver != identity.member => {
-            (Verdict::Receiver, greeting.sender)
-        }
-        Heard::Greeting(greeting) => (Verdict::Welcome, greeting.sender),
-    };
-    let answer = Greeting {
-        verdict,
-        cluster: identity.cluster,
-        sender: identity.member,
-        receiver: sender,
-    };
+    let answer = Greeting::answer(heard, identity.cluster, identity.member);
     wire::write_greeting(&mut socket, &answer).await?;
-    match verdict {
+    let sender = answer.receiver;
+    match answer.verdict {
         Verdict::Welcome if sender == identity.member => {
             Err("this member dialled itself".to_owned())
         }
         Verdict::Welcome => Ok((socket, sender)),
-        Verdict::Version | Verdict::Cluster | Verdict::Receiver => Err(verdict.reason().to_owned()),
+        refusal @ (Verdict::Version | Verdict::Cluster | Verdict::Receiver) => {
+            Err(refusal.reason().to_owned())
+        }
     }
 }
 
@@ -353,18 +341,11 @@ async fn greet(identity: &Identity, peer: MemberId, address: &str) -> Result<Tcp
         receiver: peer,
     };
     wire::write_greeting(&mut socket, &greeting).await?;
-    let answer = match wire::read_greeting(&mut socket).await? {
-        Heard::Greeting(answer) => answer,
-        Heard::OtherVersion => return Err(Verdict::Version.reason().to_owned()),
-    };
-    match answer.verdict {
-        Verdict::Welcome if answer.cluster != identity.cluster => {
-            Err(Verdict::Cluster.reason().to_owned())
-        }
-        Verdict::Welcome if answer.sender != peer => Err(Verdict::Receiver.reason().to_owned()),
+    let heard = wire::read_greeting(&mut socket).await?;
+    match Greeting::accept(heard, identity.cluster, peer) {
         Verdict::Welcome => Ok(socket),
-        Verdict::Version | Verdict::Cluster | Verdict::Receiver => {
-            Err(answer.verdict.reason().to_owned())
+        refusal @ (Verdict::Version | Verdict::Cluster | Verdict::Receiver) => {
+            Err(refusal.reason().to_owned())
         }
     }
 }

@@ -6,10 +6,12 @@
 use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round};
 use crate::{
     kernel::{ApiError, CallId, Context, LogIndex, MemberId, ReadId, Request, Response, limits},
+    mutant,
     node::{
         mail::{ApplierInput, ConsensusInput, FrontendInput, Mail, PeerRequest, PeersInput},
         pending::Asker,
     },
+    raft::Role,
 };
 
 impl Frontend {
@@ -22,6 +24,9 @@ impl Frontend {
         }
         let calls = std::mem::take(&mut self.reads);
         self.start_round(calls, cx);
+        if mutant!("leader-reads-without-a-round") && self.role.role == Role::Leader {
+            self.on_read_state(self.next_read, LogIndex::ZERO, cx);
+        }
         true
     }
 
@@ -36,6 +41,11 @@ impl Frontend {
         cx.tell(Mail::Consensus(ConsensusInput::ReadIndex { id }));
     }
 
+    /// How many barriers were started again since boot.
+    pub fn barriers_repeated(&self) -> u64 {
+        self.barriers_repeated
+    }
+
     /// Tries the barrier again under a fresh id, so that late confirmations of the old one count
     /// for nothing.
     pub(super) fn retry_round(&mut self, cx: &mut Context<'_, Mail>) {
@@ -48,6 +58,7 @@ impl Frontend {
         };
         let calls: Vec<_> = round.calls.into_iter().filter(alive).collect();
         if !calls.is_empty() {
+            self.barriers_repeated += 1;
             self.start_round(calls, cx);
         }
     }
@@ -88,6 +99,7 @@ impl Frontend {
         cx: &mut Context<'_, Mail>,
     ) {
         match self.role.leader {
+            Some(_) if mutant!("follower-answers-keep-alive") => self.lead(call, request),
             Some(leader) if leader == self.member => self.lead(call, request),
             Some(leader) => {
                 self.next_forward += 1;

@@ -9,10 +9,12 @@ use crate::model::{Answer, KeyRange, Model, Refusal};
 pub struct Dice(u64);
 
 impl Dice {
+    /// A generator for a seed.
     pub fn new(seed: u64) -> Dice {
         Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5bf0_3635)
     }
 
+    /// The next number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,14 +22,17 @@ impl Dice {
         z ^ (z >> 31)
     }
 
+    /// A number below this one.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
+    /// Whether it happens, with this share of a hundred.
     pub fn percent(&mut self, share: u64) -> bool {
         self.below(100) < share
     }
 
+    /// One of these.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len() as u64) as usize]
     }
@@ -36,15 +41,25 @@ impl Dice {
 /// What a history is like.
 #[derive(Clone, Debug)]
 pub struct Shape {
+    /// The whole randomness of it.
     pub seed: u64,
+    /// How many operations.
     pub ops: usize,
+    /// How many clients, each doing one thing at a time.
     pub clients: usize,
+    /// The share of a hundred of requests, and of answers, that get lost.
     pub unknown: u64,
+    /// How many keys.
     pub keys: u64,
+    /// Whether no two writes have the same value.
     pub unique: bool,
+    /// Whether there are leases.
     pub leases: bool,
+    /// Whether there are compactions.
     pub compactions: bool,
+    /// How many watches at a time.
     pub watches: usize,
+    /// Whether the committed log is told.
     pub commits: bool,
 }
 
