@@ -20,7 +20,7 @@ use fated_sim::{
 };
 use serde_json::{Value, json};
 
-use super::{Outcome, Place};
+use super::{Outcome, Place, plan_text};
 use fated::kernel::Entropy;
 
 /// Seeds of one batch; the next batch begins this much later.
@@ -43,6 +43,9 @@ pub struct Mutants {
     /// Run so many seeds of each bug's plans without the bug: nothing may break.
     #[arg(long, value_name = "SEEDS")]
     clean: Option<u64>,
+    /// Print the plan of the first seed of one bug, for `replay`.
+    #[arg(long)]
+    plan: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -67,6 +70,13 @@ struct Row {
 
 pub fn mutants(options: &Mutants, json: bool) -> Outcome {
     let bugs = options.chosen()?;
+    if options.plan {
+        let [bug] = bugs[..] else {
+            return Err("a plan has one bug: name it".to_owned());
+        };
+        println!("{}", plan_text(&bug.plan(options.place.from)));
+        return Ok(true);
+    }
     let began = Instant::now();
     if let Some(seeds) = options.clean {
         return options.clean(&bugs, seeds, json);

@@ -169,7 +169,7 @@ pub const TABLE: &[Planted] = &[
             "torn-write-accepted",
             "P23",
             "A write of the log counts although its checksum is wrong.",
-            &[NO_HALT, ONE_STATE, MATCHING, SAFETY],
+            &[NO_HALT, DURABLE, ONE_STATE, MATCHING, SAFETY],
         ),
         torn_writes,
     ),
@@ -178,7 +178,7 @@ pub const TABLE: &[Planted] = &[
             "torn-tail-kept",
             "P23",
             "The rest of a torn write is not zeroed when the log goes on.",
-            &[NO_HALT, COMES_BACK],
+            &[NO_HALT, DURABLE, COMES_BACK],
         ),
         torn_writes,
     ),
@@ -681,16 +681,16 @@ fn held_answers(plan: &mut Plan) {
     plan.network.loss_ppm = 0;
     plan.disks.sync_us = plan.disks.sync_us.min(300);
     // Whoever gets no answer goes on to another member, and comes back with a new read.
-    plan.patience_ms = 60;
+    plan.patience_ms = 100;
     plan.clients.extend(plan.clients.clone());
-    let isolate = |at_ms, for_ms, inbound| Fault {
+    let isolate = |at_ms, for_ms, inbound, hold| Fault {
         at_ms,
         for_ms,
         kind: FaultKind::Isolate {
             target: Target::Leader,
             inbound,
             outbound: !inbound,
-            hold: inbound,
+            hold,
         },
     };
     plan.faults.clear();
@@ -698,8 +698,12 @@ fn held_answers(plan: &mut Plan) {
     while at_ms < plan.faults_ms {
         let for_ms = entropy.between(380, 620);
         let later = entropy.between(10, 40);
-        plan.faults.push(isolate(at_ms, for_ms, true));
-        plan.faults.push(isolate(at_ms + later, for_ms, false));
+        // The answers of the first moments are held, and what the others say after them is lost.
+        plan.faults.extend([
+            isolate(at_ms, for_ms, true, true),
+            isolate(at_ms + later, for_ms, false, false),
+            isolate(at_ms + later + 3, for_ms - later - 5, true, false),
+        ]);
         at_ms += for_ms + entropy.between(600, 1_000);
     }
 }
