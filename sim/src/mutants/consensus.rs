@@ -412,6 +412,7 @@ pub const TABLE: &[Planted] = &[
 /// At least three members, and no longer than bugs of this kind need.
 fn begin(plan: &mut Plan) {
     plan.faults_ms = plan.faults_ms.min(15_000);
+    plan.operations_min = 0;
     if plan.cluster.members == 1 {
         set_members(plan, 3);
     }
