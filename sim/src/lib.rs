@@ -40,6 +40,10 @@ pub mod record;
 #[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]
+pub mod tally;
+#[cfg(madsim)]
 pub mod watcher;
+#[cfg(madsim)]
+pub mod work;
 #[cfg(madsim)]
 pub mod world;

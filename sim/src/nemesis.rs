@@ -224,6 +224,9 @@ impl World {
                     .add("fault: clock jump", u64::from(self.members[at].up));
                 let now = self.now;
                 self.members[at].clock.jump(now, ms * 1_000_000);
+                if let Ok(forward) = u64::try_from(*ms) {
+                    self.clients.shared.jumps.push((now, forward * 1_000_000));
+                }
                 self.consider(at);
                 None
             }

@@ -84,6 +84,11 @@ impl Observer {
         self.ledger.keys().next_back().copied().unwrap_or_default()
     }
 
+    /// The state hash after an index, if any member was seen there.
+    pub fn state_at(&self, index: LogIndex) -> Option<u64> {
+        self.states.get(&index).map(|(hash, _)| *hash)
+    }
+
     /// A member begins a new life.
     pub fn on_boot(&mut self, member: MemberId) {
         self.seen.remove(&member);

@@ -22,14 +22,16 @@ use madsim::{
     time::TimeHandle,
 };
 
+mod work_end;
+
 use crate::{
     check,
     counters::Counters,
-    history::History,
+    history::{History, Meta},
     host::{self, Shared},
     observe::Violation,
     plan::Plan,
-    record,
+    record, tally,
     trace::{Keep, Trace},
     world::{Action, Item, World},
 };
@@ -125,6 +127,9 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
     let mut history = record::history(&world.clients.history, &world.watchers.history);
     history.commits = record::commits(world.observer.log.values(), &history.ops);
     record::count_unknown(&history, &mut world.counters);
+    history.meta = meta(&world);
+    let here = &mut *world;
+    tally::count(&history, here.observer.log.values(), &mut here.counters);
     if violation.is_none() {
         let options = check::Options {
             plain_ops_max: 0,
@@ -164,6 +169,20 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
         std::mem::forget(runtime);
     }
     report
+}
+
+/// What the judges must know of the cluster.
+fn meta(world: &World) -> Meta {
+    let cluster = &world.plan.cluster;
+    let heartbeat = Duration::from_millis(cluster.heartbeat_ms);
+    let ticks = u32::try_from(cluster.election_ms / cluster.heartbeat_ms).expect("ticks are few");
+    let shared = &world.clients.shared;
+    Meta {
+        lease_ttl_min: fated::lease::minimum_ttl_seconds(ticks, heartbeat),
+        drift_ppm: shared.drift_ppm,
+        clock_jumps: shared.jumps.clone(),
+        ..Meta::default()
+    }
 }
 
 /// A name of a planted bug for as long as the process lives. There are few of them.
@@ -334,13 +353,15 @@ impl Runner {
             for at in 0..world.members.len() {
                 world.after(0, Item::Boot { at });
             }
-            world.clients.stopped = true;
         }
+        self.finish_scripts().await;
+        self.shared.world().clients.stopped = true;
         self.converge().await;
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;
         self.compare_contents().await;
+        self.judge_work().await;
     }
 
     async fn converge(&self) {

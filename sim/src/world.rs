@@ -138,6 +138,8 @@ pub struct Member {
     pub view: View,
     pub is_leader: bool,
     pub state_hash: u64,
+    /// How many leases it knows of.
+    pub leases: usize,
     inbox: VecDeque<Event>,
     busy_until: u64,
     /// When it wants a turn although nothing happened, by its own clock.
@@ -434,6 +436,7 @@ impl World {
         let member = &mut self.members[at];
         member.is_leader = line.role == "leader";
         member.state_hash = node.machine().state_hash();
+        member.leases = node.machine().lessor().len();
         member.view = View {
             role: line.role,
             term: line.term,
@@ -619,6 +622,7 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Me
         view: View::default(),
         is_leader: false,
         state_hash: 0,
+        leases: 0,
         inbox: VecDeque::new(),
         busy_until: 0,
         until: None,

@@ -188,10 +188,6 @@ impl<B: Backend> Applier<B> {
                 Ok(())
             }
             ApplierInput::Done { ticket, outcome } => self.on_done(ticket, outcome, cx),
-            ApplierInput::KeepAlive { call, id } => {
-                self.on_keep_alive(call, id, cx);
-                Ok(())
-            }
             ApplierInput::FinishReset { call, reset } => {
                 let renewal = self.machine.lessor_mut().finish_reset(reset, cx.now);
                 self.on_renewal(call, reset.lease().id.get(), renewal, cx);
@@ -335,6 +331,10 @@ impl<B: Backend> Applier<B> {
                     }
                     Err(error) => Err(error),
                 }
+            }
+            Request::LeaseKeepAlive(request) => {
+                self.on_keep_alive(call, request.id, cx);
+                return Ok(());
             }
             request => settle(query::answer(&self.machine, request, cx.now))?,
         };

@@ -76,9 +76,6 @@ impl Frontend {
         for (call, behind) in round.calls {
             match behind {
                 Behind::Read(request) => reads.push((call, request)),
-                Behind::KeepAlive(lease) => {
-                    cx.tell(Mail::Applier(ApplierInput::KeepAlive { call, id: lease }));
-                }
                 Behind::Publish => cx.tell(Mail::Frontend(FrontendInput::Published)),
             }
         }
@@ -124,13 +121,14 @@ impl Frontend {
     }
 
     /// As leader: a lease is renewed or read only behind the barrier, so that a deposed leader
-    /// which does not know it yet can promise nothing.
+    /// which does not know it yet can promise nothing, and one that has not applied a grant yet
+    /// does not take its lease for gone.
     fn lead(&mut self, call: CallId, request: PeerRequest) {
-        let behind = match request {
-            PeerRequest::KeepAlive(request) => Behind::KeepAlive(request.id),
-            PeerRequest::TimeToLive(request) => Behind::Read(Request::LeaseTimeToLive(request)),
+        let request = match request {
+            PeerRequest::KeepAlive(request) => Request::LeaseKeepAlive(request),
+            PeerRequest::TimeToLive(request) => Request::LeaseTimeToLive(request),
         };
-        self.reads.push((call, behind));
+        self.reads.push((call, Behind::Read(request)));
     }
 
     pub(super) fn on_peer_call(
