@@ -3,7 +3,7 @@
 //! A seed makes a plan; a plan can be saved, cut down and run again. Every concern draws from a
 //! stream of its own name, so that a further draw for one moves nothing for the others.
 
-use fated::kernel::Entropy;
+use fated::kernel::{Entropy, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::{draw, faults::Fault, script::Step, watching::WatcherPlan};
@@ -70,6 +70,45 @@ pub struct ClusterPlan {
     pub progress_ms: u64,
     /// What a step of a member costs, at most.
     pub step_us: u64,
+    /// How much watches get at a time.
+    #[serde(default)]
+    pub watch: WatchLimits,
+}
+
+/// How much watches get at a time.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WatchLimits {
+    /// Bytes on the way to one stream.
+    pub window_bytes: u64,
+    /// Revisions of history that are read at a time.
+    pub catchup_revisions: usize,
+    /// Where responses are split for those that ask for it.
+    pub fragment_bytes: usize,
+}
+
+impl Default for WatchLimits {
+    /// As in production.
+    fn default() -> Self {
+        Self {
+            window_bytes: limits::STREAM_WINDOW_BYTES,
+            catchup_revisions: limits::CATCHUP_REVISIONS_MAX,
+            fragment_bytes: limits::REQUEST_BYTES_MAX + limits::REQUEST_OVERHEAD_BYTES,
+        }
+    }
+}
+
+impl WatchLimits {
+    /// Half of the seeds have limits that a few events reach.
+    fn draw(entropy: &mut Entropy) -> Self {
+        if entropy.one_in(2) {
+            return Self::default();
+        }
+        Self {
+            window_bytes: draw::log_uniform(256, 64 << 10, entropy),
+            catchup_revisions: draw::usize(draw::log_uniform(1, 64, entropy)),
+            fragment_bytes: draw::usize(draw::log_uniform(128, 16 << 10, entropy)),
+        }
+    }
 }
 
 /// One member's clock.
@@ -136,7 +175,8 @@ impl Plan {
     /// The plan of a seed.
     pub fn draw(seed: u64) -> Self {
         let root = Entropy::from_seed(seed).fork("plan");
-        let cluster = ClusterPlan::draw(&mut root.fork("cluster"));
+        let mut cluster = ClusterPlan::draw(&mut root.fork("cluster"));
+        cluster.watch = WatchLimits::draw(&mut root.fork("watch limits"));
         let members = cluster.members;
         let mut clocks = root.fork("clocks");
         let skewed = clocks.one_in(2);
@@ -185,6 +225,7 @@ impl ClusterPlan {
             batch_ms: draw::log_uniform(1, 200, entropy),
             progress_ms: draw::log_uniform(50, 20_000, entropy),
             step_us: draw::log_uniform(5, 500, entropy),
+            watch: WatchLimits::default(),
         }
     }
 }

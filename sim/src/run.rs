@@ -326,6 +326,7 @@ impl Runner {
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;
+        self.compare_contents().await;
     }
 
     async fn converge(&self) {
@@ -395,6 +396,52 @@ impl Runner {
             .any(|hash| *hash != hashes[0] || hash.is_none())
         {
             self.fail("healed members become equal", format!("HashKV: {hashes:?}"));
+        }
+    }
+
+    /// Once every compaction has run to its end, the stores hold the same records: what a member
+    /// never got around to removing shows here.
+    async fn compare_contents(&self) {
+        let limit = self.shared.world().now + self.patience();
+        loop {
+            let calls: Vec<_> = {
+                let mut world = self.shared.world();
+                let members = 0..world.members.len();
+                let alive: Vec<usize> = members.filter(|at| world.members[*at].serving).collect();
+                let request = || Request::Hash(rpc::HashRequest {});
+                alive
+                    .iter()
+                    .map(|at| world.own_call(*at, request()))
+                    .collect()
+            };
+            let answered = |world: &World| {
+                let mut calls = calls.iter();
+                calls.all(|call| world.nemesis.answers.contains_key(call))
+            };
+            if !self.until(self.patience(), answered).await {
+                return self.fail("a healed cluster serves", "no answer to Hash".to_owned());
+            }
+            let world = self.shared.world();
+            let hash = |call| match world.nemesis.answers.get(call) {
+                Some(Ok(Response::Hash(hash))) => Some((
+                    hash.header.as_ref().map(|header| header.revision),
+                    hash.hash,
+                )),
+                _ => None,
+            };
+            let hashes: Vec<_> = calls.iter().map(hash).collect();
+            if hashes
+                .iter()
+                .all(|hash| *hash == hashes[0] && hash.is_some())
+            {
+                return;
+            }
+            let over = world.now >= limit || world.broken.is_some();
+            drop(world);
+            if over {
+                return self.fail("healed members become equal", format!("Hash: {hashes:?}"));
+            }
+            self.until(100_000_000, |_| false).await;
         }
     }
 

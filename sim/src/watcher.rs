@@ -20,6 +20,8 @@ use fated::{
 
 /// The clients of a history are numbered; those that watch begin here.
 const FIRST_CLIENT: u64 = 1000;
+/// How long one that cancelled its watch still listens.
+const LISTENS_ON: u64 = 400_000_000;
 
 /// Something on its way between a watcher and a member.
 #[derive(Debug)]
@@ -63,6 +65,8 @@ struct Watcher {
     request: h::WatchRequest,
     called: u64,
     last_arrival: u64,
+    /// It has asked for the end of its watch and listens whether that is kept.
+    cancelled: bool,
 }
 
 impl Watchers {
@@ -76,6 +80,7 @@ impl Watchers {
             request: h::WatchRequest::default(),
             called: 0,
             last_arrival: 0,
+            cancelled: false,
         };
         Self {
             watchers: plan.watchers.iter().enumerate().map(watcher).collect(),
@@ -112,14 +117,27 @@ impl World {
                     self.stream_item(at, stream, union);
                 }
             }
-            WatchItem::End { stream } => {
-                if let Some(watcher) = self.watchers.open.get(&stream) {
-                    let at = self.watchers.watchers[*watcher].member;
-                    self.event_now(at, Event::StreamClosed { stream });
-                    self.end_stream(stream);
-                }
-            }
+            WatchItem::End { stream } => self.on_end(stream),
         }
+    }
+
+    /// A watcher has had enough of its stream, or of its watch first.
+    fn on_end(&mut self, stream: StreamId) {
+        let Some(number) = self.watchers.open.get(&stream).copied() else {
+            return;
+        };
+        let watcher = &mut self.watchers.watchers[number];
+        let at = watcher.member;
+        if watcher.plan.cancels && !watcher.cancelled {
+            watcher.cancelled = true;
+            self.counters.hit("watch: cancelled by its client");
+            let cancel = rpc::WatchCancelRequest { watch_id: 0 };
+            let union = rpc::watch_request::RequestUnion::CancelRequest(cancel);
+            self.stream_item(at, stream, union);
+            return self.after(LISTENS_ON, Item::Watch(WatchItem::End { stream }));
+        }
+        self.event_now(at, Event::StreamClosed { stream });
+        self.end_stream(stream);
     }
 
     fn open_stream(&mut self, number: usize) {
@@ -149,8 +167,9 @@ impl World {
             no_delete: plan.no_delete,
             prev_kv: plan.prev_kv,
             progress_notify: plan.progress,
-            fragment: false,
+            fragment: plan.fragment,
         };
+        watcher.cancelled = false;
         watcher.called = now;
         watcher.last_arrival = 0;
         let (keep, create) = (plan.keep_ms * 1_000_000, create_request(&watcher.request));
@@ -235,7 +254,7 @@ impl World {
             watcher.next = response.compact_revision;
         }
         let item = show(&response, revision, watcher);
-        let ends = response.canceled;
+        let ends = response.canceled && !watcher.cancelled;
         self.note_watch(stream, number, item);
         if ends {
             self.event_now(at, Event::StreamClosed { stream });
@@ -289,6 +308,7 @@ fn create_request(request: &h::WatchRequest) -> rpc::WatchCreateRequest {
         progress_notify: request.progress_notify,
         filters,
         prev_kv: request.prev_kv,
+        fragment: request.fragment,
         ..Default::default()
     }
 }

@@ -24,6 +24,12 @@ pub struct WatcherPlan {
     pub slow_us: u64,
     /// How long it keeps a stream; it asks for progress halfway.
     pub keep_ms: u64,
+    /// Whether it takes responses in pieces.
+    #[serde(default)]
+    pub fragment: bool,
+    /// Whether it cancels its watch and listens on before it ends the stream.
+    #[serde(default)]
+    pub cancels: bool,
 }
 
 /// The watchers of a plan.
@@ -46,7 +52,15 @@ pub fn draw(entropy: &mut Entropy) -> Vec<WatcherPlan> {
             progress: entropy.one_in(2),
             slow_us: draw::log_uniform(10, 3_000_000, entropy),
             keep_ms: draw::log_uniform(500, 60_000, entropy),
+            fragment: false,
+            cancels: false,
         }
     };
-    (0..count).map(watcher).collect()
+    let mut watchers: Vec<WatcherPlan> = (0..count).map(watcher).collect();
+    let mut manners = entropy.fork("manners");
+    for watcher in &mut watchers {
+        watcher.fragment = manners.one_in(2);
+        watcher.cancels = manners.one_in(3);
+    }
+    watchers
 }

@@ -555,6 +555,9 @@ impl World {
             batch_operations_max: cluster.batch_operations,
             batch_interval: Duration::from_millis(cluster.batch_ms),
             progress_interval: Duration::from_millis(cluster.progress_ms),
+            stream_window_bytes: cluster.watch.window_bytes,
+            catchup_revisions: cluster.watch.catchup_revisions,
+            fragment_bytes_max: cluster.watch.fragment_bytes,
             ..NodeConfig::default()
         }
     }

@@ -7,6 +7,7 @@ use crate::{
     backend::Backend,
     kernel::{ApiError, LeaseId, RangeChunk, RangeChunkResponse},
     lease::Lessor,
+    mutant,
     mvcc::{RangeQuery, Store, WriteTxn},
     pb::{
         etcdserverpb::{
@@ -59,9 +60,40 @@ impl<B: Backend> StateMachine<B> {
         request: &DeleteRangeRequest,
         revisions: &mut Vec<(i64, Vec<Event>)>,
     ) -> Result<DeleteRangeResponse, ApplyError> {
+        if mutant!("delete-in-several-revisions") {
+            return self.delete_one_by_one(request, revisions);
+        }
         let mut txn = self.store.write(&mut self.view);
         let response = delete_in(&mut txn, &mut self.lessor, request)?;
         commit(txn, revisions);
+        Ok(response)
+    }
+
+    /// A planted bug: each key goes in a revision of its own.
+    fn delete_one_by_one(
+        &mut self,
+        request: &DeleteRangeRequest,
+        revisions: &mut Vec<(i64, Vec<Event>)>,
+    ) -> Result<DeleteRangeResponse, ApplyError> {
+        let query = RangeQuery {
+            key: &request.key,
+            range_end: &request.range_end,
+            ..RangeQuery::default()
+        };
+        let mut response = DeleteRangeResponse::default();
+        for kv in self.store.range(&self.view, &query)?.kvs {
+            let one = DeleteRangeRequest {
+                key: kv.key,
+                range_end: Bytes::new(),
+                ..request.clone()
+            };
+            let mut txn = self.store.write(&mut self.view);
+            let deleted = delete_in(&mut txn, &mut self.lessor, &one)?;
+            commit(txn, revisions);
+            response.deleted += deleted.deleted;
+            response.prev_kvs.extend(deleted.prev_kvs);
+        }
+        response.header = header(self.store.revision());
         Ok(response)
     }
 
@@ -83,7 +115,7 @@ impl<B: Backend> StateMachine<B> {
         } else {
             current
         };
-        if chunk.after.is_some() {
+        if chunk.after.is_some() && !mutant!("chunks-of-several-revisions") {
             request.revision = revision;
         }
         if request.count_only {
@@ -200,21 +232,28 @@ pub(super) fn put_in<B: Backend>(
     let mut value = request.value;
     let mut lease = LeaseId::new(request.lease);
     if let Some(previous) = &previous {
-        if request.ignore_value {
+        if request.ignore_value && !mutant!("ignore-value-ignored") {
             value = previous.value.clone();
         }
-        if request.ignore_lease {
+        if request.ignore_lease && !mutant!("ignore-lease-ignored") {
             lease = LeaseId::new(previous.lease);
         }
     }
     // A transaction may delete a key that a later put of it wants to keep parts of; then there is
     // nothing to keep, and the put goes ahead with empty parts, because its checks passed before.
-    lessor.detach(&request.key);
+    if !(lease.is_none() && mutant!("overwritten-key-keeps-lease")) {
+        lessor.detach(&request.key);
+    }
     if !lease.is_none() {
         // A copy of its own: the request's bytes are a slice of a whole frame of the log.
         lessor.attach(lease, Bytes::copy_from_slice(&request.key))?;
     }
+    let key = request.key.clone();
     txn.put(request.key, value, lease.get());
+    let previous = match mutant!("previous-pair-of-the-new-revision") {
+        true => txn.get(&key)?,
+        false => previous,
+    };
     Ok(PutResponse {
         header: header(txn.revision_seen()),
         prev_kv: if request.prev_kv { previous } else { None },
@@ -255,7 +294,8 @@ pub(super) fn range_of(
     let wanted = usize::try_from(request.limit).unwrap_or(0);
     // Reading in the order of keys without filters stops early; one key more tells whether there
     // are more.
-    let early = order::reads_by_key(request) && !order::has_filters(request);
+    let by_key = order::reads_by_key(request) || mutant!("limit-before-sort");
+    let early = by_key && !order::has_filters(request);
     let limit = if early && wanted > 0 {
         wanted.saturating_add(1)
     } else {
@@ -265,7 +305,14 @@ pub(super) fn range_of(
     let mut kvs = result.kvs;
     order::filter(&mut kvs, request);
     order::sort(&mut kvs, request);
-    let more = wanted > 0 && kvs.len() > wanted;
+    let more = match mutant!("more-at-the-exact-limit") {
+        true => wanted > 0 && kvs.len() >= wanted,
+        false => wanted > 0 && kvs.len() > wanted,
+    };
+    let count = match mutant!("count-of-what-is-returned") {
+        true if wanted > 0 => kvs.len().min(wanted) as u64,
+        true | false => result.count,
+    };
     if more {
         kvs.truncate(wanted);
     }
@@ -276,7 +323,7 @@ pub(super) fn range_of(
         header: header(result.revision),
         kvs,
         more,
-        count: i64::try_from(result.count).unwrap_or(i64::MAX),
+        count: i64::try_from(count).unwrap_or(i64::MAX),
     })
 }
 

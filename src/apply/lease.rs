@@ -7,6 +7,7 @@ use crate::{
     backend::Backend,
     kernel::{Instant, LeaseId, LogIndex},
     lease::{Grant, Incarnation},
+    mutant,
     pb::{
         etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeResponse},
         fated::command::{LeaseCheckpoint, LeaseRevoke},
@@ -69,11 +70,21 @@ impl<B: Backend> StateMachine<B> {
     }
 
     fn delete_keys(&mut self, keys: &[Bytes], revisions: &mut Vec<(i64, Vec<Event>)>) {
-        let mut txn = self.store.write(&mut self.view);
-        for key in keys {
-            txn.delete_range(key, &[]);
+        let whole = match mutant!("revoke-in-several-revisions") {
+            true => 1,
+            false => keys.len().max(1),
+        };
+        let left = usize::from(mutant!("revoke-leaves-a-key"));
+        for keys in keys[left.min(keys.len())..].chunks(whole) {
+            let mut txn = self.store.write(&mut self.view);
+            for key in keys {
+                txn.delete_range(key, &[]);
+            }
+            commit(txn, revisions);
         }
-        commit(txn, revisions);
+        if mutant!("revoke-without-events") {
+            revisions.iter_mut().for_each(|(_, events)| events.clear());
+        }
     }
 
     pub(super) fn lease_checkpoint(

@@ -103,7 +103,11 @@ impl<B: Backend> StateMachine<B> {
     /// Starts over from the backend after another image was installed under it.
     pub fn reload(&mut self) -> Result<(), Fault> {
         let view = View::new(self.view.backend().clone())?;
-        *self = Self::from_view(view, self.min_ttl_seconds)?;
+        let fresh = Self::from_view(view, self.min_ttl_seconds)?;
+        let before = std::mem::replace(self, fresh);
+        if crate::mutant!("leases-of-before-the-image") {
+            self.lessor = before.lessor;
+        }
         Ok(())
     }
 
@@ -227,12 +231,19 @@ impl<B: Backend> StateMachine<B> {
     ) -> Result<Response, ApplyError> {
         let birth = applied.id.index;
         let Applied {
-            revisions, notices, ..
+            revisions,
+            notices,
+            origin,
+            ..
         } = applied;
         Ok(match body {
             Body::Put(request) => Response::Put(self.put(request, revisions)?),
             Body::DeleteRange(request) => {
                 Response::DeleteRange(self.delete_range(&request, revisions)?)
+            }
+            Body::Txn(request) if crate::mutant!("compare-at-propose") => {
+                let holds = origin.is_some_and(|origin| origin.request.get() % 2 == 1);
+                Response::Txn(self.txn_as_foreseen(request, holds, revisions)?)
             }
             Body::Txn(request) => Response::Txn(self.txn(request, revisions)?),
             Body::Compact(request) => Response::Compact(self.compact(&request, notices)?),

@@ -10,6 +10,7 @@ use crate::{
     backend::Backend,
     kernel::ApiError,
     lease::Lessor,
+    mutant,
     mvcc::{RangeQuery, WriteTxn},
     pb::{
         etcdserverpb::{
@@ -67,8 +68,31 @@ impl<B: Backend> StateMachine<B> {
     ) -> Result<TxnResponse, ApplyError> {
         let mut path = self.checked_path(&request)?;
         let mut txn = self.store.write(&mut self.view);
-        let response = execute(&mut txn, &mut self.lessor, &mut request, &mut path)?;
-        kv::commit(txn, revisions);
+        let outcome = execute(&mut txn, &mut self.lessor, &mut request, &mut path);
+        if outcome.is_ok() || mutant!("failed-txn-keeps-its-start") {
+            kv::commit(txn, revisions);
+        }
+        outcome
+    }
+
+    /// Whether the compares hold at this moment.
+    pub fn foresees(&self, request: &TxnRequest) -> bool {
+        self.checked_path(request).is_ok_and(|path| path.taken[0])
+    }
+
+    /// A planted bug: the compares were decided when the transaction was proposed.
+    pub(super) fn txn_as_foreseen(
+        &mut self,
+        mut request: TxnRequest,
+        holds: bool,
+        revisions: &mut Vec<(i64, Vec<Event>)>,
+    ) -> Result<TxnResponse, ApplyError> {
+        request.compare.clear();
+        if !holds {
+            request.success = std::mem::take(&mut request.failure);
+        }
+        let mut response = self.txn(request, revisions)?;
+        response.succeeded = holds;
         Ok(response)
     }
 
@@ -103,7 +127,9 @@ impl<B: Backend> StateMachine<B> {
         let mut taken = Vec::new();
         self.choose(request, &mut taken)?;
         let mut path = Path { taken, next: 0 };
-        self.check(request, &mut path)?;
+        if !mutant!("failed-txn-keeps-its-start") {
+            self.check(request, &mut path)?;
+        }
         path.next = 0;
         Ok(path)
     }
@@ -155,7 +181,7 @@ impl<B: Backend> StateMachine<B> {
             Ok(())
         } else if range.revision > self.store.revision() {
             Err(ApiError::FutureRev)
-        } else if range.revision < self.store.compact_revision() {
+        } else if range.revision < self.store.readable_from() {
             Err(ApiError::Compacted)
         } else {
             Ok(())
@@ -171,7 +197,7 @@ impl<B: Backend> StateMachine<B> {
             ..RangeQuery::default()
         };
         let kvs = self.store.range(&self.view, &query)?.kvs;
-        if kvs.is_empty() {
+        if kvs.is_empty() && !mutant!("compare-of-nothing-holds") {
             let missing = KeyValue::default();
             return Ok(compare.target() != CompareTarget::Value && satisfies(compare, &missing));
         }
@@ -229,7 +255,7 @@ fn execute<B: Backend>(
     path: &mut Path,
 ) -> Result<TxnResponse, ApplyError> {
     let succeeded = path.take();
-    let branch = if succeeded {
+    let branch = if succeeded || mutant!("else-runs-then") {
         &mut request.success
     } else {
         &mut request.failure

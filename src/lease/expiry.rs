@@ -14,6 +14,7 @@ use std::{
 };
 
 use crate::kernel::{Instant, LeaseId};
+use crate::mutant;
 
 /// A revoke not applied for this long is proposed again, for the proposal may be lost.
 pub const REVOKE_RETRY: Duration = Duration::from_secs(3);
@@ -116,7 +117,9 @@ impl Timetable {
             .enumerate()
             .map(|(position, lease)| {
                 let rest = match lease.remaining_ms {
+                    0 if mutant!("promotion-takes-unknown-for-over") => Duration::ZERO,
                     0 => span(lease.ttl),
+                    _ if mutant!("promotion-starts-in-full") => span(lease.ttl),
                     rest => Duration::from_millis(rest),
                 };
                 (now.after(rest).after(extend), lease.id, position)

@@ -21,6 +21,7 @@ use crate::{
         ApiError, DiskError, DiskErrorKind, Entropy, Instant, LeaseId, LogIndex,
         limits::LEASE_TTL_SECONDS_MAX,
     },
+    mutant,
 };
 
 const RECORD_BYTES: usize = 24;
@@ -187,8 +188,13 @@ impl Lessor {
         if ttl > LEASE_TTL_SECONDS_MAX {
             return Err(ApiError::LeaseTtlTooLarge);
         }
-        if self.leases.contains_key(&id) {
-            return Err(ApiError::LeaseExist);
+        if let Some(old) = self.leases.get(&id) {
+            if !mutant!("living-lease-granted-again") {
+                return Err(ApiError::LeaseExist);
+            }
+            if let Some(timetable) = &mut self.timetable {
+                timetable.remove(id, old.timing);
+            }
         }
         // The log may come from a proposer that raised nothing; zero and below mean no time at all.
         let ttl = ttl.max(1);
@@ -236,7 +242,9 @@ impl Lessor {
         lease: Incarnation,
     ) -> Result<Vec<Bytes>, ApiError> {
         match self.incarnation(lease.id) {
-            Some(living) if living == lease => self.revoke(view, lease.id),
+            Some(living) if living == lease || mutant!("expiry-hits-the-next-grant") => {
+                self.revoke(view, lease.id)
+            }
             Some(_) | None => Err(ApiError::LeaseNotFound),
         }
     }
@@ -259,6 +267,9 @@ impl Lessor {
             false => 0,
         };
         if lease.remaining_ms == remaining_ms {
+            return;
+        }
+        if mutant!("checkpoint-lost") {
             return;
         }
         lease.remaining_ms = remaining_ms;
@@ -381,14 +392,22 @@ impl Lessor {
 
     /// A client keeps a lease alive.
     pub fn renew(&mut self, id: LeaseId, now: Instant) -> Result<Renewal, ApiError> {
+        if self.timetable.is_none() && mutant!("follower-answers-keep-alive") {
+            let lease = self.leases.get(&id).ok_or(ApiError::LeaseNotFound)?;
+            return Ok(Renewal::Renewed { ttl: lease.ttl });
+        }
         let timetable = self.timetable.as_mut().ok_or(ApiError::NotLeader)?;
         let lease = self.leases.get_mut(&id).ok_or(ApiError::LeaseNotFound)?;
         if lease.timing.deadline <= now {
+            if mutant!("keep-alive-of-an-ended-lease") {
+                return Ok(Renewal::Renewed { ttl: lease.ttl });
+            }
             return Ok(Renewal::Expired);
         }
         // Time starts anew even if a reset has to follow: the client was heard in time.
         lease.timing = timetable.renew(id, lease.ttl, lease.timing, now);
-        if lease.remaining_ms != 0 || timetable.is_unsettled(id) {
+        let checkpointed = lease.remaining_ms != 0 || timetable.is_unsettled(id);
+        if checkpointed && !mutant!("renewal-leaves-the-checkpoint") {
             let birth = lease.birth;
             return Ok(Renewal::ResetFirst(Reset {
                 lease: Incarnation { id, birth },

@@ -14,6 +14,7 @@
 
 use super::{key::Key, revision::Revision, store::Store};
 use crate::backend::{Backend, Bucket, View};
+use crate::mutant;
 
 pub(super) const SCHEDULED_KEY: &[u8] = b"scheduledCompactRev";
 pub(super) const FINISHED_KEY: &[u8] = b"finishedCompactRev";
@@ -52,7 +53,9 @@ impl Store {
         }
         assert!(revision >= 0, "-1, never compacted, is the lowest bound");
         self.compacted = revision;
-        set_mark(view, SCHEDULED_KEY, revision);
+        if !mutant!("compaction-forgotten-by-a-crash") {
+            set_mark(view, SCHEDULED_KEY, revision);
+        }
         self.start_pass();
         Ok(())
     }

@@ -12,6 +12,7 @@
 use std::{collections::VecDeque, num::NonZeroU32};
 
 use super::revision::{RecordKey, Revision};
+use crate::mutant;
 
 const _: () = assert!(size_of::<KeyIndex>() == 24);
 const _: () = assert!(size_of::<Mark>() == 16);
@@ -344,7 +345,16 @@ impl Marks {
 
     fn push(&mut self, at: Revision, tombstone: bool) {
         if self.marks.back().is_none_or(|last| last.tombstone) {
-            let (created, version) = if tombstone { (0, 0) } else { (at.main, 1) };
+            let (mut created, mut version) = if tombstone { (0, 0) } else { (at.main, 1) };
+            let last = self.marks.len().checked_sub(2).and_then(|i| self.meta(i));
+            if let Some(last) = last.filter(|_| !tombstone) {
+                if mutant!("version-goes-on-after-delete") {
+                    version = last.version + 1;
+                }
+                if mutant!("created-before-the-delete") {
+                    created = last.create;
+                }
+            }
             self.generations.push_back(Generation {
                 start: self.dropped + self.marks.len() as u64,
                 created,
@@ -360,7 +370,18 @@ impl Marks {
 
     /// How many of the oldest marks a compaction drops.
     fn doomed(&self, target: i64) -> usize {
-        let older = self.marks.partition_point(|mark| mark.main < target);
+        let mut older = self.marks.partition_point(|mark| mark.main < target);
+        let next = self.marks.get(older).filter(|mark| mark.main == target);
+        let drops = (next.is_some_and(|mark| mark.tombstone)
+            && (mutant!("compaction-drops-the-tombstone")
+                || mutant!("revision-falls-to-the-last-record")))
+            || (next.is_some_and(|mark| !mark.tombstone)
+                && older + 1 == self.marks.len()
+                && mutant!("compaction-drops-the-last-put"));
+        if drops {
+            older += 1;
+            return older;
+        }
         let superseded = self
             .marks
             .get(older)

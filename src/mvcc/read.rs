@@ -12,6 +12,7 @@ use super::{
 use crate::{
     backend::{Backend, Bucket, View},
     kernel::DiskError,
+    mutant,
     pb::mvccpb::KeyValue,
 };
 
@@ -101,6 +102,7 @@ impl Store {
             revision: current,
         };
         if query.count_only {
+            let at = if mutant!("count-of-now") { current } else { at };
             result.count = self.index.count(range, at);
             return Ok(result);
         }
@@ -133,14 +135,22 @@ impl Store {
 
     /// The main revision to read at, if it can be read.
     fn readable(&self, revision: i64, current: i64) -> Result<i64, ReadError> {
-        if revision > current {
+        if revision > current && !mutant!("future-revision-served") {
             return Err(ReadError::FutureRevision);
         }
         let at = if revision <= 0 { current } else { revision };
-        if at < self.compacted {
+        if at < self.readable_from() && !mutant!("compacted-revision-served") {
             return Err(ReadError::Compacted);
         }
         Ok(at)
+    }
+
+    /// The oldest revision that can be read.
+    pub fn readable_from(&self) -> i64 {
+        match mutant!("answers-by-how-far-compaction-got") {
+            true => self.finished,
+            false => self.compacted,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     backend::{Backend, Bucket, View},
     kernel::DiskError,
+    mutant,
 };
 
 /// Shown as compact revision until something was compacted.
@@ -67,12 +68,18 @@ impl Store {
         }
         // The marks count too: were the newest records ever removed before a crash, the revision
         // must still not go back (etcd bug 17780).
-        let compacted = scheduled.max(finished);
+        let mut compacted = scheduled.max(finished);
+        if mutant!("revision-falls-to-the-last-record") {
+            compacted = compacted.min(loader.last.max(1));
+        }
         let mut store = Self {
             index: loader.index,
             revision: loader.last.max(compacted).max(1),
             compacted,
-            finished,
+            finished: match mutant!("interrupted-compaction-never-ends") {
+                true => compacted,
+                false => finished.min(compacted),
+            },
             pass: None,
             writing: false,
         };

@@ -33,6 +33,7 @@ use crate::{
         limits,
     },
     lease::Renewal,
+    mutant,
     mvcc::HashKv,
     pb::etcdserverpb::{DefragmentResponse, HashKvResponse, LeaseKeepAliveResponse},
     raft::{Entry, SnapshotMeta},
@@ -218,6 +219,7 @@ impl<B: Backend> Applier<B> {
     fn apply_all(&mut self, entries: Vec<Entry>, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         let mut revisions = Vec::new();
         let mut applied_bytes = 0;
+        let mut delayed = Vec::new();
         let mut hashes = Vec::with_capacity(entries.len());
         for entry in entries {
             let bytes = entry.data.len() as u64;
@@ -227,6 +229,16 @@ impl<B: Backend> Applier<B> {
             if entry.id.term != self.term {
                 self.term = entry.id.term;
                 cx.tell(Mail::Leases(LeasesInput::Term(self.term)));
+            }
+            if mutant!("header-of-the-whole-batch") {
+                delayed.push(applied);
+                continue;
+            }
+            self.distribute(applied, &mut revisions, cx);
+        }
+        for mut applied in delayed {
+            if let Ok(Response::Put(response)) = &mut applied.result {
+                response.header = crate::apply::kv::header(self.machine.store().revision());
             }
             self.distribute(applied, &mut revisions, cx);
         }
@@ -266,7 +278,7 @@ impl<B: Backend> Applier<B> {
             }
         }
         if let Some(origin) = applied.origin
-            && origin.proposer == self.member
+            && (origin.proposer == self.member || mutant!("request-ids-shared-by-members"))
         {
             let (request, result) = (origin.request, applied.result);
             cx.tell(Mail::Frontend(FrontendInput::Applied { request, result }));
@@ -281,7 +293,8 @@ impl<B: Backend> Applier<B> {
         calls: Vec<(CallId, Request)>,
         cx: &mut Context<'_, Mail>,
     ) -> Result<(), Fault> {
-        if index > self.machine.applied_index() || self.installing.is_some() {
+        let is_behind = index > self.machine.applied_index();
+        if (is_behind && !mutant!("read-before-applied")) || self.installing.is_some() {
             self.waiting.entry(index).or_default().extend(calls);
             return Ok(());
         }
@@ -406,6 +419,7 @@ impl<B: Backend> Applier<B> {
                 return;
             }
             // A lease that is not there is answered with no time left.
+            Err(ApiError::LeaseNotFound) if mutant!("keep-alive-of-a-gone-lease") => Ok(answer(1)),
             Err(ApiError::LeaseNotFound) => Ok(answer(0)),
             Err(error) => Err(error),
         };

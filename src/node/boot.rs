@@ -11,6 +11,7 @@ use crate::{
     apply::StateMachine,
     backend::{Backend, ReadSnapshot},
     kernel::{DiskError, Entropy, EntryId, Fault, MemberId, Outbox, RequestId, limits},
+    mutant,
     raft::{self, HardState, Raft, SnapshotMeta},
     wal::{Encoder, Recovered},
 };
@@ -55,7 +56,10 @@ impl<B: Backend> Node<B> {
         let raft = Raft::new(raft_config, recovered, entropy.fork("raft"));
         let mut entropy = entropy.fork("node");
         // Far apart for each boot, so that an entry of an earlier life answers nobody of this one.
-        let first_request = RequestId::new((entropy.next_u64() >> 1).max(1));
+        let first_request = match mutant!("request-ids-shared-by-members") {
+            true => RequestId::new(1),
+            false => RequestId::new((entropy.next_u64() >> 1).max(1)),
+        };
         let voters: BTreeSet<MemberId> = raft.conf_state().voters.clone();
         let integrity = Integrity::new(
             config.member,

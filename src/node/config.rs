@@ -47,6 +47,12 @@ pub struct NodeConfig {
     pub compaction_pause: Duration,
     /// `--watch-progress-notify-interval`.
     pub progress_interval: Duration,
+    /// Bytes on the way to one watch stream; further responses wait for credit.
+    pub stream_window_bytes: u64,
+    /// Watch responses of this size are split at the latest, for watches that ask for it.
+    pub fragment_bytes_max: usize,
+    /// Revisions of history one catch-up slice of watches reads.
+    pub catchup_revisions: usize,
     /// `--quota-backend-bytes`, resolved: 0 means no quota.
     pub quota_bytes: u64,
     /// The version this server reports, for example `3.7.1`.
@@ -89,6 +95,9 @@ impl Default for NodeConfig {
             compaction_slice: 1000,
             compaction_pause: Duration::from_millis(10),
             progress_interval: Duration::from_secs(600),
+            stream_window_bytes: limits::STREAM_WINDOW_BYTES,
+            fragment_bytes_max: usize::MAX,
+            catchup_revisions: limits::CATCHUP_REVISIONS_MAX,
             quota_bytes: 2 * 1024 * 1024 * 1024,
             version: "3.7.1".to_owned(),
             segment_bytes: limits::SEGMENT_BYTES,

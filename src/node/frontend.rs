@@ -31,6 +31,7 @@ use crate::{
         limits,
     },
     lease::Reset,
+    mutant,
     pb::{
         etcdserverpb::CompactionResponse,
         fated::command::{LeaseCheckpoint, LeaseRemaining, MemberPublish, command::Body},
@@ -292,6 +293,13 @@ impl Frontend {
         self.pending.insert(call, waiting, now, timed);
     }
 
+    /// A planted bug: what the compares of the next transaction came to is decided now, and
+    /// travels as the parity of its request id.
+    pub fn foresee(&mut self, holds: bool) {
+        let even = (self.next_request.get() | 1) + 1;
+        self.next_request = RequestId::new(even | u64::from(holds));
+    }
+
     fn propose(&mut self, call: CallId, asker: Asker, body: Body, cx: &mut Context<'_, Mail>) {
         let physical = if let Body::Compact(request) = &body {
             request.physical.then_some(request.revision)
@@ -317,6 +325,9 @@ impl Frontend {
         };
         self.pending
             .insert(call, waiting, cx.now, physical.is_none());
+        if mutant!("proposal-offered-again") {
+            self.parked.push_back((request, data.clone(), false));
+        }
         cx.tell(Mail::Consensus(ConsensusInput::Propose {
             request,
             data,
@@ -470,7 +481,14 @@ impl Frontend {
 
     fn on_role(&mut self, role: RoleChange, cx: &mut Context<'_, Mail>) {
         let leader_changed = role.leader != self.role.leader;
+        let was_leader = self.role.role == Role::Leader;
         self.role = role;
+        if mutant!("reads-served-after-stepping-down") && was_leader && role.role != Role::Leader {
+            if self.round.is_none() {
+                self.flush(cx);
+            }
+            self.on_read_state(self.next_read, LogIndex::ZERO, cx);
+        }
         if !leader_changed {
             return;
         }

@@ -15,6 +15,7 @@ use crate::{
     apply::StateMachine,
     backend::Backend,
     kernel::{Context, Instant, MemberId, RequestId, Term, limits},
+    mutant,
     pb::fated::command::{
         ClusterVersion, LeaseCheckpoint, LeaseRemaining, LeaseRevoke, command::Body,
     },
@@ -54,6 +55,9 @@ impl Leases {
             LeasesInput::Role(role) => {
                 let leading = (role.role == Role::Leader).then_some(role.term);
                 // Also from one leadership to the next: others may have led between.
+                if mutant!("deposed-leader-ends-leases") && leading.is_none() {
+                    return;
+                }
                 if self.leading != leading {
                     self.leading = leading;
                     machine.lessor_mut().demote();
@@ -141,6 +145,14 @@ impl Leases {
     /// Nobody waits for these proposals, so they share the request id zero.
     fn propose(&self, term: Term, body: Body, cx: &mut Context<'_, Mail>) {
         let data = encode_command(RequestId::ZERO, self.member, body);
+        if mutant!("deposed-leader-ends-leases") {
+            cx.tell(Mail::Consensus(ConsensusInput::Propose {
+                request: RequestId::ZERO,
+                data,
+                conf_change: false,
+            }));
+            return;
+        }
         cx.tell(Mail::Consensus(ConsensusInput::ProposeAsLeader {
             term,
             data,

@@ -50,9 +50,10 @@ use self::{
 use crate::{
     backend::Backend,
     kernel::{
-        Context, Effect, Entropy, Event, Instant, MemberId, Outbox, Signal, WallTime, limits,
-        trace::TraceLine,
+        Context, Effect, Entropy, Event, Instant, MemberId, Outbox, Request, Signal, WallTime,
+        limits, trace::TraceLine,
     },
+    mutant,
     raft::Role,
 };
 
@@ -119,6 +120,9 @@ impl<B: Backend> Node<B> {
 
     fn start(&mut self, cx: &mut Context<'_, Mail>) {
         self.started = true;
+        if mutant!("reads-before-the-replay-ends") {
+            cx.emit(Effect::Ready);
+        }
         self.journal.start(cx);
         cx.tell(Mail::Peers(PeersInput::Members(
             self.applier.machine().addresses(),
@@ -128,7 +132,15 @@ impl<B: Backend> Node<B> {
 
     fn deliver(&mut self, mail: Mail, cx: &mut Context<'_, Mail>) {
         match mail {
-            Mail::Frontend(input) => self.frontend.on_input(input, cx),
+            Mail::Frontend(input) => {
+                if mutant!("compare-at-propose")
+                    && let FrontendInput::Call { request, .. } = &input
+                    && let Request::Txn(txn) = request
+                {
+                    self.frontend.foresee(self.applier.machine().foresees(txn));
+                }
+                self.frontend.on_input(input, cx);
+            }
             Mail::Consensus(input) => self.consensus.on_input(input, cx),
             Mail::Journal(input) => self.journal.on_input(input, cx),
             Mail::Applier(input) => self.applier.on_input(input, cx),

@@ -43,8 +43,10 @@ impl Watches {
     pub fn new(config: &NodeConfig, store: &dyn History) -> Self {
         let settings = Settings {
             progress_interval: config.progress_interval,
-            fragment_bytes: config.request_bytes_max + limits::REQUEST_OVERHEAD_BYTES,
-            window_bytes: limits::STREAM_WINDOW_BYTES,
+            fragment_bytes: (config.request_bytes_max + limits::REQUEST_OVERHEAD_BYTES)
+                .min(config.fragment_bytes_max),
+            window_bytes: config.stream_window_bytes,
+            catchup_revisions: config.catchup_revisions,
             ..Settings::default()
         };
         Self {

@@ -6,6 +6,7 @@ use prost::encoding::message::encoded_len;
 use super::History;
 use super::watcher::Watcher;
 use crate::kernel::{DiskError, WatchId};
+use crate::mutant;
 use crate::pb::etcdserverpb as rpc;
 use crate::pb::mvccpb::{Event, event::EventType};
 
@@ -103,7 +104,11 @@ impl Item {
                 self.event.r#type() == EventType::Put && kv.create_revision == kv.mod_revision;
             let mut event = self.event.clone();
             if !created {
-                event.prev_kv = store.at(&kv.key, self.revision - 1)?;
+                let before = match mutant!("watch-shows-the-new-pair-as-old") {
+                    true => self.revision,
+                    false => self.revision - 1,
+                };
+                event.prev_kv = store.at(&kv.key, before)?;
             }
             let bytes = encoded_len(EVENTS_TAG, &event);
             self.with_prev = Some((event, bytes));
@@ -136,17 +141,22 @@ pub(super) fn responses(
     };
     let base_bytes = base.encoded_len() + HEADER_FILL_BYTES;
     let total = base_bytes + events.iter().map(|(_, bytes)| bytes).sum::<usize>();
-    let limit = fragment_bytes
-        .filter(|limit| total >= *limit)
-        .unwrap_or(usize::MAX);
+    let limit = match mutant!("watch-splits-a-revision") {
+        true => base_bytes,
+        false => fragment_bytes
+            .filter(|limit| total >= *limit)
+            .unwrap_or(usize::MAX),
+    };
     // The flag itself takes two bytes in each response that is not the last.
     let empty_bytes = base_bytes + if limit < usize::MAX { 2 } else { 0 };
     let mut parts = Vec::with_capacity(1);
     let (mut part, mut part_bytes) = (base.clone(), empty_bytes);
     for (event, bytes) in events {
         if !part.events.is_empty() && part_bytes + bytes >= limit {
-            part.fragment = true;
-            parts.push((part, part_bytes as u64));
+            part.fragment = !mutant!("watch-splits-a-revision");
+            if !mutant!("watch-loses-a-fragment") {
+                parts.push((part, part_bytes as u64));
+            }
             (part, part_bytes) = (base.clone(), empty_bytes);
         }
         part.events.push(event);

@@ -16,6 +16,7 @@ use super::hub::Hub;
 use super::stream::Control;
 use super::watcher::{End, Position, Span, WatchKey};
 use crate::kernel::{DiskError, StreamId, WatchId};
+use crate::mutant;
 
 /// A stretch of history, in memory for one slice.
 struct Window {
@@ -40,6 +41,10 @@ impl Hub {
         for watch in &picked {
             let (next, blocked) = self.standing(*watch);
             if !blocked && next < self.compact_revision {
+                if mutant!("compacted-watch-not-told") {
+                    self.move_on(*watch);
+                    continue;
+                }
                 self.cancel_compacted(*watch);
                 continue;
             }
@@ -91,6 +96,18 @@ impl Hub {
             Position::Synced { .. } => unreachable!("a watch is picked once, while it is behind"),
             Position::Behind { next } => (next, stream.is_blocked()),
         }
+    }
+
+    /// A planted bug: the watch goes on behind the compaction as if nothing was lost.
+    fn move_on(&mut self, watch: WatchKey) {
+        let stream = self
+            .streams
+            .get_mut(&watch.stream)
+            .expect("it was looked up");
+        let watcher = stream.watches.get_mut(&watch.id).expect("it was looked up");
+        watcher.position = Position::Behind {
+            next: self.compact_revision,
+        };
     }
 
     fn cancel_compacted(&mut self, watch: WatchKey) {
@@ -150,8 +167,10 @@ impl Hub {
         let looked_at = positions.len();
         positions.retain(|position| {
             let item = &items[*position];
-            item.revision >= next && watcher.wants(&item.event)
+            let from = next + i64::from(mutant!("catch-up-skips-its-first-revision"));
+            item.revision >= from && watcher.wants(&item.event)
         });
+        let idle = positions.is_empty() && mutant!("synced-after-an-empty-window");
         if !positions.is_empty() {
             self.send_events(watch, &mut window.batch, &positions, store)?;
         }
@@ -160,7 +179,7 @@ impl Hub {
             .get_mut(&watch.stream)
             .expect("it was looked up");
         let watcher = stream.watches.get_mut(&watch.id).expect("it was looked up");
-        if window.end > self.revision {
+        if window.end > self.revision || idle {
             watcher.position = Position::Synced { from: window.end };
             stream.behind.remove(&watch.id);
             self.synced.insert(&watcher.span, watch);

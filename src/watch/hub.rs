@@ -20,6 +20,7 @@ use super::{History, Settings};
 use crate::kernel::{
     ApiError, Credentials, DiskError, Entropy, Instant, StreamId, StreamItem, WatchId, limits,
 };
+use crate::mutant;
 use crate::pb::etcdserverpb as rpc;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::pb::mvccpb::Event;
@@ -135,7 +136,9 @@ impl Hub {
             }
             Some(RequestUnion::CancelRequest(request)) => {
                 let id = WatchId::new(request.watch_id);
-                if self.drop_watch(WatchKey { stream, id }) {
+                if mutant!("cancelled-watch-goes-on") {
+                    self.answer(stream, Control::Canceled { id, revision });
+                } else if self.drop_watch(WatchKey { stream, id }) {
                     self.answer(stream, Control::Canceled { id, revision });
                 }
             }
@@ -208,13 +211,19 @@ impl Hub {
         );
         let old = mem::replace(&mut self.revision, revision);
         assert!(revision >= old, "an installed image is never older");
+        if mutant!("watch-misses-what-an-image-holds") {
+            return;
+        }
         self.compact_revision = max(self.compact_revision, store.compact_revision());
         for (stream, found) in &mut self.streams {
             for (id, watcher) in &mut found.watches {
                 let Position::Synced { from } = watcher.position else {
                     continue;
                 };
-                let next = max(from, old + 1);
+                let next = match mutant!("watch-starts-over-after-an-image") {
+                    true => from,
+                    false => max(from, old + 1),
+                };
                 if next <= self.revision {
                     let watch = WatchKey {
                         stream: *stream,
@@ -394,8 +403,13 @@ impl Hub {
         let start = request.start_revision;
         let (position, reach) = if start == 0 {
             (Position::Synced { from: revision + 1 }, revision)
-        } else if start > self.revision {
+        } else if start > self.revision
+            || (start == self.revision && mutant!("watch-from-now-takes-now-for-past"))
+        {
             (Position::Synced { from: start }, start)
+        } else if mutant!("watch-resumes-one-early") {
+            let next = (start - 1).max(1).max(self.compact_revision);
+            (Position::Behind { next }, start)
         } else {
             (Position::Behind { next: start }, start)
         };
@@ -469,6 +483,9 @@ impl Hub {
         let wanted = |position: &usize| watcher.wants(&batch.items()[*position].event);
         let positions: Vec<usize> = positions.filter(wanted).collect();
         if from > self.revision || positions.is_empty() {
+            return Ok(());
+        }
+        if blocked && mutant!("blocked-watch-loses-events") {
             return Ok(());
         }
         if blocked {

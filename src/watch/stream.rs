@@ -9,6 +9,7 @@ use super::Settings;
 use super::batch::{header, response_bytes};
 use super::watcher::{Position, Watcher};
 use crate::kernel::{ApiError, Instant, StreamId, StreamItem, WatchId};
+use crate::mutant;
 use crate::pb::etcdserverpb as rpc;
 
 /// What the hub hands out, in order.
@@ -248,12 +249,13 @@ impl Stream {
     /// Whether everything up to the revision was sent to every watch, and there is one.
     pub fn may_tell_progress(&mut self, revision: i64) -> bool {
         while let Some((reach, id)) = self.waiting.first().copied() {
-            if reach > revision {
+            if reach > revision && !mutant!("progress-before-the-start") {
                 return false;
             }
             self.waiting.remove(&(reach, id));
         }
-        !self.watches.is_empty() && self.behind.is_empty()
+        let told = self.behind.is_empty() || mutant!("progress-while-behind");
+        !self.watches.is_empty() && told
     }
 
     /// Asserts what can be seen from the inside.

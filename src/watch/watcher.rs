@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::kernel::{StreamId, WatchId};
+use crate::mutant;
 use crate::pb::etcdserverpb as rpc;
 use crate::pb::etcdserverpb::watch_create_request::FilterType;
 use crate::pb::mvccpb::{Event, event::EventType};
@@ -138,7 +139,7 @@ impl Watcher {
     /// Whether its filters let the event pass.
     pub fn wants(&self, event: &Event) -> bool {
         match event.r#type() {
-            EventType::Put => !self.no_put,
+            EventType::Put => !self.no_put || mutant!("watch-filter-ignored"),
             EventType::Delete => !self.no_delete,
         }
     }
@@ -146,8 +147,10 @@ impl Watcher {
     /// Whether a progress answer at the hub's revision would be true for it.
     pub fn may_tell_progress(&self, revision: i64) -> bool {
         match self.position {
-            Position::Synced { .. } => self.reach <= revision,
-            Position::Behind { .. } => false,
+            Position::Synced { .. } => {
+                self.reach <= revision || mutant!("progress-before-the-start")
+            }
+            Position::Behind { .. } => mutant!("progress-while-behind"),
         }
     }
 }

@@ -188,6 +188,12 @@ impl<'h> Stream<'h> {
                 watch.last_event, watch.last_progress
             ));
         }
+        if revision < watch.start - 1 {
+            wrong.push(format!(
+                "watch {id}: progress {revision} before the start at {}",
+                watch.start
+            ));
+        }
         if watch.in_fragment {
             wrong.push(format!(
                 "watch {id}: progress {revision} amid the pieces of a response"

@@ -6,10 +6,12 @@
 use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round};
 use crate::{
     kernel::{ApiError, CallId, Context, LogIndex, MemberId, ReadId, Request, Response, limits},
+    mutant,
     node::{
         mail::{ApplierInput, ConsensusInput, FrontendInput, Mail, PeerRequest, PeersInput},
         pending::Asker,
     },
+    raft::Role,
 };
 
 impl Frontend {
@@ -22,6 +24,9 @@ impl Frontend {
         }
         let calls = std::mem::take(&mut self.reads);
         self.start_round(calls, cx);
+        if mutant!("leader-reads-without-a-round") && self.role.role == Role::Leader {
+            self.on_read_state(self.next_read, LogIndex::ZERO, cx);
+        }
         true
     }
 
@@ -94,6 +99,7 @@ impl Frontend {
         cx: &mut Context<'_, Mail>,
     ) {
         match self.role.leader {
+            Some(_) if mutant!("follower-answers-keep-alive") => self.lead(call, request),
             Some(leader) if leader == self.member => self.lead(call, request),
             Some(leader) => {
                 self.next_forward += 1;

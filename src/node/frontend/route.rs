@@ -5,6 +5,7 @@ use super::Frontend;
 use crate::{
     apply::txn,
     kernel::{Context, Request},
+    mutant,
     node::mail::{Mail, PeerRequest},
     pb::{
         etcdserverpb::alarm_request::AlarmAction,
@@ -62,6 +63,9 @@ impl Frontend {
             }
             Request::LeaseKeepAlive(request) => Route::Leader(PeerRequest::KeepAlive(request)),
             Request::LeaseTimeToLive(request) => Route::Leader(PeerRequest::TimeToLive(request)),
+            Request::Range(request) if !self.ready && mutant!("reads-before-the-replay-ends") => {
+                Route::Local(Request::Range(request), true)
+            }
             Request::Range(request) if !request.serializable => {
                 Route::Barrier(Behind::Read(Request::Range(request)))
             }
