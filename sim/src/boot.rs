@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! - A member whose log was damaged behind something durable does not come to life again.
-//! - A member halts only for a fault that its own disk really had.
+//! - A member halts only for a fault that its own disk really had, or because it was removed.
 
 use fated::{
     host::lanes::Lanes,
@@ -168,7 +168,7 @@ impl World {
             Fault::Disk(_) => member.expects_halt,
             Fault::Log(_) | Fault::State(_) => member.rotten,
             Fault::Stopped => member.terminating,
-            Fault::Removed => false,
+            Fault::Removed => self.observer.roster.cluster().is_removed(member.id),
         };
         if !expected {
             let story = format!("{:x?} halts: {fault}", member.id);
@@ -187,7 +187,11 @@ impl World {
         }
         self.counters.hit("member halted by itself");
         self.end_life(at);
-        self.after(pause, Item::Boot { at });
+        if *fault == Fault::Removed {
+            self.counters.hit("members: removed member stopped");
+        } else {
+            self.after(pause, Item::Boot { at });
+        }
         self.end_turn();
     }
 }

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use fated_sim::{plan::Plan, run};
 
 mod judges;
+mod mutants;
 mod one;
 mod pool;
 mod soak;
@@ -45,6 +46,8 @@ enum Command {
     Counters(soak::Counted),
     /// Lives each seed twice and shows the first step that differs.
     Twice(twice::Twice),
+    /// Plants each known bug and tells how many seeds its check needs to find it.
+    Mutants(mutants::Mutants),
     /// Prints the trace hash of each seed, for `twice --against`.
     Hashes(Seeds),
     /// Lives a plan from a file, whole or cut down.
@@ -115,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Soak(batch) => soak::soak(&batch, json),
         Command::Counters(counted) => soak::soak(&counted.batch(), json),
         Command::Twice(twice) => twice::twice(&twice, json),
+        Command::Mutants(options) => mutants::mutants(&options, json),
         Command::Hashes(seeds) => twice::hashes(&seeds),
         Command::Replay { plan, files } => {
             let command = format!("replay {}", plan.display());

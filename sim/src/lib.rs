@@ -14,8 +14,12 @@ pub mod counters;
 pub mod disk;
 pub mod draw;
 pub mod faults;
+pub mod membership;
+pub mod mutants;
 pub mod observe;
 pub mod plan;
+pub mod queue;
+pub mod roster;
 pub mod script;
 pub mod store;
 pub mod trace;
@@ -34,10 +38,16 @@ pub mod links;
 #[cfg(madsim)]
 pub mod nemesis;
 #[cfg(madsim)]
+pub mod operator;
+#[cfg(madsim)]
 pub mod record;
 #[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]
+pub mod tally;
+#[cfg(madsim)]
 pub mod watcher;
+#[cfg(madsim)]
+pub mod work;
 #[cfg(madsim)]
 pub mod world;

@@ -114,7 +114,7 @@ impl World {
 
     fn target(&self, target: Target) -> Option<usize> {
         match target {
-            Target::Member(at) => Some(at),
+            Target::Member(at) => self.members[at].standing.runs().then_some(at),
             Target::Leader => self.leader(),
         }
     }
@@ -224,6 +224,9 @@ impl World {
                     .add("fault: clock jump", u64::from(self.members[at].up));
                 let now = self.now;
                 self.members[at].clock.jump(now, ms * 1_000_000);
+                if let Ok(forward) = u64::try_from(*ms) {
+                    self.clients.shared.jumps.push((now, forward * 1_000_000));
+                }
                 self.consider(at);
                 None
             }
@@ -272,6 +275,14 @@ impl World {
                 let disk = &mut self.members[at].disk;
                 disk.capacity = Some(disk.used_bytes());
                 Some(Undo::Room(at))
+            }
+            FaultKind::Miswrite { member }
+            | FaultKind::Misread { member }
+            | FaultKind::LostDisk { member, .. }
+            | FaultKind::Rot { member }
+                if !self.may_rot(*member) =>
+            {
+                None
             }
             FaultKind::Miswrite { member } => {
                 self.members[*member].miswrites = true;
@@ -395,7 +406,8 @@ impl World {
     /// All machines lose power at once.
     fn power_cut_all(&mut self) -> Undo {
         self.counters.hit("fault: power cut of all members");
-        let all: Vec<usize> = (0..self.members.len()).collect();
+        let runs = |at: &usize| self.members[*at].standing.runs();
+        let all: Vec<usize> = (0..self.members.len()).filter(runs).collect();
         for at in &all {
             self.power_cut(*at);
         }
@@ -449,7 +461,7 @@ impl World {
     /// Leaves the members outside the core dead, cut off, or only slow.
     pub fn leave_behind(&mut self, core: &[usize]) {
         let others: Vec<usize> = (0..self.members.len())
-            .filter(|at| !core.contains(at))
+            .filter(|at| !core.contains(at) && self.members[*at].standing.runs())
             .collect();
         for at in others {
             match self.members[at].entropy.below(3) {

@@ -1,7 +1,7 @@
 //! Watches all members from above, where a member cannot look, and names the guarantee that breaks
 //! in the step that breaks it. What was ever true is kept over crashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fated::{
@@ -11,13 +11,17 @@ use fated::{
         wire::{self, Frame},
     },
     pb::fated::command::{Command, command},
-    raft::{Body, Entry, EntryKind, Message, Role},
+    raft::{Body, ConfState, Entry, EntryKind, Message, Role},
     wal::Recovery,
     watch,
 };
 use prost::Message as _;
 
-use crate::{counters::Counters, store::Store};
+use crate::{
+    counters::Counters,
+    roster::{self, Roster},
+    store::Store,
+};
 
 /// A guarantee that did not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,6 +67,12 @@ pub struct Observer {
     pub elected_at: u64,
     /// The term in which each lease was granted.
     leases: BTreeMap<i64, Term>,
+    /// Who belongs to the cluster.
+    pub roster: Roster,
+    /// On what configuration the newest entry was committed; of several, on one of them.
+    bases: Vec<ConfState>,
+    /// Whether a change of the members came into force in the last turn.
+    pub change_applied: bool,
 }
 
 /// What a member looked like after its last turn of this boot.
@@ -84,9 +94,15 @@ impl Observer {
         self.ledger.keys().next_back().copied().unwrap_or_default()
     }
 
+    /// The state hash after an index, if any member was seen there.
+    pub fn state_at(&self, index: LogIndex) -> Option<u64> {
+        self.states.get(&index).map(|(hash, _)| *hash)
+    }
+
     /// A member begins a new life.
     pub fn on_boot(&mut self, member: MemberId) {
         self.seen.remove(&member);
+        self.roster.on_boot(member);
     }
 
     /// A member's life ends.
@@ -103,9 +119,10 @@ impl Observer {
     }
 
     /// A member finished a turn.
-    pub fn on_turn(&mut self, node: &Node<Store>, size: usize, counters: &mut Counters) -> Verdict {
+    pub fn on_turn(&mut self, node: &Node<Store>, counters: &mut Counters) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
-        let seen = self.seen.get(&member).copied().unwrap_or_default();
+        let known = self.seen.get(&member).copied();
+        let seen = known.unwrap_or_default();
         let leading = raft.role() == Role::Leader;
         if raft.term() < seen.term {
             let story = format!(
@@ -131,8 +148,13 @@ impl Observer {
             return Err(Violation::new("a commit index never goes back", story));
         }
         if raft.committed() > seen.commit {
-            self.on_commit(node, seen.commit, size, counters)?;
+            self.on_commit(node, seen.commit, counters)?;
         }
+        if leading {
+            self.roster.one_change(node, seen.last.index)?;
+        }
+        let applied_before = known.map(|seen| seen.applied);
+        self.change_applied = self.roster.on_turn(node, applied_before, counters)?;
         let applied = node.machine().applied_index();
         if applied > seen.applied {
             let hash = node.machine().state_hash();
@@ -171,6 +193,16 @@ impl Observer {
             let story = format!("{first:x?} and {member:x?} lead term {:?}", raft.term());
             return Err(Violation::new("election safety", story));
         }
+        let voted =
+            |voter| voter == member || self.votes.get(&(voter, raft.term())) == Some(&member);
+        if !self.roster.reached(node, voted) {
+            let story = format!(
+                "{member:x?} leads term {:?} of {:?} without the votes of a quorum",
+                raft.term(),
+                raft.conf_state()
+            );
+            return Err(Violation::new("a leader has the votes of a quorum", story));
+        }
         if let Some((index, id)) = self.ledger.last_key_value()
             && *index > raft.first().index
             && raft.term_at(*index) != Some(id.term)
@@ -189,7 +221,6 @@ impl Observer {
         &mut self,
         node: &Node<Store>,
         before: LogIndex,
-        size: usize,
         counters: &mut Counters,
     ) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
@@ -215,8 +246,11 @@ impl Observer {
                 self.log.insert(entry.id.index, (self.now, entry));
             }
         }
+        if commit > known {
+            self.bases = self.roster.bases(node);
+        }
         if raft.role() == Role::Leader && commit > known {
-            self.check_quorum_durable(node, size)?;
+            self.check_quorum_durable(node)?;
             let term = raft.term_at(known.next().max(raft.first().index));
             if term.is_some_and(|term| term < raft.term()) {
                 counters.hit("raft: older term committed behind a new entry");
@@ -255,16 +289,16 @@ impl Observer {
 
     /// A leader counts only entries of its own term, so whoever holds that term's log so far holds
     /// everything below.
-    fn check_quorum_durable(&self, node: &Node<Store>, size: usize) -> Verdict {
+    fn check_quorum_durable(&self, node: &Node<Store>) -> Verdict {
         let raft = node.raft();
         let (term, commit) = (raft.term(), raft.committed());
-        let holds = |id: &&EntryId| id.term > term || (id.term == term && id.index >= commit);
-        let holders = self.durable.values().filter(holds).count();
-        if holders <= size / 2 {
+        let far = |id: &EntryId| id.term > term || (id.term == term && id.index >= commit);
+        let holds = |member| self.durable.get(&member).is_some_and(far);
+        if !self.roster.reached(node, holds) {
             let story = format!(
-                "{:x?} commits index {commit} of term {term:?}, durable on {holders} of {size}: \
-                 {:?}",
+                "{:x?} commits index {commit} of term {term:?} in {:?}, durable is {:?}",
                 node.member(),
+                raft.conf_state(),
                 self.durable
             );
             return Err(Violation::new("committed means durable on a quorum", story));
@@ -355,18 +389,21 @@ impl Observer {
             return Ok(());
         };
         counters.hit("check: disks read for committed entries");
-        let mut holders = 0;
+        let mut without = BTreeSet::new();
         let mut story = String::new();
         for disk in disks {
             let holds = disk.holds(*newest);
-            holders += usize::from(disk.rotten || holds == Ok(true));
+            if !disk.gone && holds != Ok(true) {
+                without.insert(disk.member);
+            }
             story += &format!("{:x?}: {holds:?}; ", disk.member);
         }
-        if holders <= disks.len() / 2 {
-            let story = format!(
-                "{newest:?} is on {holders} of {} disks: {story}",
-                disks.len()
-            );
+        // A machine that is no more, as one that was damaged, never votes again; what it held
+        // counts as held.
+        let held = |base| roster::reached(base, |id| !without.contains(&id));
+        if !self.bases.is_empty() && !self.bases.iter().any(held) {
+            let bases = &self.bases;
+            let story = format!("{newest:?}, committed on {bases:?}, is missing: {story}");
             return Err(Violation::new("what was committed is durable", story));
         }
         Ok(())
@@ -409,9 +446,9 @@ pub struct DiskImage<'a> {
     pub backend: EntryId,
     /// The sealed image, if there is one.
     pub sealed: Option<EntryId>,
-    /// Whether it was damaged. What it held then counts as held: that a quorum is left is the
-    /// plan's business, and such a member never votes again.
-    pub rotten: bool,
+    /// Whether it was damaged or lost. What it held then counts as held: that a quorum is left is
+    /// the plan's business, and such a member never votes again.
+    pub gone: bool,
 }
 
 impl DiskImage<'_> {

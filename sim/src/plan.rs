@@ -6,7 +6,13 @@
 use fated::kernel::{Entropy, limits};
 use serde::{Deserialize, Serialize};
 
-use crate::{draw, faults::Fault, script::Step, watching::WatcherPlan};
+use crate::{
+    draw,
+    faults::{Fault, FaultKind},
+    membership::MembershipPlan,
+    script::Step,
+    watching::WatcherPlan,
+};
 
 /// Everything that decides a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -39,8 +45,14 @@ pub struct Plan {
     pub clients: Vec<Vec<Step>>,
     /// Who watches.
     pub watchers: Vec<WatcherPlan>,
+    /// How the member set changes.
+    #[serde(default, skip_serializing_if = "MembershipPlan::is_still")]
+    pub membership: MembershipPlan,
     /// How long a client waits for an answer.
     pub patience_ms: u64,
+    /// Clients go on after the faults until they have sent so many requests.
+    #[serde(default)]
+    pub operations_min: u64,
 }
 
 /// The cluster and its limits.
@@ -183,12 +195,14 @@ impl Plan {
         let clocks = (0..members).map(|_| ClockPlan::draw(skewed, &mut clocks));
         let clocks = clocks.collect();
         let mut phases = root.fork("phases");
-        let faults_ms = phases.between(20_000, 50_000);
+        let faults_ms = phases.between(55_000, 70_000);
         let core = draw::subset(members, members / 2 + 1, &mut phases);
         let last_cut = phases.one_in(2);
         let mut clients = root.fork("clients");
         let patience_ms = draw::log_uniform(200, 4000, &mut clients);
-        let scripts = crate::script::draw(faults_ms, &mut clients);
+        let scripts = crate::script::draw(faults_ms, members, &mut clients);
+        let changes = &mut root.fork("membership");
+        let membership = MembershipPlan::draw(&cluster, faults_ms, changes);
         Self {
             story: String::new(),
             planted: None,
@@ -203,8 +217,21 @@ impl Plan {
             last_cut,
             clients: scripts,
             watchers: crate::watching::draw(&mut root.fork("watchers")),
+            membership,
             patience_ms,
+            operations_min: crate::script::STEPS_MIN,
         }
+    }
+
+    /// How far a clock may be off, in millionths.
+    pub fn drift_ppm(&self) -> u64 {
+        let clocks = self.clocks.iter().map(|clock| clock.rate_ppm);
+        let faults = self.faults.iter().filter_map(|fault| match fault.kind {
+            FaultKind::ClockRate { ppm, .. } => Some(ppm),
+            _ => None,
+        });
+        let worst = clocks.chain(faults).map(i64::unsigned_abs).max();
+        worst.unwrap_or(0)
     }
 }
 
@@ -231,7 +258,8 @@ impl ClusterPlan {
 }
 
 impl ClockPlan {
-    fn draw(skewed: bool, entropy: &mut Entropy) -> Self {
+    /// A clock, off if `skewed`.
+    pub fn draw(skewed: bool, entropy: &mut Entropy) -> Self {
         if !skewed {
             return Self {
                 rate_ppm: 0,

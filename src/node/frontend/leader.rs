@@ -3,13 +3,14 @@
 //! Invariants: one barrier is on its way at a time, and reads that come meanwhile wait for the
 //! next; a barrier that is tried again gets a fresh id, so that a late confirmation proves nothing.
 
-use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round};
+use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round, reconfigure};
 use crate::{
     kernel::{ApiError, CallId, Context, LogIndex, MemberId, ReadId, Request, Response, limits},
     mutant,
     node::{
         mail::{ApplierInput, ConsensusInput, FrontendInput, Mail, PeerRequest, PeersInput},
         pending::Asker,
+        reconfigure::Change,
     },
     raft::Role,
 };
@@ -76,10 +77,8 @@ impl Frontend {
         for (call, behind) in round.calls {
             match behind {
                 Behind::Read(request) => reads.push((call, request)),
-                Behind::KeepAlive(lease) => {
-                    cx.tell(Mail::Applier(ApplierInput::KeepAlive { call, id: lease }));
-                }
                 Behind::Publish => cx.tell(Mail::Frontend(FrontendInput::Published)),
+                Behind::Change(change) => reconfigure(call, change, cx),
             }
         }
         if !reads.is_empty() {
@@ -124,11 +123,13 @@ impl Frontend {
     }
 
     /// As leader: a lease is renewed or read only behind the barrier, so that a deposed leader
-    /// which does not know it yet can promise nothing.
+    /// which does not know it yet can promise nothing, and one that has not applied a grant yet
+    /// does not take its lease for gone.
     fn lead(&mut self, call: CallId, request: PeerRequest) {
         let behind = match request {
-            PeerRequest::KeepAlive(request) => Behind::KeepAlive(request.id),
+            PeerRequest::KeepAlive(request) => Behind::Read(Request::LeaseKeepAlive(request)),
             PeerRequest::TimeToLive(request) => Behind::Read(Request::LeaseTimeToLive(request)),
+            PeerRequest::Promote(request) => Behind::Change(Change::Promote(request)),
         };
         self.reads.push((call, behind));
     }
@@ -196,12 +197,27 @@ impl Frontend {
             .map(|(id, _)| *id)
             .collect();
         for id in due {
-            let Some(forwarded) = self.forwarded.remove(&id) else {
+            let Some(mut forwarded) = self.forwarded.remove(&id) else {
                 continue;
             };
-            if self.pending.contains(forwarded.call) {
+            if !self.pending.contains(forwarded.call) {
+                continue;
+            }
+            if may_repeat(&forwarded.request) {
                 self.ask_leader(forwarded.call, forwarded.request, cx);
+            } else {
+                forwarded.retry = now.after(RETRY);
+                self.forwarded.insert(id, forwarded);
             }
         }
+    }
+}
+
+/// Whether asking twice does no more than asking once. A second promotion would be refused for what
+/// the first one did.
+fn may_repeat(request: &PeerRequest) -> bool {
+    match request {
+        PeerRequest::KeepAlive(_) | PeerRequest::TimeToLive(_) => true,
+        PeerRequest::Promote(_) => false,
     }
 }
