@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! - A member whose log was damaged behind something durable does not come to life again.
-//! - A member halts only for a fault that its own disk really had.
+//! - A member halts only for a fault that its own disk really had, or because it was removed.
 
 use fated::{
     host::lanes::Lanes,
@@ -168,7 +168,7 @@ impl World {
             Fault::Disk(_) => member.expects_halt,
             Fault::Log(_) | Fault::State(_) => member.rotten,
             Fault::Stopped => member.terminating,
-            Fault::Removed => false,
+            Fault::Removed => self.observer.roster.cluster().is_removed(member.id),
         };
         if !expected {
             let story = format!("{:x?} halts: {fault}", member.id);
@@ -177,17 +177,21 @@ impl World {
         }
         let pause = self.members[at].entropy.between(50_000_000, 2_000_000_000);
         if self.members[at].rotten && matches!(fault, Fault::Log(_) | Fault::State(_)) {
-            self.counters.hit(match fault {
-                Fault::Log(_) => "boot: damaged log refused",
-                Fault::State(_) => "boot: half a data directory refused",
-                Fault::Disk(_) | Fault::Stopped | Fault::Removed => unreachable!("just looked"),
+            let halved = std::mem::take(&mut self.members[at].halved);
+            self.counters.hit(match halved {
+                true => "boot: half a data directory refused",
+                false => "boot: damaged log refused",
             });
             self.members[at].must_refuse = false;
             self.members[at].forbidden += 1;
         }
         self.counters.hit("member halted by itself");
         self.end_life(at);
-        self.after(pause, Item::Boot { at });
+        if *fault == Fault::Removed {
+            self.counters.hit("members: removed member stopped");
+        } else {
+            self.after(pause, Item::Boot { at });
+        }
         self.end_turn();
     }
 }

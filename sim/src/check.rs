@@ -21,7 +21,9 @@ use serde::Serialize;
 
 use crate::history::*;
 
+pub mod alike;
 pub mod evidence;
+pub mod facts;
 pub mod lease;
 pub mod linearizable;
 pub mod oracle;

@@ -14,6 +14,7 @@ use fated::{
 
 pub use crate::work::requests::name;
 use crate::{
+    counters::Counters,
     plan::Plan,
     script::{Step, What},
     work::{
@@ -101,6 +102,8 @@ struct Client {
     script: Script,
     /// Where it sends its next request.
     member: usize,
+    /// It left the member that it asked last, which did not answer.
+    moved: bool,
     open: Option<CallId>,
     /// What it is at, if that takes more than one request.
     job: Option<Box<dyn Job>>,
@@ -406,7 +409,7 @@ impl World {
         let Some(index) = self.clients.open.remove(&call) else {
             return;
         };
-        let members = self.plan.cluster.members;
+        let next_slot = self.next_slot(self.clients.history[index].member);
         let operation = &mut self.clients.history[index];
         let number = operation.client;
         let client = &mut self.clients.clients[number];
@@ -425,12 +428,21 @@ impl World {
                 client.learn(&operation.request, response);
                 is_ok = true;
                 self.counters.hit("client: answered");
+                count_answer(operation, self.observer.elected_at, &mut self.counters);
+                let moved = std::mem::take(&mut client.moved);
+                let name = "client: answered by the next member";
+                self.counters.add(name, u64::from(moved));
                 if let Some(counter) = branch_counter(&operation.request, response) {
                     self.counters.hit(counter);
                 }
             }
-            Outcome::Failed(_) => {
+            Outcome::Failed(error) => {
                 operation.return_at = Some(self.now);
+                if *error == ApiError::NotSupportedForLearner
+                    && let Script::Steps { .. } = client.script
+                {
+                    client.member = next_slot;
+                }
                 self.counters.hit("client: refused with an error");
             }
             Outcome::Refused | Outcome::Unknown | Outcome::Open => {
@@ -442,7 +454,8 @@ impl World {
                 pause = 20_000_000;
                 if let Script::Steps { .. } = client.script {
                     client.failed_at = Some(operation.member);
-                    client.member = (client.member + 1) % members;
+                    client.moved = next_slot != client.member;
+                    client.member = next_slot;
                 }
             }
         }
@@ -460,6 +473,22 @@ impl World {
             pause += client.next_wait();
         }
         self.after(pause, Item::Client(ClientItem::Think { client: number }));
+    }
+}
+
+/// Counts what an answer shows of the paths that were taken.
+fn count_answer(operation: &Operation, elected_at: u64, counters: &mut Counters) {
+    match (&operation.request, &operation.outcome) {
+        (_, Outcome::Ok(Response::Txn(txn))) => counters.hit(match txn.succeeded {
+            true => "client: txn took its first branch",
+            false => "client: txn took its second branch",
+        }),
+        (Request::Range(range), Outcome::Ok(_))
+            if !range.serializable && elected_at > operation.call_at =>
+        {
+            counters.hit("read: served after a change of leader");
+        }
+        (_, _) => {}
     }
 }
 
@@ -511,6 +540,7 @@ impl Client {
         Self {
             script,
             member,
+            moved: false,
             open: None,
             job: None,
             called: 0,

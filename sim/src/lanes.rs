@@ -102,6 +102,9 @@ impl World {
         let nanos = base * 1000 * factor + member.entropy.below(1000);
         let when = (self.now + nanos * member.slow_times).max(state.stalled_until);
         let boot = member.boot;
+        if member.slow_times > 1 {
+            self.counters.hit("disk: operation slowed down");
+        }
         self.at(when, Item::Lane { at, boot, lane });
     }
 
@@ -129,6 +132,10 @@ impl World {
         let work = state.and_then(|state| state.work.take());
         let mut work = work.expect("a lane at work");
         let progress = self.work_on(at, &mut work);
+        if self.members[at].misplaced && matches!(progress, Progress::More) {
+            self.counters.hit("disk: misdirected write");
+            self.note(&format!("member {at} writes its log at another place"));
+        }
         self.maybe_crash(at, &points_of(&work, &progress));
         if !self.members[at].up {
             return;

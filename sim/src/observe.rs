@@ -1,7 +1,7 @@
 //! Watches all members from above, where a member cannot look, and names the guarantee that breaks
 //! in the step that breaks it. What was ever true is kept over crashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fated::{
@@ -10,11 +10,18 @@ use fated::{
         Node,
         wire::{self, Frame},
     },
-    raft::{Body, Entry, Message, Role},
+    pb::fated::command::{Command, command},
+    raft::{Body, ConfState, Entry, EntryKind, Message, Role},
     wal::Recovery,
+    watch,
 };
+use prost::Message as _;
 
-use crate::{counters::Counters, store::Store};
+use crate::{
+    counters::Counters,
+    roster::{self, Roster},
+    store::Store,
+};
 
 /// A guarantee that did not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +63,16 @@ pub struct Observer {
     /// The last entry that each member called durable.
     durable: BTreeMap<MemberId, EntryId>,
     seen: BTreeMap<MemberId, Seen>,
+    /// When a leader was last elected.
+    pub elected_at: u64,
+    /// The term in which each lease was granted.
+    leases: BTreeMap<i64, Term>,
+    /// Who belongs to the cluster.
+    pub roster: Roster,
+    /// On what configuration the newest entry was committed; of several, on one of them.
+    bases: Vec<ConfState>,
+    /// Whether a change of the members came into force in the last turn.
+    pub change_applied: bool,
 }
 
 /// What a member looked like after its last turn of this boot.
@@ -65,6 +82,10 @@ struct Seen {
     commit: LogIndex,
     applied: LogIndex,
     leading: bool,
+    last: EntryId,
+    barriers: u64,
+    watches: watch::Counters,
+    compacting: bool,
 }
 
 impl Observer {
@@ -81,12 +102,27 @@ impl Observer {
     /// A member begins a new life.
     pub fn on_boot(&mut self, member: MemberId) {
         self.seen.remove(&member);
+        self.roster.on_boot(member);
+    }
+
+    /// A member's life ends.
+    pub fn on_end(&mut self, member: MemberId, counters: &mut Counters) {
+        let Some(seen) = self.seen.remove(&member) else {
+            return;
+        };
+        if seen.compacting {
+            counters.hit("compaction: interrupted by the end of a life");
+        }
+        if seen.leading && seen.last.index > seen.commit {
+            counters.hit("raft: leader lost with proposals in flight");
+        }
     }
 
     /// A member finished a turn.
-    pub fn on_turn(&mut self, node: &Node<Store>, size: usize, counters: &mut Counters) -> Verdict {
+    pub fn on_turn(&mut self, node: &Node<Store>, counters: &mut Counters) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
-        let seen = self.seen.get(&member).copied().unwrap_or_default();
+        let known = self.seen.get(&member).copied();
+        let seen = known.unwrap_or_default();
         let leading = raft.role() == Role::Leader;
         if raft.term() < seen.term {
             let story = format!(
@@ -99,11 +135,10 @@ impl Observer {
         self.durable.insert(member, raft.durable());
         if leading && !(seen.leading && seen.term == raft.term()) {
             counters.hit("raft: leader elected");
+            self.elected_at = self.now;
             self.on_leader(node)?;
         }
-        if seen.leading && !leading {
-            counters.hit("raft: leader stepped down");
-        }
+        count_changes(&seen, node, counters);
         if raft.committed() < seen.commit {
             let story = format!(
                 "{member:x?} went from {} to {}",
@@ -113,8 +148,13 @@ impl Observer {
             return Err(Violation::new("a commit index never goes back", story));
         }
         if raft.committed() > seen.commit {
-            self.on_commit(node, seen.commit, size, counters)?;
+            self.on_commit(node, seen.commit, counters)?;
         }
+        if leading {
+            self.roster.one_change(node, seen.last.index)?;
+        }
+        let applied_before = known.map(|seen| seen.applied);
+        self.change_applied = self.roster.on_turn(node, applied_before, counters)?;
         let applied = node.machine().applied_index();
         if applied > seen.applied {
             let hash = node.machine().state_hash();
@@ -137,6 +177,10 @@ impl Observer {
             commit,
             applied,
             leading,
+            last: raft.last(),
+            barriers: node.barriers_repeated(),
+            watches: node.watch_counters(),
+            compacting: node.machine().store().compaction_running(),
         };
         self.seen.insert(member, now);
         Ok(())
@@ -148,6 +192,16 @@ impl Observer {
         if first != member {
             let story = format!("{first:x?} and {member:x?} lead term {:?}", raft.term());
             return Err(Violation::new("election safety", story));
+        }
+        let voted =
+            |voter| voter == member || self.votes.get(&(voter, raft.term())) == Some(&member);
+        if !self.roster.reached(node, voted) {
+            let story = format!(
+                "{member:x?} leads term {:?} of {:?} without the votes of a quorum",
+                raft.term(),
+                raft.conf_state()
+            );
+            return Err(Violation::new("a leader has the votes of a quorum", story));
         }
         if let Some((index, id)) = self.ledger.last_key_value()
             && *index > raft.first().index
@@ -167,7 +221,6 @@ impl Observer {
         &mut self,
         node: &Node<Store>,
         before: LogIndex,
-        size: usize,
         counters: &mut Counters,
     ) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
@@ -189,11 +242,15 @@ impl Observer {
         let from = known.max(raft.first().index).next();
         if from <= commit {
             for entry in raft.entries(from, commit, usize::MAX) {
+                self.count_entry(&entry, counters);
                 self.log.insert(entry.id.index, (self.now, entry));
             }
         }
+        if commit > known {
+            self.bases = self.roster.bases(node);
+        }
         if raft.role() == Role::Leader && commit > known {
-            self.check_quorum_durable(node, size)?;
+            self.check_quorum_durable(node)?;
             let term = raft.term_at(known.next().max(raft.first().index));
             if term.is_some_and(|term| term < raft.term()) {
                 counters.hit("raft: older term committed behind a new entry");
@@ -205,18 +262,43 @@ impl Observer {
         Ok(())
     }
 
+    /// Leases that end by themselves leave nothing but an entry of the log.
+    fn count_entry(&mut self, entry: &Entry, counters: &mut Counters) {
+        if entry.kind != EntryKind::Normal || entry.data.is_empty() {
+            return;
+        }
+        let Ok(command) = Command::decode(entry.data.clone()) else {
+            return;
+        };
+        match command.body {
+            Some(command::Body::LeaseGrant(grant)) => {
+                self.leases.insert(grant.id, entry.id.term);
+            }
+            Some(command::Body::LeaseRevoke(revoke)) if revoke.expired => {
+                for id in revoke.ids {
+                    counters.hit("lease: ended by the leader");
+                    let granted = self.leases.remove(&id);
+                    if granted.is_some_and(|term| term < entry.id.term) {
+                        counters.hit("lease: ended under a later leader than it was granted");
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// A leader counts only entries of its own term, so whoever holds that term's log so far holds
     /// everything below.
-    fn check_quorum_durable(&self, node: &Node<Store>, size: usize) -> Verdict {
+    fn check_quorum_durable(&self, node: &Node<Store>) -> Verdict {
         let raft = node.raft();
         let (term, commit) = (raft.term(), raft.committed());
-        let holds = |id: &&EntryId| id.term > term || (id.term == term && id.index >= commit);
-        let holders = self.durable.values().filter(holds).count();
-        if holders <= size / 2 {
+        let far = |id: &EntryId| id.term > term || (id.term == term && id.index >= commit);
+        let holds = |member| self.durable.get(&member).is_some_and(far);
+        if !self.roster.reached(node, holds) {
             let story = format!(
-                "{:x?} commits index {commit} of term {term:?}, durable on {holders} of {size}: \
-                 {:?}",
+                "{:x?} commits index {commit} of term {term:?} in {:?}, durable is {:?}",
                 node.member(),
+                raft.conf_state(),
                 self.durable
             );
             return Err(Violation::new("committed means durable on a quorum", story));
@@ -307,22 +389,50 @@ impl Observer {
             return Ok(());
         };
         counters.hit("check: disks read for committed entries");
-        let mut holders = 0;
+        let mut without = BTreeSet::new();
         let mut story = String::new();
         for disk in disks {
             let holds = disk.holds(*newest);
-            holders += usize::from(disk.rotten || holds == Ok(true));
+            if !disk.gone && holds != Ok(true) {
+                without.insert(disk.member);
+            }
             story += &format!("{:x?}: {holds:?}; ", disk.member);
         }
-        if holders <= disks.len() / 2 {
-            let story = format!(
-                "{newest:?} is on {holders} of {} disks: {story}",
-                disks.len()
-            );
+        // A machine that is no more, as one that was damaged, never votes again; what it held
+        // counts as held.
+        let held = |base| roster::reached(base, |id| !without.contains(&id));
+        if !self.bases.is_empty() && !self.bases.iter().any(held) {
+            let bases = &self.bases;
+            let story = format!("{newest:?}, committed on {bases:?}, is missing: {story}");
             return Err(Violation::new("what was committed is durable", story));
         }
         Ok(())
     }
+}
+
+/// Counts what changed between two turns of a life.
+fn count_changes(seen: &Seen, node: &Node<Store>, counters: &mut Counters) {
+    let raft = node.raft();
+    if seen.leading && raft.role() != Role::Leader {
+        counters.hit("raft: leader stepped down");
+        if seen.last.index > raft.committed() {
+            counters.hit("raft: leader lost with proposals in flight");
+        }
+        if raft.term() == seen.term && raft.conf_state().voters.contains(&node.member()) {
+            counters.hit("raft: leader stepped down for want of a quorum");
+        }
+    }
+    let last = seen.last;
+    let first = raft.first().index;
+    if last.index > first && raft.term_at(last.index) != Some(last.term) {
+        counters.hit("raft: uncommitted tail cut");
+    }
+    let repeated = node.barriers_repeated() - seen.barriers;
+    counters.add("read: barrier started again", repeated);
+    let (old, new) = (seen.watches, node.watch_counters());
+    counters.add("watch: caught up", new.caught_up - old.caught_up);
+    counters.add("watch: fell behind", new.fell_behind - old.fell_behind);
+    counters.add("watch: set back by an image", new.set_back - old.set_back);
 }
 
 /// What a disk would hold after a power cut.
@@ -336,9 +446,9 @@ pub struct DiskImage<'a> {
     pub backend: EntryId,
     /// The sealed image, if there is one.
     pub sealed: Option<EntryId>,
-    /// Whether it was damaged. What it held then counts as held: that a quorum is left is the
-    /// plan's business, and such a member never votes again.
-    pub rotten: bool,
+    /// Whether it was damaged or lost. What it held then counts as held: that a quorum is left is
+    /// the plan's business, and such a member never votes again.
+    pub gone: bool,
 }
 
 impl DiskImage<'_> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     draw,
     faults::{Fault, FaultKind},
+    membership::MembershipPlan,
     script::Step,
     watching::WatcherPlan,
 };
@@ -44,6 +45,9 @@ pub struct Plan {
     pub clients: Vec<Vec<Step>>,
     /// Who watches.
     pub watchers: Vec<WatcherPlan>,
+    /// How the member set changes.
+    #[serde(default, skip_serializing_if = "MembershipPlan::is_still")]
+    pub membership: MembershipPlan,
     /// How long a client waits for an answer.
     pub patience_ms: u64,
     /// Clients go on after the faults until they have sent so many requests.
@@ -197,6 +201,8 @@ impl Plan {
         let mut clients = root.fork("clients");
         let patience_ms = draw::log_uniform(200, 4000, &mut clients);
         let scripts = crate::script::draw(faults_ms, members, &mut clients);
+        let changes = &mut root.fork("membership");
+        let membership = MembershipPlan::draw(&cluster, faults_ms, changes);
         Self {
             story: String::new(),
             planted: None,
@@ -211,6 +217,7 @@ impl Plan {
             last_cut,
             clients: scripts,
             watchers: crate::watching::draw(&mut root.fork("watchers")),
+            membership,
             patience_ms,
             operations_min: crate::script::STEPS_MIN,
         }
@@ -218,7 +225,8 @@ impl Plan {
 
     /// How far a clock may be off, in millionths.
     pub fn drift_ppm(&self) -> u64 {
-        let clocks = self.clocks.iter().map(|clock| clock.rate_ppm);
+        let clocks = self.clocks.iter().chain(&self.membership.clocks);
+        let clocks = clocks.map(|clock| clock.rate_ppm);
         let faults = self.faults.iter().filter_map(|fault| match fault.kind {
             FaultKind::ClockRate { ppm, .. } => Some(ppm),
             _ => None,
@@ -251,7 +259,8 @@ impl ClusterPlan {
 }
 
 impl ClockPlan {
-    fn draw(skewed: bool, entropy: &mut Entropy) -> Self {
+    /// A clock, off if `skewed`.
+    pub fn draw(skewed: bool, entropy: &mut Entropy) -> Self {
         if !skewed {
             return Self {
                 rate_ppm: 0,

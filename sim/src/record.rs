@@ -1,6 +1,6 @@
 //! What clients of a run saw, in the format that the judges read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fated::{
     kernel::{ApiError, Request, Response},
@@ -15,6 +15,7 @@ use prost::Message;
 
 use crate::{
     client::{Operation, Outcome},
+    counters::Counters,
     history as h,
     work::requests::NEVER_PREFIX,
 };
@@ -70,6 +71,21 @@ pub fn commits<'a>(
         push(owners.take(&request, moves, *time), request);
     }
     commits
+}
+
+/// What became of the writes whose clients never heard of it.
+pub fn count_unknown(history: &h::History, counters: &mut Counters) {
+    let commits = history.commits.iter();
+    let applied: BTreeSet<u64> = commits.filter_map(|commit| commit.op).collect();
+    for op in &history.ops {
+        let writes = matches!(op.request, h::Request::Compact(_)) || mark(&op.request).is_some();
+        if writes && op.outcome == h::Outcome::Unknown {
+            counters.hit(match applied.contains(&op.id) {
+                true => "client: unknown outcome was applied",
+                false => "client: unknown outcome was not applied",
+            });
+        }
+    }
 }
 
 /// Which leases are there, and since which entry.

@@ -20,6 +20,7 @@ use super::{
         RaftStatus, SnapshotsInput, WatchesInput,
     },
     query,
+    reconfigure::Rules,
     ticket::{Owner, Tickets},
 };
 use crate::{
@@ -98,6 +99,7 @@ struct Settings {
     catchup_entries: u64,
     version: String,
     quota_bytes: u64,
+    rules: Rules,
 }
 
 #[derive(Debug)]
@@ -128,6 +130,7 @@ impl<B: Backend> Applier<B> {
                 catchup_entries: config.catchup_entries,
                 version: config.version.clone(),
                 quota_bytes: config.quota_bytes,
+                rules: Rules::new(config),
             },
             commits: VecDeque::new(),
             cuts: 0,
@@ -188,6 +191,16 @@ impl<B: Backend> Applier<B> {
                 Ok(())
             }
             ApplierInput::Done { ticket, outcome } => self.on_done(ticket, outcome, cx),
+            ApplierInput::Reconfigure(wanted) => {
+                let call = wanted.call;
+                let rules = &self.settings.rules;
+                let outcome = rules.decide(wanted, self.machine.cluster(), cx.now, cx.wall);
+                cx.tell(Mail::Frontend(FrontendInput::Reconfigured {
+                    call,
+                    outcome,
+                }));
+                Ok(())
+            }
             ApplierInput::FinishReset { call, reset } => {
                 let renewal = self.machine.lessor_mut().finish_reset(reset, cx.now);
                 self.on_renewal(call, reset.lease().id.get(), renewal, cx);
@@ -267,9 +280,7 @@ impl<B: Backend> Applier<B> {
                     cx.tell(Mail::Watches(WatchesInput::Compacted));
                 }
                 Notice::Leases => self.answer_ended(cx),
-                Notice::Members => {
-                    cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
-                }
+                Notice::Members => self.tell_members(cx),
                 Notice::Alarms => {}
             }
         }
@@ -278,6 +289,17 @@ impl<B: Backend> Applier<B> {
         {
             let (request, result) = (origin.request, applied.result);
             cx.tell(Mail::Frontend(FrontendInput::Applied { request, result }));
+        }
+    }
+
+    fn tell_members(&self, cx: &mut Context<'_, Mail>) {
+        let cluster = self.machine.cluster();
+        cx.tell(Mail::Peers(PeersInput::Members {
+            members: self.machine.addresses(),
+            removed: cluster.removed().collect(),
+        }));
+        if cluster.is_removed(self.member) {
+            cx.tell(Mail::Frontend(FrontendInput::Removed));
         }
     }
 
@@ -599,7 +621,7 @@ impl<B: Backend> Applier<B> {
         let revision = self.machine.store().revision();
         cx.tell(Mail::Watches(WatchesInput::Installed { revision }));
         cx.tell(Mail::Leases(LeasesInput::Installed));
-        cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
+        self.tell_members(cx);
         let held: Vec<Entry> = self
             .held
             .drain(..)

@@ -37,6 +37,8 @@ pub struct Consensus {
     /// The image that raft has accepted and the log has not recorded yet.
     restoring: Option<SnapshotId>,
     shown: Option<RoleChange>,
+    /// What the frontend was told about this member's vote.
+    told_learner: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ impl Consensus {
             moving: None,
             restoring: None,
             shown: None,
+            told_learner: None,
         }
     }
 
@@ -76,8 +79,9 @@ impl Consensus {
     }
 
     /// Starts the clock; a member that is alone need not wait for an election timeout.
-    pub fn start(&mut self, now: Instant, advance_ticks: u32) {
-        self.next_tick = now.after(self.heartbeat);
+    pub fn start(&mut self, advance_ticks: u32, cx: &mut Context<'_, Mail>) {
+        self.next_tick = cx.now.after(self.heartbeat);
+        self.tell_learner(cx);
         for _ in 0..advance_ticks {
             self.raft.tick();
         }
@@ -96,7 +100,10 @@ impl Consensus {
                 data,
                 conf_change,
             } => {
-                let outcome = if conf_change {
+                let outcome = if conf_change && self.raft.is_changing() {
+                    // Raft would let it come to nothing; its turn comes when the other is done.
+                    Err(ProposeError::Changing)
+                } else if conf_change {
                     self.raft.propose_conf_change(data.clone())
                 } else {
                     self.raft.propose(data.clone())
@@ -106,6 +113,7 @@ impl Consensus {
                         ProposeError::NoLeader => ApiError::NoLeader,
                         ProposeError::Transferring => ApiError::LeaderChanged,
                         ProposeError::Overloaded => ApiError::TooManyRequests,
+                        ProposeError::Changing => ApiError::Unhealthy,
                     };
                     cx.tell(Mail::Frontend(FrontendInput::Refused {
                         request,
@@ -130,9 +138,7 @@ impl Consensus {
             ConsensusInput::Applied { index } => self.raft.on_applied(index),
             ConsensusInput::ConfChange(change) => {
                 let conf_state = self.raft.apply_conf_change(&change);
-                cx.tell(Mail::Frontend(FrontendInput::Learner(
-                    self.raft.is_learner(),
-                )));
+                self.tell_learner(cx);
                 cx.tell(Mail::Integrity(IntegrityInput::Voters(conf_state)));
             }
             ConsensusInput::HandOver => self.hand_over(cx),
@@ -162,6 +168,20 @@ impl Consensus {
                 }));
             }
             ConsensusInput::MoveLeader { call, to } => self.move_leader(call, to, cx),
+            ConsensusInput::Reconfigure(mut wanted) => {
+                if self.raft.role() == Role::Leader {
+                    let progress = self.raft.progress();
+                    wanted.matched = Some(progress.map(|(id, view)| (id, view.matched)).collect());
+                }
+                cx.tell(Mail::Applier(ApplierInput::Reconfigure(wanted)));
+            }
+        }
+    }
+
+    fn tell_learner(&mut self, cx: &mut Context<'_, Mail>) {
+        let learner = self.raft.is_learner();
+        if self.told_learner.replace(learner) != Some(learner) {
+            cx.tell(Mail::Frontend(FrontendInput::Learner(learner)));
         }
     }
 
@@ -273,6 +293,7 @@ impl Consensus {
             then.push(Mail::Peers(PeersInput::Raft(message)));
         }
         if let Some(meta) = output.install {
+            self.tell_learner(cx);
             let snapshot = self
                 .restoring
                 .take()

@@ -6,6 +6,7 @@
 //! Invariants: `Pending`'s; a proposal is handed to raft again only when raft refused it untouched,
 //! so that nothing can be applied twice.
 
+mod change;
 mod leader;
 mod route;
 
@@ -13,7 +14,10 @@ use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
-use self::route::{Behind, Route, learner_may};
+use self::{
+    change::reconfigure,
+    route::{Behind, Route, learner_may},
+};
 use super::{
     NodeConfig,
     mail::{
@@ -59,6 +63,8 @@ pub struct Frontend {
     reads: Vec<(CallId, Behind)>,
     /// The barrier on its way.
     round: Option<Round>,
+    /// Barriers that were started again since boot.
+    barriers_repeated: u64,
     next_read: ReadId,
     /// Proposals that raft refused untouched, offered again until their callers' time is over.
     parked: VecDeque<(RequestId, Bytes, bool)>,
@@ -79,6 +85,8 @@ pub struct Frontend {
     overlay_bytes: usize,
     corrupt: bool,
     stopping: Option<Instant>,
+    /// When this member, which the cluster removed, stops.
+    leaving: Option<Instant>,
     publishing: Option<Publishing>,
     ready: bool,
 }
@@ -119,6 +127,7 @@ impl Frontend {
             next_request: first_request,
             reads: Vec::new(),
             round: None,
+            barriers_repeated: 0,
             next_read: ReadId::ZERO,
             parked: VecDeque::new(),
             parked_retry: None,
@@ -139,6 +148,7 @@ impl Frontend {
             overlay_bytes: 0,
             corrupt: false,
             stopping: None,
+            leaving: None,
             publishing: None,
             ready: false,
         }
@@ -204,6 +214,10 @@ impl Frontend {
             FrontendInput::Published => self.on_published(cx),
             FrontendInput::NoHeir => self.stop(cx),
             FrontendInput::ResetLease { call, reset } => self.reset_lease(call, reset, cx),
+            FrontendInput::Reconfigured { call, outcome } => {
+                self.on_reconfigured(call, outcome, cx);
+            }
+            FrontendInput::Removed => self.on_removed(cx),
         }
     }
 
@@ -233,6 +247,10 @@ impl Frontend {
                 self.wait(call, Asker::Client, timed, cx.now);
                 self.run_local(call, request, cx);
             }
+            Route::Change(change) => {
+                self.wait(call, Asker::Client, true, cx.now);
+                reconfigure(call, change, cx);
+            }
             Route::Leader(request) => {
                 self.wait(call, Asker::Client, true, cx.now);
                 self.ask_leader(call, request, cx);
@@ -246,7 +264,7 @@ impl Frontend {
             request,
             Request::Status(_) | Request::Metrics | Request::MemberList(_)
         );
-        if self.stopping.is_some() && !looks_only {
+        if (self.stopping.is_some() || self.leaving.is_some()) && !looks_only {
             return Err(ApiError::Stopped);
         }
         if self.corrupt && !looks_only {
@@ -575,6 +593,7 @@ impl Frontend {
             forwarded,
             self.parked_retry,
             self.stopping,
+            self.leaving,
             self.pending.deadline(),
         ]
         .into_iter()
@@ -609,6 +628,9 @@ impl Frontend {
         }
         if self.stopping.is_some_and(|deadline| deadline <= cx.now) {
             self.stop(cx);
+        }
+        if self.leaving.is_some_and(|deadline| deadline <= cx.now) {
+            self.leave(cx);
         }
     }
 

@@ -3,7 +3,10 @@
 //! Invariants: an append cuts the log only where it truly conflicts, so a late or repeated one
 //! removes nothing; nothing at or below the commit index is ever looked at again.
 
-use crate::kernel::{EntryId, LogIndex, MemberId, ReadId, Term};
+use crate::{
+    kernel::{EntryId, LogIndex, MemberId, ReadId, Term},
+    mutant,
+};
 
 use super::{Body, Entry, Raft, ReadState, Role, SnapshotMeta, election::NUMBER_MAX};
 
@@ -51,7 +54,7 @@ impl Raft {
         if !self.follow(from) {
             return;
         }
-        if self.conf.voters.is_empty() {
+        if self.conf.voters.is_empty() && !mutant!("joiner-takes-the-log") {
             // A member that joins knows no configuration, so the log alone cannot tell it the later
             // ones: refusing even the very beginning asks for an image.
             let (rejected, hint) = (prev.index, EntryId::ZERO);

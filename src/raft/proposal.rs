@@ -13,7 +13,7 @@ use super::{
     Body, ConfChange, ConfState, Entry, EntryKind, LEAVE_JOINT, ProposeError, Raft, Role,
     log::ENTRY_OVERHEAD_BYTES, progress::Progress, read_index::Read,
 };
-use crate::kernel::EntryId;
+use crate::{kernel::EntryId, mutant};
 
 impl Raft {
     /// Proposes a command: appended on the leader, forwarded once on a follower.
@@ -25,6 +25,16 @@ impl Raft {
     /// entry takes its place in the log.
     pub fn propose_conf_change(&mut self, data: Bytes) -> Result<(), ProposeError> {
         self.propose_kind(EntryKind::ConfChange, data)
+    }
+
+    /// Whether a change of the configuration is under way, as far as this leader knows: one that
+    /// was proposed now would come to nothing.
+    pub fn is_changing(&self) -> bool {
+        let settled = self.pending_conf <= self.log.applied();
+        if mutant!("second-change-let-in") {
+            return false;
+        }
+        self.role == Role::Leader && (!settled || self.conf.is_joint())
     }
 
     /// Puts a change in force; called for each change entry when it is applied, before
@@ -153,7 +163,7 @@ impl Raft {
         let id = EntryId::new(self.term, self.log.last().index.next());
         if kind == EntryKind::ConfChange {
             assert!(
-                self.pending_conf <= self.log.applied(),
+                self.pending_conf <= self.log.applied() || mutant!("second-change-let-in"),
                 "a change was admitted beside another"
             );
             self.pending_conf = id.index;
@@ -215,7 +225,7 @@ impl Raft {
     /// Whether a change may enter the log. What only the owner can decode is checked when it is
     /// applied.
     fn admits_conf_change(&self, data: &[u8]) -> bool {
-        let settled = self.pending_conf <= self.log.applied();
+        let settled = self.pending_conf <= self.log.applied() || mutant!("second-change-let-in");
         let fits = ConfChange::decode(data)
             .is_none_or(|change| change.is_leave_joint() == self.conf.is_joint());
         settled && fits
