@@ -236,7 +236,8 @@ impl Plan {
 
     /// How far a clock may be off, in millionths.
     pub fn drift_ppm(&self) -> u64 {
-        let clocks = self.clocks.iter().map(|clock| clock.rate_ppm);
+        let clocks = self.clocks.iter().chain(&self.membership.clocks);
+        let clocks = clocks.map(|clock| clock.rate_ppm);
         let faults = self.faults.iter().filter_map(|fault| match fault.kind {
             FaultKind::ClockRate { ppm, .. } => Some(ppm),
             _ => None,
