@@ -86,6 +86,9 @@ impl World {
             let guarantee = "a damaged log is never accepted";
             self.fail(Violation::new(guarantee, story));
         }
+        if let Err(violation) = self.observer.on_booted(&node) {
+            self.fail(violation);
+        }
         self.counters.hit("boot: member started");
         Ok(node)
     }

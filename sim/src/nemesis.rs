@@ -475,7 +475,9 @@ impl World {
                 1 => {
                     for other in 0..self.members.len() {
                         if other != at {
-                            self.nemesis.cut_off.insert((at, other));
+                            if !self.plan.deaf {
+                                self.nemesis.cut_off.insert((at, other));
+                            }
                             self.nemesis.cut_off.insert((other, at));
                         }
                     }

@@ -615,6 +615,7 @@ impl World {
             snapshot_count: cluster.snapshot_count,
             catchup_entries: cluster.catchup_entries,
             segment_bytes: cluster.segment_bytes,
+            append_bytes_max: cluster.append_bytes,
             compaction_slice: cluster.compaction_slice,
             batch_operations_max: cluster.batch_operations,
             batch_interval: Duration::from_millis(cluster.batch_ms),
