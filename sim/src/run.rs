@@ -146,8 +146,10 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
             world.counters.hit("check: search and replay agree");
         }
         let first = found.find(|broken| broken.guarantee != check::Guarantee::Undecided);
-        violation = first
-            .map(|broken| Violation::new(format!("{:?}", broken.guarantee), broken.to_string()));
+        violation = first.map(|broken| {
+            let guarantee = format!("{:?}", broken.guarantee);
+            Violation::new(guarantee, broken.to_string()).shown_at(broken.time)
+        });
     }
     let report = Report {
         seed,
@@ -167,8 +169,9 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
     // but not the world with it.
     if outcome.is_err() {
         let empty = Trace::new(&Keep::Hash).expect("nothing is written");
-        let plan = world.plan.clone();
-        *world = World::new(plan, empty);
+        let mut plan = Plan::clone(&world.plan);
+        plan.disks.lmdb = false;
+        *world = World::new(Arc::new(plan), empty);
         std::mem::forget(runtime);
     }
     drop(world);

@@ -293,7 +293,8 @@ impl World {
             "BROKEN: {}: {}",
             violation.guarantee, violation.story
         ));
-        self.broken.get_or_insert(violation);
+        let now = self.now;
+        self.broken.get_or_insert_with(|| violation.shown_at(now));
     }
 
     /// A line about the world.
