@@ -86,6 +86,9 @@ impl World {
             let guarantee = "a damaged log is never accepted";
             self.fail(Violation::new(guarantee, story));
         }
+        if let Err(violation) = self.observer.on_booted(&node) {
+            self.fail(violation);
+        }
         self.counters.hit("boot: member started");
         Ok(node)
     }
@@ -183,7 +186,7 @@ impl World {
                 false => "boot: damaged log refused",
             });
             self.members[at].must_refuse = false;
-            self.members[at].forbidden += 1;
+            self.members[at].given_up = true;
         }
         self.counters.hit("member halted by itself");
         self.end_life(at);

@@ -370,7 +370,7 @@ impl World {
         member.must_refuse = left;
         member.halved = left;
         if !left {
-            member.forbidden += 1;
+            member.given_up = true;
         }
         self.counters.hit(match part {
             _ if !left => "fault: whole data directory lost",
@@ -475,7 +475,9 @@ impl World {
                 1 => {
                     for other in 0..self.members.len() {
                         if other != at {
-                            self.nemesis.cut_off.insert((at, other));
+                            if !self.plan.deaf {
+                                self.nemesis.cut_off.insert((at, other));
+                            }
                             self.nemesis.cut_off.insert((other, at));
                         }
                     }

@@ -62,6 +62,10 @@ pub struct Observer {
     states: BTreeMap<LogIndex, (u64, MemberId)>,
     /// The last entry that each member called durable.
     durable: BTreeMap<MemberId, EntryId>,
+    /// The same where it must come back after a restart; nothing while an image is on its way in.
+    claimed: BTreeMap<MemberId, EntryId>,
+    /// The latest term in which each member let others count on it.
+    promised: BTreeMap<MemberId, Term>,
     seen: BTreeMap<MemberId, Seen>,
     /// When a leader was last elected.
     pub elected_at: u64,
@@ -105,6 +109,35 @@ impl Observer {
         self.roster.on_boot(member);
     }
 
+    /// A member has read its disk: what it let others count on must be there. A member whose disk
+    /// is damaged may refuse to start; it may not start with less than it had.
+    pub fn on_booted(&mut self, node: &Node<Store>) -> Verdict {
+        let (member, raft) = (node.member(), node.raft());
+        if let Some(claimed) = self.claimed.get(&member)
+            && raft.durable() < *claimed
+        {
+            let story = format!(
+                "{member:x?} called {claimed:?} durable and comes back with {:?}",
+                raft.durable()
+            );
+            return Err(Violation::new("what was durable comes back", story));
+        }
+        let promised = self.promised.get(&member).copied().unwrap_or_default();
+        let voted = self.votes.get(&(member, promised)).copied();
+        let kept = raft.term() > promised
+            || (raft.term() == promised && (voted.is_none() || raft.vote() == voted));
+        if !kept {
+            let story = format!(
+                "{member:x?} voted for {voted:x?} in term {promised:?} and comes back in term {:?} \
+                 with a vote for {:x?}",
+                raft.term(),
+                raft.vote()
+            );
+            return Err(Violation::new("a promise outlives a restart", story));
+        }
+        Ok(())
+    }
+
     /// A member's life ends.
     pub fn on_end(&mut self, member: MemberId, counters: &mut Counters) {
         let Some(seen) = self.seen.remove(&member) else {
@@ -133,6 +166,11 @@ impl Observer {
             return Err(Violation::new("a term never goes back", story));
         }
         self.durable.insert(member, raft.durable());
+        if raft.durable().index > raft.first().index {
+            self.claimed.insert(member, raft.durable());
+        } else {
+            self.claimed.remove(&member);
+        }
         if leading && !(seen.leading && seen.term == raft.term()) {
             counters.hit("raft: leader elected");
             self.elected_at = self.now;
@@ -331,6 +369,7 @@ impl Observer {
                 None
             }
             Body::AppendReject { .. } => {
+                self.promise(message);
                 counters.hit("raft: append refused");
                 None
             }
@@ -338,10 +377,13 @@ impl Observer {
                 counters.hit("raft: leadership handed over");
                 None
             }
+            Body::AppendReply { .. } => {
+                self.promise(message);
+                None
+            }
             Body::VoteReply { granted: false, .. }
             | Body::PreVote { .. }
             | Body::PreVoteReply { granted: true, .. }
-            | Body::AppendReply { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::Propose { .. }
@@ -350,6 +392,7 @@ impl Observer {
             | Body::TransferLeader { .. } => None,
         };
         if let Some(voted) = voted {
+            self.promise(message);
             let key = (message.from, message.term);
             let first = *self.votes.entry(key).or_insert(voted);
             if first != voted {
@@ -361,6 +404,12 @@ impl Observer {
             }
         }
         Ok(())
+    }
+
+    /// Whoever hears this counts on the term being durable at its sender.
+    fn promise(&mut self, message: &Message) {
+        let promised = self.promised.entry(message.from).or_default();
+        *promised = message.term.max(*promised);
     }
 
     fn see_entries(&mut self, prev: EntryId, entries: &[Entry]) -> Verdict {

@@ -39,6 +39,9 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// The members that are whole in the liveness phase; a majority.
     pub core: Vec<usize>,
+    /// Whether those of the others that are cut off then hear nothing and are still heard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deaf: bool,
     /// Whether all members lose power after they have converged.
     pub last_cut: bool,
     /// What each client does.
@@ -53,6 +56,9 @@ pub struct Plan {
     /// Clients go on after the faults until they have sent so many requests.
     #[serde(default)]
     pub operations_min: u64,
+    /// How late a lease may end at most, where the faults of the plan leave it a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_late_ms: Option<u64>,
 }
 
 /// The cluster and its limits.
@@ -82,9 +88,16 @@ pub struct ClusterPlan {
     pub progress_ms: u64,
     /// What a step of a member costs, at most.
     pub step_us: u64,
+    /// Bytes of entries in one append.
+    #[serde(default = "append_bytes_standard")]
+    pub append_bytes: usize,
     /// How much watches get at a time.
     #[serde(default)]
     pub watch: WatchLimits,
+}
+
+fn append_bytes_standard() -> usize {
+    limits::APPEND_BYTES_MAX
 }
 
 /// How much watches get at a time.
@@ -214,12 +227,14 @@ impl Plan {
             cluster,
             faults_ms,
             core,
+            deaf: root.fork("deaf").one_in(2),
             last_cut,
             clients: scripts,
             watchers: crate::watching::draw(&mut root.fork("watchers")),
             membership,
             patience_ms,
             operations_min: crate::script::STEPS_MIN,
+            lease_late_ms: None,
         }
     }
 
@@ -253,6 +268,11 @@ impl ClusterPlan {
             batch_ms: draw::log_uniform(1, 200, entropy),
             progress_ms: draw::log_uniform(50, 20_000, entropy),
             step_us: draw::log_uniform(5, 500, entropy),
+            // Drawn last, so that a seed keeps what it drew before this was drawn.
+            append_bytes: match entropy.one_in(4) {
+                true => draw::usize(draw::log_uniform(1, 4096, entropy)),
+                false => append_bytes_standard(),
+            },
             watch: WatchLimits::default(),
         }
     }

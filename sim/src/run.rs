@@ -19,7 +19,7 @@ use fated::{
 use madsim::{
     runtime::{Handle, Runtime},
     task::NodeId,
-    time::TimeHandle,
+    time::{TimeHandle, sleep},
 };
 
 mod work_end;
@@ -163,11 +163,15 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
         history,
         planted_reached: mutant::reached(),
     };
-    drop(world);
-    // After a panic inside a task the runtime may hold it half run; leak it rather than drop it.
+    // After a panic inside a task the runtime may hold it half run; leak it rather than drop it,
+    // but not the world with it.
     if outcome.is_err() {
+        let empty = Trace::new(&Keep::Hash).expect("nothing is written");
+        let plan = world.plan.clone();
+        *world = World::new(plan, empty);
         std::mem::forget(runtime);
     }
+    drop(world);
     report
 }
 
@@ -180,6 +184,7 @@ fn meta(world: &World) -> Meta {
     Meta {
         lease_ttl_min: fated::lease::minimum_ttl_seconds(ticks, heartbeat),
         drift_ppm: shared.drift_ppm,
+        lease_late_max: world.plan.lease_late_ms.map(|late| late * 1_000_000),
         clock_jumps: shared.jumps.clone(),
         ..Meta::default()
     }
@@ -269,6 +274,13 @@ impl Runner {
                 }
             }
         }
+    }
+
+    /// Tasks hold each other and the world through their wakers: only killed ones are ever freed.
+    async fn end_lives(&self) {
+        self.nodes.iter().for_each(|node| self.handle.kill(node));
+        // Whoever sleeps is woken behind everybody who is ready.
+        sleep(Duration::from_millis(1)).await;
     }
 
     async fn wait_for_turn(&self) {
@@ -568,6 +580,7 @@ impl Setup {
             handle,
         };
         runner.phases().await;
+        runner.end_lives().await;
     }
 }
 
