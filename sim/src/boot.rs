@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! - A member whose log was damaged behind something durable does not come to life again.
-//! - A member halts only for a fault that its own disk really had.
+//! - A member halts only for a fault that its own disk really had, or because it was removed.
 
 use fated::{
     host::lanes::Lanes,
@@ -85,6 +85,9 @@ impl World {
             let story = format!("{:x?} starts from it", self.members[at].id);
             let guarantee = "a damaged log is never accepted";
             self.fail(Violation::new(guarantee, story));
+        }
+        if let Err(violation) = self.observer.on_booted(&node) {
+            self.fail(violation);
         }
         self.counters.hit("boot: member started");
         Ok(node)
@@ -168,7 +171,7 @@ impl World {
             Fault::Disk(_) => member.expects_halt,
             Fault::Log(_) | Fault::State(_) => member.rotten,
             Fault::Stopped => member.terminating,
-            Fault::Removed => false,
+            Fault::Removed => self.observer.roster.cluster().is_removed(member.id),
         };
         if !expected {
             let story = format!("{:x?} halts: {fault}", member.id);
@@ -183,11 +186,15 @@ impl World {
                 false => "boot: damaged log refused",
             });
             self.members[at].must_refuse = false;
-            self.members[at].forbidden += 1;
+            self.members[at].given_up = true;
         }
         self.counters.hit("member halted by itself");
         self.end_life(at);
-        self.after(pause, Item::Boot { at });
+        if *fault == Fault::Removed {
+            self.counters.hit("members: removed member stopped");
+        } else {
+            self.after(pause, Item::Boot { at });
+        }
         self.end_turn();
     }
 }

@@ -409,7 +409,7 @@ impl World {
         let Some(index) = self.clients.open.remove(&call) else {
             return;
         };
-        let members = self.plan.cluster.members;
+        let next_slot = self.next_slot(self.clients.history[index].member);
         let operation = &mut self.clients.history[index];
         let number = operation.client;
         let client = &mut self.clients.clients[number];
@@ -436,8 +436,13 @@ impl World {
                     self.counters.hit(counter);
                 }
             }
-            Outcome::Failed(_) => {
+            Outcome::Failed(error) => {
                 operation.return_at = Some(self.now);
+                if *error == ApiError::NotSupportedForLearner
+                    && let Script::Steps { .. } = client.script
+                {
+                    client.member = next_slot;
+                }
                 self.counters.hit("client: refused with an error");
             }
             Outcome::Refused | Outcome::Unknown | Outcome::Open => {
@@ -449,8 +454,8 @@ impl World {
                 pause = 20_000_000;
                 if let Script::Steps { .. } = client.script {
                     client.failed_at = Some(operation.member);
-                    client.member = (client.member + 1) % members;
-                    client.moved = members > 1;
+                    client.moved = next_slot != client.member;
+                    client.member = next_slot;
                 }
             }
         }

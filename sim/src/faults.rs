@@ -154,10 +154,13 @@ pub enum Point {
     BootLogRead,
     /// A new member is founded, and has no log.
     BootFounded,
+    /// A change of the members was applied and is not in the backend yet. Only the operator's
+    /// steps name it.
+    ChangeApplied,
 }
 
 impl Point {
-    /// All of them.
+    /// All that a schedule of faults draws from.
     pub const ALL: [Self; 29] = [
         Self::LogWritten,
         Self::LogSynced,
@@ -227,6 +230,7 @@ impl Point {
             Self::StageWritten => "crash at: stage written",
             Self::StageSealed => "crash at: stage sealed",
             Self::StageInstalled => "crash at: stage installed",
+            Self::ChangeApplied => "crash at: change of members applied",
             Self::CommitBegins => "crash at: backend commit begins",
             Self::CompactionAccepted => "crash at: compaction accepted",
             Self::CompactionSlice => "crash at: slice of a compaction committed",

@@ -11,6 +11,7 @@ use fated::{
     kernel::{
         DiskError, DiskErrorKind, DiskOp, DiskOutcome, Entropy, Event, Lane, SegmentId, Ticket,
     },
+    mutant,
     wal::{parse_segment_name, segment_name},
 };
 
@@ -171,13 +172,13 @@ impl World {
                 segment,
                 offset,
                 bytes,
-                ..
+                sync,
             } => {
                 let name = segment_name(*segment);
                 if work.step == 0 {
                     match member.write_log(*segment, *offset, bytes) {
-                        Ok(()) => return Progress::More,
-                        Err(error) => Err(error),
+                        Ok(()) if *sync => return Progress::More,
+                        written => written,
                     }
                 } else if member.take_failure(DiskFault::Sync) {
                     member.disk.fail_sync(&name, reverts, &mut member.entropy);
@@ -308,7 +309,9 @@ impl crate::world::Member {
             2 => self.disk.sync(&temporary)?,
             3 => self.disk.rename(&temporary, &name)?,
             _ => {
-                self.disk.sync_names();
+                if !mutant!("segment-name-unsynced") {
+                    self.disk.sync_names();
+                }
                 return Ok(true);
             }
         }

@@ -14,10 +14,12 @@ pub mod counters;
 pub mod disk;
 pub mod draw;
 pub mod faults;
+pub mod membership;
 pub mod mutants;
 pub mod observe;
 pub mod plan;
 pub mod queue;
+pub mod roster;
 pub mod script;
 pub mod store;
 pub mod trace;
@@ -35,6 +37,8 @@ pub mod lanes;
 pub mod links;
 #[cfg(madsim)]
 pub mod nemesis;
+#[cfg(madsim)]
+pub mod operator;
 #[cfg(madsim)]
 pub mod record;
 #[cfg(madsim)]

@@ -17,7 +17,7 @@ use fated::{
 use crate::{
     draw,
     plan::NetworkPlan,
-    world::{Item, World},
+    world::{Item, Member, World},
 };
 
 mod hostile;
@@ -151,8 +151,10 @@ impl World {
     /// Does what a member asks of the network.
     pub fn execute_link(&mut self, at: usize, op: LinkOp) {
         match op {
-            LinkOp::Dial { link, peer, .. } => {
-                let to = self.index_of(peer);
+            LinkOp::Dial {
+                link, peer, urls, ..
+            } => {
+                let url = urls.into_iter().next().unwrap_or_default();
                 let boot = self.members[at].boot;
                 let delay = self.network.delay();
                 self.after(
@@ -161,7 +163,8 @@ impl World {
                         from: at,
                         boot,
                         link,
-                        to,
+                        peer,
+                        url,
                     },
                 );
             }
@@ -175,11 +178,20 @@ impl World {
     }
 
     /// A dial arrives.
-    pub fn on_dial(&mut self, from: usize, boot: u64, link: LinkId, to: usize) {
+    pub fn on_dial(&mut self, (from, boot): (usize, u64), link: LinkId, peer: MemberId, url: &str) {
         if self.members[from].boot != boot || !self.members[from].up {
             return;
         }
         let back = self.network.delay();
+        let answers = |member: &Member| member.url == url && member.standing.runs();
+        let Some(to) = self.members.iter().position(answers) else {
+            self.event_after(back, from, link_down(link, "nobody listens there"));
+            return;
+        };
+        if self.members[to].id != peer && self.members[to].up {
+            self.event_after(back, from, link_down(link, "another member answers"));
+            return;
+        }
         let blocked = self.network.is_blocked(from, to) || self.network.is_blocked(to, from);
         if blocked || !self.members[to].powered {
             let patience = self.plan.cluster.election_ms * 1_000_000;

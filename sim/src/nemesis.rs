@@ -114,7 +114,7 @@ impl World {
 
     fn target(&self, target: Target) -> Option<usize> {
         match target {
-            Target::Member(at) => Some(at),
+            Target::Member(at) => self.members[at].standing.runs().then_some(at),
             Target::Leader => self.leader(),
         }
     }
@@ -276,6 +276,14 @@ impl World {
                 disk.capacity = Some(disk.used_bytes());
                 Some(Undo::Room(at))
             }
+            FaultKind::Miswrite { member }
+            | FaultKind::Misread { member }
+            | FaultKind::LostDisk { member, .. }
+            | FaultKind::Rot { member }
+                if !self.may_rot(*member) =>
+            {
+                None
+            }
             FaultKind::Miswrite { member } => {
                 self.members[*member].miswrites = true;
                 None
@@ -362,7 +370,7 @@ impl World {
         member.must_refuse = left;
         member.halved = left;
         if !left {
-            member.forbidden += 1;
+            member.given_up = true;
         }
         self.counters.hit(match part {
             _ if !left => "fault: whole data directory lost",
@@ -398,7 +406,8 @@ impl World {
     /// All machines lose power at once.
     fn power_cut_all(&mut self) -> Undo {
         self.counters.hit("fault: power cut of all members");
-        let all: Vec<usize> = (0..self.members.len()).collect();
+        let runs = |at: &usize| self.members[*at].standing.runs();
+        let all: Vec<usize> = (0..self.members.len()).filter(runs).collect();
         for at in &all {
             self.power_cut(*at);
         }
@@ -452,7 +461,7 @@ impl World {
     /// Leaves the members outside the core dead, cut off, or only slow.
     pub fn leave_behind(&mut self, core: &[usize]) {
         let others: Vec<usize> = (0..self.members.len())
-            .filter(|at| !core.contains(at))
+            .filter(|at| !core.contains(at) && self.members[*at].standing.runs())
             .collect();
         for at in others {
             match self.members[at].entropy.below(3) {
@@ -466,7 +475,9 @@ impl World {
                 1 => {
                     for other in 0..self.members.len() {
                         if other != at {
-                            self.nemesis.cut_off.insert((at, other));
+                            if !self.plan.deaf {
+                                self.nemesis.cut_off.insert((at, other));
+                            }
                             self.nemesis.cut_off.insert((other, at));
                         }
                     }

@@ -1,7 +1,7 @@
 //! Watches all members from above, where a member cannot look, and names the guarantee that breaks
 //! in the step that breaks it. What was ever true is kept over crashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fated::{
@@ -11,13 +11,17 @@ use fated::{
         wire::{self, Frame},
     },
     pb::fated::command::{Command, command},
-    raft::{Body, Entry, EntryKind, Message, Role},
+    raft::{Body, ConfState, Entry, EntryKind, Message, Role},
     wal::Recovery,
     watch,
 };
 use prost::Message as _;
 
-use crate::{counters::Counters, store::Store};
+use crate::{
+    counters::Counters,
+    roster::{self, Roster},
+    store::Store,
+};
 
 /// A guarantee that did not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,11 +62,21 @@ pub struct Observer {
     states: BTreeMap<LogIndex, (u64, MemberId)>,
     /// The last entry that each member called durable.
     durable: BTreeMap<MemberId, EntryId>,
+    /// The same where it must come back after a restart; nothing while an image is on its way in.
+    claimed: BTreeMap<MemberId, EntryId>,
+    /// The latest term in which each member let others count on it.
+    promised: BTreeMap<MemberId, Term>,
     seen: BTreeMap<MemberId, Seen>,
     /// When a leader was last elected.
     pub elected_at: u64,
     /// The term in which each lease was granted.
     leases: BTreeMap<i64, Term>,
+    /// Who belongs to the cluster.
+    pub roster: Roster,
+    /// On what configuration the newest entry was committed; of several, on one of them.
+    bases: Vec<ConfState>,
+    /// Whether a change of the members came into force in the last turn.
+    pub change_applied: bool,
 }
 
 /// What a member looked like after its last turn of this boot.
@@ -92,6 +106,36 @@ impl Observer {
     /// A member begins a new life.
     pub fn on_boot(&mut self, member: MemberId) {
         self.seen.remove(&member);
+        self.roster.on_boot(member);
+    }
+
+    /// A member has read its disk: what it let others count on must be there. A member whose disk
+    /// is damaged may refuse to start; it may not start with less than it had.
+    pub fn on_booted(&mut self, node: &Node<Store>) -> Verdict {
+        let (member, raft) = (node.member(), node.raft());
+        if let Some(claimed) = self.claimed.get(&member)
+            && raft.durable() < *claimed
+        {
+            let story = format!(
+                "{member:x?} called {claimed:?} durable and comes back with {:?}",
+                raft.durable()
+            );
+            return Err(Violation::new("what was durable comes back", story));
+        }
+        let promised = self.promised.get(&member).copied().unwrap_or_default();
+        let voted = self.votes.get(&(member, promised)).copied();
+        let kept = raft.term() > promised
+            || (raft.term() == promised && (voted.is_none() || raft.vote() == voted));
+        if !kept {
+            let story = format!(
+                "{member:x?} voted for {voted:x?} in term {promised:?} and comes back in term {:?} \
+                 with a vote for {:x?}",
+                raft.term(),
+                raft.vote()
+            );
+            return Err(Violation::new("a promise outlives a restart", story));
+        }
+        Ok(())
     }
 
     /// A member's life ends.
@@ -108,9 +152,10 @@ impl Observer {
     }
 
     /// A member finished a turn.
-    pub fn on_turn(&mut self, node: &Node<Store>, size: usize, counters: &mut Counters) -> Verdict {
+    pub fn on_turn(&mut self, node: &Node<Store>, counters: &mut Counters) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
-        let seen = self.seen.get(&member).copied().unwrap_or_default();
+        let known = self.seen.get(&member).copied();
+        let seen = known.unwrap_or_default();
         let leading = raft.role() == Role::Leader;
         if raft.term() < seen.term {
             let story = format!(
@@ -121,6 +166,11 @@ impl Observer {
             return Err(Violation::new("a term never goes back", story));
         }
         self.durable.insert(member, raft.durable());
+        if raft.durable().index > raft.first().index {
+            self.claimed.insert(member, raft.durable());
+        } else {
+            self.claimed.remove(&member);
+        }
         if leading && !(seen.leading && seen.term == raft.term()) {
             counters.hit("raft: leader elected");
             self.elected_at = self.now;
@@ -136,8 +186,13 @@ impl Observer {
             return Err(Violation::new("a commit index never goes back", story));
         }
         if raft.committed() > seen.commit {
-            self.on_commit(node, seen.commit, size, counters)?;
+            self.on_commit(node, seen.commit, counters)?;
         }
+        if leading {
+            self.roster.one_change(node, seen.last.index)?;
+        }
+        let applied_before = known.map(|seen| seen.applied);
+        self.change_applied = self.roster.on_turn(node, applied_before, counters)?;
         let applied = node.machine().applied_index();
         if applied > seen.applied {
             let hash = node.machine().state_hash();
@@ -176,6 +231,16 @@ impl Observer {
             let story = format!("{first:x?} and {member:x?} lead term {:?}", raft.term());
             return Err(Violation::new("election safety", story));
         }
+        let voted =
+            |voter| voter == member || self.votes.get(&(voter, raft.term())) == Some(&member);
+        if !self.roster.reached(node, voted) {
+            let story = format!(
+                "{member:x?} leads term {:?} of {:?} without the votes of a quorum",
+                raft.term(),
+                raft.conf_state()
+            );
+            return Err(Violation::new("a leader has the votes of a quorum", story));
+        }
         if let Some((index, id)) = self.ledger.last_key_value()
             && *index > raft.first().index
             && raft.term_at(*index) != Some(id.term)
@@ -194,7 +259,6 @@ impl Observer {
         &mut self,
         node: &Node<Store>,
         before: LogIndex,
-        size: usize,
         counters: &mut Counters,
     ) -> Verdict {
         let (member, raft) = (node.member(), node.raft());
@@ -220,8 +284,11 @@ impl Observer {
                 self.log.insert(entry.id.index, (self.now, entry));
             }
         }
+        if commit > known {
+            self.bases = self.roster.bases(node);
+        }
         if raft.role() == Role::Leader && commit > known {
-            self.check_quorum_durable(node, size)?;
+            self.check_quorum_durable(node)?;
             let term = raft.term_at(known.next().max(raft.first().index));
             if term.is_some_and(|term| term < raft.term()) {
                 counters.hit("raft: older term committed behind a new entry");
@@ -260,16 +327,16 @@ impl Observer {
 
     /// A leader counts only entries of its own term, so whoever holds that term's log so far holds
     /// everything below.
-    fn check_quorum_durable(&self, node: &Node<Store>, size: usize) -> Verdict {
+    fn check_quorum_durable(&self, node: &Node<Store>) -> Verdict {
         let raft = node.raft();
         let (term, commit) = (raft.term(), raft.committed());
-        let holds = |id: &&EntryId| id.term > term || (id.term == term && id.index >= commit);
-        let holders = self.durable.values().filter(holds).count();
-        if holders <= size / 2 {
+        let far = |id: &EntryId| id.term > term || (id.term == term && id.index >= commit);
+        let holds = |member| self.durable.get(&member).is_some_and(far);
+        if !self.roster.reached(node, holds) {
             let story = format!(
-                "{:x?} commits index {commit} of term {term:?}, durable on {holders} of {size}: \
-                 {:?}",
+                "{:x?} commits index {commit} of term {term:?} in {:?}, durable is {:?}",
                 node.member(),
+                raft.conf_state(),
                 self.durable
             );
             return Err(Violation::new("committed means durable on a quorum", story));
@@ -302,6 +369,7 @@ impl Observer {
                 None
             }
             Body::AppendReject { .. } => {
+                self.promise(message);
                 counters.hit("raft: append refused");
                 None
             }
@@ -309,10 +377,13 @@ impl Observer {
                 counters.hit("raft: leadership handed over");
                 None
             }
+            Body::AppendReply { .. } => {
+                self.promise(message);
+                None
+            }
             Body::VoteReply { granted: false, .. }
             | Body::PreVote { .. }
             | Body::PreVoteReply { granted: true, .. }
-            | Body::AppendReply { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::Propose { .. }
@@ -321,6 +392,7 @@ impl Observer {
             | Body::TransferLeader { .. } => None,
         };
         if let Some(voted) = voted {
+            self.promise(message);
             let key = (message.from, message.term);
             let first = *self.votes.entry(key).or_insert(voted);
             if first != voted {
@@ -332,6 +404,12 @@ impl Observer {
             }
         }
         Ok(())
+    }
+
+    /// Whoever hears this counts on the term being durable at its sender.
+    fn promise(&mut self, message: &Message) {
+        let promised = self.promised.entry(message.from).or_default();
+        *promised = message.term.max(*promised);
     }
 
     fn see_entries(&mut self, prev: EntryId, entries: &[Entry]) -> Verdict {
@@ -360,18 +438,21 @@ impl Observer {
             return Ok(());
         };
         counters.hit("check: disks read for committed entries");
-        let mut holders = 0;
+        let mut without = BTreeSet::new();
         let mut story = String::new();
         for disk in disks {
             let holds = disk.holds(*newest);
-            holders += usize::from(disk.rotten || holds == Ok(true));
+            if !disk.gone && holds != Ok(true) {
+                without.insert(disk.member);
+            }
             story += &format!("{:x?}: {holds:?}; ", disk.member);
         }
-        if holders <= disks.len() / 2 {
-            let story = format!(
-                "{newest:?} is on {holders} of {} disks: {story}",
-                disks.len()
-            );
+        // A machine that is no more, as one that was damaged, never votes again; what it held
+        // counts as held.
+        let held = |base| roster::reached(base, |id| !without.contains(&id));
+        if !self.bases.is_empty() && !self.bases.iter().any(held) {
+            let bases = &self.bases;
+            let story = format!("{newest:?}, committed on {bases:?}, is missing: {story}");
             return Err(Violation::new("what was committed is durable", story));
         }
         Ok(())
@@ -414,9 +495,9 @@ pub struct DiskImage<'a> {
     pub backend: EntryId,
     /// The sealed image, if there is one.
     pub sealed: Option<EntryId>,
-    /// Whether it was damaged. What it held then counts as held: that a quorum is left is the
-    /// plan's business, and such a member never votes again.
-    pub rotten: bool,
+    /// Whether it was damaged or lost. What it held then counts as held: that a quorum is left is
+    /// the plan's business, and such a member never votes again.
+    pub gone: bool,
 }
 
 impl DiskImage<'_> {

@@ -13,13 +13,13 @@ use std::{
 };
 
 use fated::{
-    kernel::{Entropy, Request, Response, mutant},
+    kernel::{ApiError, Entropy, Request, Response, mutant},
     pb::etcdserverpb as rpc,
 };
 use madsim::{
     runtime::{Handle, Runtime},
     task::NodeId,
-    time::TimeHandle,
+    time::{TimeHandle, sleep},
 };
 
 mod work_end;
@@ -33,7 +33,7 @@ use crate::{
     plan::Plan,
     record, tally,
     trace::{Keep, Trace},
-    world::{Action, Item, World},
+    world::{Action, Item, Member, World},
 };
 
 /// Virtual time within which healthy members must get somewhere, beside election timeouts.
@@ -163,11 +163,15 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
         history,
         planted_reached: mutant::reached(),
     };
-    drop(world);
-    // After a panic inside a task the runtime may hold it half run; leak it rather than drop it.
+    // After a panic inside a task the runtime may hold it half run; leak it rather than drop it,
+    // but not the world with it.
     if outcome.is_err() {
+        let empty = Trace::new(&Keep::Hash).expect("nothing is written");
+        let plan = world.plan.clone();
+        *world = World::new(plan, empty);
         std::mem::forget(runtime);
     }
+    drop(world);
     report
 }
 
@@ -180,6 +184,7 @@ fn meta(world: &World) -> Meta {
     Meta {
         lease_ttl_min: fated::lease::minimum_ttl_seconds(ticks, heartbeat),
         drift_ppm: shared.drift_ppm,
+        lease_late_max: world.plan.lease_late_ms.map(|late| late * 1_000_000),
         clock_jumps: shared.jumps.clone(),
         ..Meta::default()
     }
@@ -196,6 +201,8 @@ fn lasting(name: &str) -> &'static str {
     names.insert(new);
     new
 }
+
+type Answer = Result<Response, ApiError>;
 
 /// Takes the world forward, one thing after the other.
 struct Runner {
@@ -269,6 +276,13 @@ impl Runner {
         }
     }
 
+    /// Tasks hold each other and the world through their wakers: only killed ones are ever freed.
+    async fn end_lives(&self) {
+        self.nodes.iter().for_each(|node| self.handle.kill(node));
+        // Whoever sleeps is woken behind everybody who is ready.
+        sleep(Duration::from_millis(1)).await;
+    }
+
     async fn wait_for_turn(&self) {
         poll_fn(|cx| {
             let mut world = self.shared.world();
@@ -298,7 +312,11 @@ impl Runner {
                 .world()
                 .after(at as u64 * 1000, Item::Boot { at });
         }
-        let serving = |world: &World| world.members.iter().all(|member| member.serving);
+        let founders = plan.cluster.members;
+        let serving = move |world: &World| {
+            let mut founders = world.members[..founders].iter();
+            founders.all(|member| member.serving)
+        };
         if !self.until(self.patience(), serving).await {
             return self.fail("a new cluster comes to serve", self.story());
         }
@@ -307,6 +325,7 @@ impl Runner {
             world.start_clients();
             world.start_watchers();
             world.schedule_faults();
+            world.schedule_changes();
         }
         self.until(plan.faults_ms * 1_000_000, |_| false).await;
         self.liveness(&plan).await;
@@ -315,6 +334,7 @@ impl Runner {
             self.shared.world().cut_all_and_boot();
             self.converge().await;
             self.probe_all().await;
+            self.compare_members().await;
         }
         self.shared.world().counters.hit("run: came to its end");
     }
@@ -324,13 +344,18 @@ impl Runner {
         let core = {
             let mut world = self.shared.world();
             world.end_faults();
-            let dead = |at: &usize| world.members[*at].rotten;
-            let alive = (0..plan.cluster.members).filter(|at| !dead(at));
             // Those of the plan first; where one is lost for ever, another takes its place.
-            let mut candidates: Vec<usize> = alive.collect();
+            let mut candidates = world.voters();
             candidates.sort_by_key(|at| !plan.core.contains(at));
-            candidates.truncate(plan.core.len());
-            world.leave_behind(&candidates);
+            candidates.truncate(world.core_size());
+            if world.operator.is_unsure() {
+                // Whoever may come to vote is needed.
+                world
+                    .counters
+                    .hit("members: healed with a change under way");
+            } else {
+                world.leave_behind(&candidates);
+            }
             for at in &candidates {
                 world.probe(*at);
             }
@@ -360,17 +385,20 @@ impl Runner {
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;
+        self.compare_members().await;
         self.compare_contents().await;
         self.judge_work().await;
     }
 
     async fn converge(&self) {
         let done = |world: &World| {
-            let members = world.members.iter();
-            let mut alive = members.filter(|member| !member.rotten);
+            let mut alive = (0..world.members.len()).filter(|at| world.belongs(*at));
             let committed = world.observer.committed();
-            alive.all(|member| member.serving && member.view.applied == committed)
-                && world.leader().is_some()
+            let equal = |at| {
+                let member: &Member = &world.members[at];
+                member.serving && member.view.applied == committed
+            };
+            alive.all(equal) && world.leader().is_some() && world.lingering().is_empty()
         };
         if !self.until(self.patience(), done).await {
             self.fail("healed members become equal", self.story());
@@ -380,10 +408,8 @@ impl Runner {
     async fn probe_all(&self) {
         {
             let mut world = self.shared.world();
-            for at in 0..world.members.len() {
-                if !world.members[at].rotten {
-                    world.probe(at);
-                }
+            for at in world.voters() {
+                world.probe(at);
             }
         }
         if !self
@@ -398,34 +424,19 @@ impl Runner {
 
     /// What members say of their whole history must agree, by the API's own hash.
     async fn compare_hashes(&self) {
-        let calls: Vec<_> = {
-            let mut world = self.shared.world();
-            let members = 0..world.members.len();
-            let alive: Vec<usize> = members.filter(|at| world.members[*at].serving).collect();
-            let request = || Request::HashKv(rpc::HashKvRequest { revision: 0 });
-            alive
-                .iter()
-                .map(|at| world.own_call(*at, request()))
-                .collect()
-        };
-        let answered = |world: &World| {
-            let mut calls = calls.iter();
-            calls.all(|call| world.nemesis.answers.contains_key(call))
-        };
-        if !self.until(self.patience(), answered).await {
+        let request = Request::HashKv(rpc::HashKvRequest { revision: 0 });
+        let Some(answers) = self.ask_voters(&request).await else {
             return self.fail("a healed cluster serves", "no answer to HashKV".to_owned());
-        }
-        let world = self.shared.world();
-        let hash = |call| match world.nemesis.answers.get(call) {
-            Some(Ok(Response::HashKv(hash))) => Some((
+        };
+        let hash = |answer: &Answer| match answer {
+            Ok(Response::HashKv(hash)) => Some((
                 hash.header.as_ref().map(|header| header.revision),
                 hash.compact_revision,
                 hash.hash,
             )),
             _ => None,
         };
-        let hashes: Vec<_> = calls.iter().map(hash).collect();
-        drop(world);
+        let hashes: Vec<_> = answers.iter().map(hash).collect();
         if hashes
             .iter()
             .any(|hash| *hash != hashes[0] || hash.is_none())
@@ -434,44 +445,77 @@ impl Runner {
         }
     }
 
+    /// What members say of the member set must be what was applied, on everybody, whether asked for
+    /// the latest or for their own view.
+    async fn compare_members(&self) {
+        for linearizable in [true, false] {
+            let request = Request::MemberList(rpc::MemberListRequest { linearizable });
+            let Some(answers) = self.ask_voters(&request).await else {
+                let story = "no answer to MemberList".to_owned();
+                return self.fail("a healed cluster serves", story);
+            };
+            let world = self.shared.world();
+            let cluster = world.observer.roster.cluster();
+            let applied: Vec<_> = cluster.members().map(|member| member.to_wire()).collect();
+            drop(world);
+            let agrees = |answer: &Answer| match answer {
+                Ok(Response::MemberList(list)) => list.members == applied,
+                _ => false,
+            };
+            if let Some(other) = answers.iter().find(|answer| !agrees(answer)) {
+                let story = format!("applied is {applied:?}, a member says {other:?}");
+                self.fail("every member lists the members that were applied", story);
+            }
+        }
+    }
+
+    /// Asks every voter the same, beside the history.
+    async fn ask_voters(&self, request: &Request) -> Option<Vec<Answer>> {
+        let calls: Vec<_> = {
+            let mut world = self.shared.world();
+            let voters = world.voters().into_iter();
+            let ask = |at| world.own_call(at, request.clone());
+            voters.map(ask).collect()
+        };
+        let answered = |world: &World| {
+            let mut calls = calls.iter();
+            calls.all(|call| world.nemesis.answers.contains_key(call))
+        };
+        if !self.until(self.patience(), answered).await {
+            return None;
+        }
+        let world = self.shared.world();
+        let answers = calls.iter();
+        answers
+            .map(|call| world.nemesis.answers.get(call).cloned())
+            .collect()
+    }
+
     /// Once every compaction has run to its end, the stores hold the same records: what a member
     /// never got around to removing shows here.
     async fn compare_contents(&self) {
         let patience = self.patience();
         let limit = self.shared.world().now + patience;
+        let request = Request::Hash(rpc::HashRequest {});
         loop {
-            let calls: Vec<_> = {
-                let mut world = self.shared.world();
-                let members = 0..world.members.len();
-                let alive: Vec<usize> = members.filter(|at| world.members[*at].serving).collect();
-                let request = || Request::Hash(rpc::HashRequest {});
-                alive
-                    .iter()
-                    .map(|at| world.own_call(*at, request()))
-                    .collect()
-            };
-            let answered = |world: &World| {
-                let mut calls = calls.iter();
-                calls.all(|call| world.nemesis.answers.contains_key(call))
-            };
-            if !self.until(self.patience(), answered).await {
+            let Some(answers) = self.ask_voters(&request).await else {
                 return self.fail("a healed cluster serves", "no answer to Hash".to_owned());
-            }
-            let world = self.shared.world();
-            let hash = |call| match world.nemesis.answers.get(call) {
-                Some(Ok(Response::Hash(hash))) => Some((
+            };
+            let hash = |answer: &Answer| match answer {
+                Ok(Response::Hash(hash)) => Some((
                     hash.header.as_ref().map(|header| header.revision),
                     hash.hash,
                 )),
                 _ => None,
             };
-            let hashes: Vec<_> = calls.iter().map(hash).collect();
+            let hashes: Vec<_> = answers.iter().map(hash).collect();
             if hashes
                 .iter()
                 .all(|hash| *hash == hashes[0] && hash.is_some())
             {
                 return;
             }
+            let world = self.shared.world();
             let over = world.now >= limit || world.broken.is_some();
             drop(world);
             if over {
@@ -485,6 +529,10 @@ impl Runner {
         let world = self.shared.world();
         let mut story = format!("committed {}", world.observer.committed());
         for (at, member) in world.members.iter().enumerate() {
+            if !member.standing.runs() {
+                story += &format!("; m{at} {:?}", member.standing);
+                continue;
+            }
             let view = &member.view;
             story += &format!(
                 "; m{at} {} {} t{} c{} a{} d{}{}{}",
@@ -501,6 +549,13 @@ impl Runner {
                 if member.rotten { " rotten" } else { "" },
                 if member.paused > 0 { " paused" } else { "" },
             );
+            if world.is_removed(at) {
+                story += " removed";
+            } else if world.seat(at).is_none() {
+                story += " stranger";
+            } else if !world.votes(at) {
+                story += " learner";
+            }
         }
         story
     }
@@ -525,6 +580,7 @@ impl Setup {
             handle,
         };
         runner.phases().await;
+        runner.end_lives().await;
     }
 }
 

@@ -200,9 +200,9 @@ impl World {
     }
 
     fn open_later(&mut self, number: usize) {
-        let members = self.plan.cluster.members;
+        let next_slot = self.next_slot(self.watchers.watchers[number].member);
         let watcher = &mut self.watchers.watchers[number];
-        watcher.member = (watcher.member + 1) % members;
+        watcher.member = next_slot;
         let pause = self.watchers.entropy.between(1_000_000, 300_000_000);
         self.after(pause, Item::Watch(WatchItem::Open { watcher: number }));
     }

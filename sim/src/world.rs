@@ -33,6 +33,7 @@ use crate::{
     links::{Flight, Network, Replay},
     nemesis::Nemesis,
     observe::{DiskImage, Observer, Violation},
+    operator::{self, Operator, Standing},
     plan::Plan,
     queue::Queue,
     store::{Home, Store},
@@ -57,7 +58,8 @@ pub enum Item {
         from: usize,
         boot: u64,
         link: LinkId,
-        to: usize,
+        peer: MemberId,
+        url: String,
     },
     /// A frame reaches its member.
     Frame(Flight),
@@ -67,6 +69,14 @@ pub enum Item {
     Reset { at: usize, link: LinkId },
     /// A member starts, if it may.
     Boot { at: usize },
+    /// The operator sets out to do a step of the plan.
+    Change(usize),
+    /// The operator looks how far it has come.
+    Look,
+    /// A removed member's machine is switched off.
+    SwitchOff { at: usize, boot: u64 },
+    /// A member has come to an exact point within its turn.
+    At { at: usize, boot: u64, point: Point },
     /// A planned fault begins.
     FaultBegins(usize),
     /// A planned fault ends.
@@ -91,6 +101,12 @@ pub enum Action {
 /// One member and its machine.
 pub struct Member {
     pub id: MemberId,
+    /// What its machine is used for.
+    pub standing: Standing,
+    /// Where its machine is reached by members.
+    pub url: String,
+    /// Whom it knows, and where.
+    pub knows: Vec<(MemberId, Vec<String>)>,
     /// Whether its process runs.
     pub up: bool,
     /// Whether it serves clients.
@@ -99,6 +115,8 @@ pub struct Member {
     pub powered: bool,
     /// Counts its lives.
     pub boot: u64,
+    /// Its operator does not start it any more.
+    pub given_up: bool,
     /// It may not start while this is not zero.
     pub forbidden: u32,
     /// It stands still while this is not zero.
@@ -167,6 +185,25 @@ impl Member {
             .as_ref()
             .expect("a lane works while its member lives")
     }
+
+    /// Its disk is empty, and nothing of what was planned for it counts any more.
+    pub fn wipe(&mut self) {
+        self.disk = Disk::default();
+        self.store = self.store.after_loss();
+        self.knows.clear();
+        self.failing = None;
+        self.crash_at = None;
+        self.rotten = false;
+        self.given_up = false;
+        self.must_refuse = false;
+        self.halved = false;
+        self.misreads = false;
+        self.miswrites = false;
+        self.misplaced = false;
+        self.log_writes = Default::default();
+        self.expects_halt = false;
+        self.terminating = false;
+    }
 }
 
 /// The whole of it.
@@ -182,6 +219,7 @@ pub struct World {
     pub clients: Clients,
     pub watchers: Watchers,
     pub nemesis: Nemesis,
+    pub operator: Operator,
     pub observer: Observer,
     pub counters: Counters,
     pub trace: Trace,
@@ -198,7 +236,7 @@ impl World {
         let home = plan.disks.lmdb.then(Home::create);
         let mut counters = Counters::default();
         counters.add("lmdb: run beside memory", u64::from(home.is_some()));
-        let members = 0..plan.cluster.members;
+        let members = 0..operator::slots(&plan);
         let members = members.map(|at| new_member(&plan, at, &root, home.as_ref()));
         Self {
             now: 0,
@@ -210,6 +248,7 @@ impl World {
             clients: Clients::new(&plan),
             watchers: Watchers::new(&plan, root.fork("watchers")),
             nemesis: Nemesis::default(),
+            operator: Operator::new(root.fork("operator")),
             observer: Observer::default(),
             counters,
             trace,
@@ -234,12 +273,6 @@ impl World {
     pub fn event_after(&mut self, nanos: u64, at: usize, event: Event) {
         let boot = self.members[at].boot;
         self.after(nanos, Item::Event { at, boot, event });
-    }
-
-    /// The member with an id.
-    pub fn index_of(&self, id: MemberId) -> usize {
-        let found = self.members.iter().position(|member| member.id == id);
-        found.expect("members know each other from the founding")
     }
 
     /// Whoever leads by its own account; of several, the one of the latest term.
@@ -301,12 +334,21 @@ impl World {
                 from,
                 boot,
                 link,
-                to,
-            } => self.on_dial(from, boot, link, to),
+                peer,
+                url,
+            } => self.on_dial((from, boot), link, peer, &url),
             Item::Frame(flight) => self.on_flight(flight),
             Item::Replay(replay) => self.on_replay(replay),
             Item::Reset { at, link } => self.on_reset(at, link),
             Item::Boot { at } => self.on_boot(at),
+            Item::Change(number) => self.on_change(number),
+            Item::Look => self.on_look(),
+            Item::SwitchOff { at, boot } => self.on_switch_off(at, boot),
+            Item::At { at, boot, point } => {
+                if self.members[at].boot == boot && self.members[at].up {
+                    self.maybe_crash(at, &[point]);
+                }
+            }
             Item::FaultBegins(number) => self.on_fault(number),
             Item::FaultEnds(number) => self.on_fault_end(number),
             Item::Client(item) => self.on_client(item),
@@ -445,16 +487,31 @@ impl World {
             durable: line.durable,
             revision: line.revision,
         };
-        let size = self.plan.cluster.members;
         self.observer.now = self.now;
-        if let Err(violation) = self.observer.on_turn(node, size, &mut self.counters) {
+        if let Err(violation) = self.observer.on_turn(node, &mut self.counters) {
             self.fail(violation);
         }
+        self.after_turn(at, node);
+    }
+
+    /// Changes of the members are followed, once a turn has shown them.
+    fn after_turn(&mut self, at: usize, node: &Node<Store>) {
+        if self.plan.membership.is_still() {
+            return;
+        }
+        if self.members[at].knows.is_empty() || self.observer.change_applied {
+            self.members[at].knows = node.machine().addresses();
+        }
+        if self.observer.change_applied {
+            let (boot, point) = (self.members[at].boot, Point::ChangeApplied);
+            self.after(0, Item::At { at, boot, point });
+        }
+        self.follow_roster();
     }
 
     fn on_boot(&mut self, at: usize) {
         let member = &mut self.members[at];
-        if member.up || member.forbidden > 0 {
+        if member.up || member.forbidden > 0 || member.given_up || !member.standing.runs() {
             return;
         }
         member.up = true;
@@ -525,7 +582,8 @@ impl World {
 
     /// Computes from the disks alone whether everything committed is on a quorum of them.
     fn check_disks(&mut self) {
-        let images: Vec<DiskImage<'_>> = self.members.iter().map(disk_image).collect();
+        let members = self.members.iter().filter(|member| !member.id.is_zero());
+        let images: Vec<DiskImage<'_>> = members.map(disk_image).collect();
         let verdict = self.observer.check_disks(&images, &mut self.counters);
         if let Err(violation) = verdict {
             self.fail(violation);
@@ -534,24 +592,34 @@ impl World {
 
     pub fn node_config(&self, at: usize) -> NodeConfig {
         let cluster = &self.plan.cluster;
-        let initial_members = self.members.iter().enumerate();
-        let initial_members = initial_members.map(|(at, member)| InitialMember {
-            id: member.id,
+        let changes = &self.plan.membership;
+        let joined = match &self.members[at].standing {
+            Standing::Joined(told) => Some(told.clone()),
+            Standing::Founder | Standing::Free | Standing::Awaited | Standing::Lost => None,
+        };
+        let founder = |at| InitialMember {
+            id: founder_id(at),
             name: format!("m{at}"),
-            peer_urls: vec![format!("http://m{at}:2380")],
-        });
+            peer_urls: vec![operator::url_of(at, 0)],
+        };
         NodeConfig {
             cluster: CLUSTER,
             member: self.members[at].id,
             name: format!("m{at}"),
             client_urls: vec![format!("http://m{at}:2379")],
-            initial_members: initial_members.collect(),
+            joining: joined.is_some(),
+            initial_members: joined.unwrap_or_else(|| (0..cluster.members).map(founder).collect()),
+            strict_reconfig: changes.strict,
+            learners_max: changes.learners_max,
+            health_interval: Duration::from_millis(changes.health_ms),
+            joint_changes: changes.joint,
             heartbeat: Duration::from_millis(cluster.heartbeat_ms),
             election: Duration::from_millis(cluster.election_ms),
             pre_vote: cluster.pre_vote,
             snapshot_count: cluster.snapshot_count,
             catchup_entries: cluster.catchup_entries,
             segment_bytes: cluster.segment_bytes,
+            append_bytes_max: cluster.append_bytes,
             compaction_slice: cluster.compaction_slice,
             batch_operations_max: cluster.batch_operations,
             batch_interval: Duration::from_millis(cluster.batch_ms),
@@ -585,18 +653,34 @@ fn disk_image(member: &Member) -> DiskImage<'_> {
         segments: member.disk.worst_case(),
         backend: live.expect("an image does not fail"),
         sealed: sealed.map(|(_, id)| id),
-        rotten: member.rotten,
+        gone: member.rotten || member.standing == Standing::Lost,
     }
 }
 
+fn founder_id(at: usize) -> MemberId {
+    MemberId::new(at as u64 + 1)
+}
+
 fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Member {
-    let clock = &plan.clocks[at];
+    let clock = plan.clocks.iter().chain(&plan.membership.clocks).nth(at);
+    let clock = clock.expect("every machine has a clock");
+    let founder = at < plan.cluster.members;
     Member {
-        id: MemberId::new(at as u64 + 1),
+        id: match founder {
+            true => founder_id(at),
+            false => MemberId::ZERO,
+        },
+        standing: match founder {
+            true => Standing::Founder,
+            false => Standing::Free,
+        },
+        url: operator::url_of(at, 0),
+        knows: Vec::new(),
         up: false,
         serving: false,
         powered: true,
         boot: 0,
+        given_up: false,
         forbidden: 0,
         paused: 0,
         rotten: false,

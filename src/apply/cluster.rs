@@ -9,10 +9,13 @@ use crate::{
     kernel::{ApiError, ClusterId, Digest, EntryId, Fault, MemberId, RequestId, Response},
     membership::{Cluster, Member, VotersLearners, version::Version},
     pb::{
-        etcdserverpb::{MemberListResponse, ResponseHeader},
+        etcdserverpb::{
+            MemberAddResponse, MemberListResponse, MemberPromoteResponse, MemberRemoveResponse,
+            MemberUpdateResponse, ResponseHeader,
+        },
         fated::command::{ConfChangeCommand, MemberPublish, conf_change_command::Kind},
     },
-    raft::{self, ChangeKind, ConfChange, LEAVE_JOINT},
+    raft::{self, ChangeKind, ConfChange, LEAVE_JOINT, Transition},
 };
 
 /// A member named at bootstrap.
@@ -59,6 +62,10 @@ pub(super) fn fold(hash: &mut Digest, cluster: &Cluster) {
         }
     }
     cluster.removed().for_each(|id| hash.number(id.get()));
+    let conf = cluster.conf_state();
+    for id in conf.voters_outgoing.iter().chain(&conf.learners_next) {
+        hash.number(id.get());
+    }
     if let Some(version) = cluster.cluster_version() {
         hash.bytes(version.to_string().as_bytes());
     }
@@ -128,17 +135,34 @@ impl<B: Backend> StateMachine<B> {
             proposer: MemberId::new(command.proposer),
             request: RequestId::new(command.request_id),
         });
-        match self.change_member(&command) {
-            Ok(change) => {
-                applied.conf_change = change;
-                applied.result = Ok(Response::MemberList(MemberListResponse {
-                    header: header(0),
-                    members: self.cluster.members().map(Member::to_wire).collect(),
-                }));
-            }
-            Err(error) => applied.result = Err(error),
-        }
+        // While joint, raft takes no further change, so the member set must not either.
+        let outcome = match self.conf_state().is_joint() && command.kind() != Kind::Update {
+            true => Err(ApiError::Unhealthy),
+            false => self.change_member(&command),
+        };
+        applied.result = outcome.map(|change| {
+            applied.conf_change = change;
+            self.changed(&command)
+        });
         Ok(())
+    }
+
+    /// The answer to whoever wanted the change.
+    fn changed(&self, command: &ConfChangeCommand) -> Response {
+        let (header, members) = (header(0), self.member_list().members);
+        match command.kind() {
+            Kind::AddVoter | Kind::AddLearner => {
+                let added = self.cluster.get(MemberId::new(command.member_id));
+                Response::MemberAdd(MemberAddResponse {
+                    header,
+                    member: added.map(Member::to_wire),
+                    members,
+                })
+            }
+            Kind::Remove => Response::MemberRemove(MemberRemoveResponse { header, members }),
+            Kind::Promote => Response::MemberPromote(MemberPromoteResponse { header, members }),
+            Kind::Update => Response::MemberUpdate(MemberUpdateResponse { header, members }),
+        }
     }
 
     fn change_member(
@@ -153,11 +177,18 @@ impl<B: Backend> StateMachine<B> {
             client_urls: command.client_urls.clone(),
             learner,
         };
+        let voter = |id| ConfChange {
+            changes: vec![(ChangeKind::AddVoter, id)],
+            transition: match command.joint {
+                true => Transition::JointImplicit,
+                false => Transition::Auto,
+            },
+        };
         let view = &mut self.view;
         Ok(match command.kind() {
             Kind::AddVoter => {
                 self.cluster.apply_add(view, member(false))?;
-                Some(ConfChange::single(ChangeKind::AddVoter, id))
+                Some(voter(id))
             }
             Kind::AddLearner => {
                 self.cluster.apply_add(view, member(true))?;
@@ -169,7 +200,7 @@ impl<B: Backend> StateMachine<B> {
             }
             Kind::Promote => {
                 self.cluster.apply_promote(view, id)?;
-                Some(ConfChange::single(ChangeKind::AddVoter, id))
+                Some(voter(id))
             }
             Kind::Update => {
                 self.cluster

@@ -147,13 +147,14 @@ impl<B: Backend> StateMachine<B> {
             conf_change: None,
             notices: Vec::new(),
         };
+        let before = self.conf_state();
         match entry.kind {
             EntryKind::Normal if entry.data.is_empty() => {}
             EntryKind::Normal => self.apply_command(&entry.data, now, &mut applied)?,
             EntryKind::ConfChange => self.apply_conf_change(&entry.data, &mut applied)?,
         }
         if let Some(change) = &applied.conf_change {
-            self.reconfigure(change);
+            self.reconfigure(&before, change);
         }
         self.applied = entry.id;
         self.fold(&applied);
@@ -328,11 +329,9 @@ impl<B: Backend> StateMachine<B> {
     }
 
     /// Records the configuration that a change leads to, as part of that entry's effects.
-    fn reconfigure(&mut self, change: &ConfChange) {
-        // The members have changed already, so this is the step raft will make, not yet recorded.
-        if change.is_leave_joint()
-            && let Ok(next) = self.conf_state().changed(change)
-        {
+    fn reconfigure(&mut self, before: &ConfState, change: &ConfChange) {
+        // The step that raft will make as well; what it refuses there changes nothing here.
+        if let Ok(next) = before.changed(change) {
             self.cluster
                 .set_conf_state(&mut self.view, &cluster::from_raft(&next));
         }

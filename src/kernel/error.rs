@@ -171,7 +171,9 @@ impl fmt::Display for Fault {
             ),
             Self::Log(text) | Self::State(text) => f.write_str(text),
             Self::Stopped => f.write_str("stopped by request"),
-            Self::Removed => f.write_str("this member was removed from the cluster"),
+            Self::Removed => {
+                f.write_str("the member has been permanently removed from the cluster")
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     backend::{Backend, Bucket, View},
     kernel::{ApiError, ClusterId, DiskError, DiskErrorKind, MemberId},
+    mutant,
     pb::fated::peer,
 };
 
@@ -66,7 +67,10 @@ impl Cluster {
     pub fn load<B: Backend>(view: &View<B>) -> Result<Self, DiskError> {
         let mut members = BTreeMap::new();
         scan(view, Bucket::Members, |key, value| {
-            let member = Member::decode(key, value)?;
+            let mut member = Member::decode(key, value)?;
+            if mutant!("learner-flag-lost-by-a-restart") {
+                member.learner = false;
+            }
             members.insert(member.id, member);
             Some(())
         })?;
@@ -285,7 +289,12 @@ impl Cluster {
         peer_urls: Vec<String>,
     ) -> Result<(), ApiError> {
         self.validate_update(id, &peer_urls)?;
-        self.change(view, id, |member| member.peer_urls = peer_urls)
+        self.change(view, id, |member| {
+            member.peer_urls = peer_urls;
+            if mutant!("moved-learner-votes") {
+                member.learner = false;
+            }
+        })
     }
 
     /// Applies a promotion: the learner votes from now on.

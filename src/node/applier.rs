@@ -20,6 +20,7 @@ use super::{
         RaftStatus, SnapshotsInput, WatchesInput,
     },
     query,
+    reconfigure::Rules,
     ticket::{Owner, Tickets},
 };
 use crate::{
@@ -98,6 +99,7 @@ struct Settings {
     catchup_entries: u64,
     version: String,
     quota_bytes: u64,
+    rules: Rules,
 }
 
 #[derive(Debug)]
@@ -128,6 +130,7 @@ impl<B: Backend> Applier<B> {
                 catchup_entries: config.catchup_entries,
                 version: config.version.clone(),
                 quota_bytes: config.quota_bytes,
+                rules: Rules::new(config),
             },
             commits: VecDeque::new(),
             cuts: 0,
@@ -188,6 +191,16 @@ impl<B: Backend> Applier<B> {
                 Ok(())
             }
             ApplierInput::Done { ticket, outcome } => self.on_done(ticket, outcome, cx),
+            ApplierInput::Reconfigure(wanted) => {
+                let call = wanted.call;
+                let rules = &self.settings.rules;
+                let outcome = rules.decide(wanted, self.machine.cluster(), cx.now, cx.wall);
+                cx.tell(Mail::Frontend(FrontendInput::Reconfigured {
+                    call,
+                    outcome,
+                }));
+                Ok(())
+            }
             ApplierInput::FinishReset { call, reset } => {
                 let renewal = self.machine.lessor_mut().finish_reset(reset, cx.now);
                 self.on_renewal(call, reset.lease().id.get(), renewal, cx);
@@ -267,9 +280,7 @@ impl<B: Backend> Applier<B> {
                     cx.tell(Mail::Watches(WatchesInput::Compacted));
                 }
                 Notice::Leases => self.answer_ended(cx),
-                Notice::Members => {
-                    cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
-                }
+                Notice::Members => self.tell_members(cx),
                 Notice::Alarms => {}
             }
         }
@@ -278,6 +289,17 @@ impl<B: Backend> Applier<B> {
         {
             let (request, result) = (origin.request, applied.result);
             cx.tell(Mail::Frontend(FrontendInput::Applied { request, result }));
+        }
+    }
+
+    fn tell_members(&self, cx: &mut Context<'_, Mail>) {
+        let cluster = self.machine.cluster();
+        cx.tell(Mail::Peers(PeersInput::Members {
+            members: self.machine.addresses(),
+            removed: cluster.removed().collect(),
+        }));
+        if cluster.is_removed(self.member) {
+            cx.tell(Mail::Frontend(FrontendInput::Removed));
         }
     }
 
@@ -456,6 +478,9 @@ impl<B: Backend> Applier<B> {
         self.cut_at = None;
         let meta = self.machine.snapshot_meta();
         if let Some(batch) = self.machine.cut() {
+            if mutant!("mark-before-commit") {
+                self.offer_mark(meta.clone(), cx);
+            }
             let ticket = self.tickets.issue();
             self.cuts += 1;
             self.commits.push_back(Commit {
@@ -521,7 +546,6 @@ impl<B: Backend> Applier<B> {
         Ok(())
     }
 
-    /// Lets the log forget what the backend now holds, every `snapshot_count` entries.
     fn after_commit(&mut self, commit: Commit, cx: &mut Context<'_, Mail>) {
         let Commit { meta, cut, .. } = commit;
         if let Some((revision, _)) = self.compaction_done.take_if(|(_, needed)| *needed <= cut) {
@@ -531,6 +555,13 @@ impl<B: Backend> Applier<B> {
                 current,
             }));
         }
+        if !mutant!("mark-before-commit") {
+            self.offer_mark(meta, cx);
+        }
+    }
+
+    /// Lets the log forget what the backend now holds, every `snapshot_count` entries.
+    fn offer_mark(&mut self, meta: SnapshotMeta, cx: &mut Context<'_, Mail>) {
         let index = meta.id.index;
         let entries = self.marked.distance_to(index);
         let bytes_due = self.log_bytes.is_due();
@@ -552,7 +583,10 @@ impl<B: Backend> Applier<B> {
 
     fn on_image(&mut self, id: SnapshotId, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         self.cut(cx);
-        let meta = self.machine.snapshot_meta();
+        let mut meta = self.machine.snapshot_meta();
+        if mutant!("image-index-off-by-one") {
+            meta.id.index = meta.id.index.next();
+        }
         cx.tell(Mail::Snapshots(SnapshotsInput::Cut { id, meta }));
         Ok(())
     }
@@ -599,7 +633,7 @@ impl<B: Backend> Applier<B> {
         let revision = self.machine.store().revision();
         cx.tell(Mail::Watches(WatchesInput::Installed { revision }));
         cx.tell(Mail::Leases(LeasesInput::Installed));
-        cx.tell(Mail::Peers(PeersInput::Members(self.machine.addresses())));
+        self.tell_members(cx);
         let held: Vec<Entry> = self
             .held
             .drain(..)

@@ -37,9 +37,12 @@ impl<B: Backend> Node<B> {
         }
         let (recovered, journal) = match log {
             None => {
-                // The members are durable before there is a log, so a log always finds them.
-                machine.bootstrap(config.cluster, config.member, &config.initial_members)?;
-                machine.commit_now()?;
+                // The members are durable before there is a log, so a log always finds them, but for
+                // a member that joins: its first state is an image, and the log alone would not do.
+                if !config.joining {
+                    machine.bootstrap(config.cluster, config.member, &config.initial_members)?;
+                    machine.commit_now()?;
+                }
                 let encoder = Encoder::create(config.cluster, config.member, config.segment_bytes);
                 let empty = raft::Recovered {
                     hard_state: HardState::default(),
@@ -52,6 +55,10 @@ impl<B: Backend> Node<B> {
             }
             Some(log) => restore(config, log, &machine)?,
         };
+        if machine.cluster().is_removed(config.member) {
+            return Err(Fault::Removed);
+        }
+        let known = addresses(config, &machine);
         let raft_config = raft_config(config);
         let raft = Raft::new(raft_config, recovered, entropy.fork("raft"));
         let mut entropy = entropy.fork("node");
@@ -60,7 +67,9 @@ impl<B: Backend> Node<B> {
             true => RequestId::new(1),
             false => RequestId::new((entropy.next_u64() >> 1).max(1)),
         };
-        let voters: BTreeSet<MemberId> = raft.conf_state().voters.clone();
+        let conf = raft.conf_state();
+        let voters: BTreeSet<MemberId> =
+            conf.voters.union(&conf.voters_outgoing).copied().collect();
         let integrity = Integrity::new(
             config.member,
             voters,
@@ -83,8 +92,24 @@ impl<B: Backend> Node<B> {
             integrity,
             started: false,
             advance_ticks: advance_ticks(config, new),
+            known,
         })
     }
+}
+
+/// Where the others are reached: as the state says, or, before a joining member has any, as it was
+/// told.
+fn addresses<B: Backend>(
+    config: &NodeConfig,
+    machine: &StateMachine<B>,
+) -> Vec<(MemberId, Vec<String>)> {
+    let own = machine.addresses();
+    if !own.is_empty() {
+        return own;
+    }
+    let told = config.initial_members.iter();
+    told.map(|member| (member.id, member.peer_urls.clone()))
+        .collect()
 }
 
 /// Completes or undoes the installation of an image that a crash interrupted, as the log says, and
@@ -123,7 +148,7 @@ fn raft_config(config: &NodeConfig) -> raft::Config {
         heartbeat_ticks: 1,
         pre_vote: config.pre_vote,
         check_quorum: true,
-        append_bytes_max: limits::APPEND_BYTES_MAX,
+        append_bytes_max: config.append_bytes_max,
         inflight_appends_max: limits::INFLIGHT_APPENDS_MAX,
         inflight_bytes_max: limits::INFLIGHT_BYTES_MAX,
         uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
@@ -142,7 +167,9 @@ fn restore<B: Backend>(
         (config.cluster, config.member),
         "the caller read the ids from this log"
     );
-    if machine.members().next().is_none() {
+    // A member that joined and was stopped before its image came has promised nothing but votes.
+    let blank = log.first == EntryId::ZERO && log.entries.is_empty();
+    if machine.members().next().is_none() && !blank {
         return Err(Fault::State(
             "the data directory holds a log but no store: restore both from one backup, or remove \
              the data directory and let the member join again"

@@ -19,8 +19,19 @@ pub struct NodeConfig {
     pub name: String,
     /// `--advertise-client-urls`.
     pub client_urls: Vec<String>,
-    /// The members of a new cluster; ignored once the log exists.
+    /// The members of a new cluster, or those a joining member was told of; ignored once this
+    /// member has state of its own.
     pub initial_members: Vec<InitialMember>,
+    /// Whether this member joins a running cluster: it begins with nothing and gets an image.
+    pub joining: bool,
+    /// `--strict-reconfig-check`: refuse changes of the members that could cost the quorum.
+    pub strict_reconfig: bool,
+    /// `--max-learners`.
+    pub learners_max: usize,
+    /// How long a member must have been connected to count as healthy when members change.
+    pub health_interval: Duration,
+    /// Whether changes of the voters go through a joint configuration.
+    pub joint_changes: bool,
     /// `--heartbeat-interval`; also the length of one raft tick.
     pub heartbeat: Duration,
     /// `--election-timeout`.
@@ -59,6 +70,8 @@ pub struct NodeConfig {
     pub version: String,
     /// Size of one WAL segment.
     pub segment_bytes: u64,
+    /// Bytes of entries in one append; an entry that is larger goes alone.
+    pub append_bytes_max: usize,
 }
 
 impl NodeConfig {
@@ -82,6 +95,11 @@ impl Default for NodeConfig {
             name: "default".to_owned(),
             client_urls: Vec::new(),
             initial_members: Vec::new(),
+            joining: false,
+            strict_reconfig: true,
+            learners_max: 1,
+            health_interval: Duration::from_secs(5),
+            joint_changes: false,
             heartbeat: Duration::from_millis(100),
             election: Duration::from_millis(1000),
             pre_vote: true,
@@ -101,6 +119,7 @@ impl Default for NodeConfig {
             quota_bytes: 2 * 1024 * 1024 * 1024,
             version: "3.7.1".to_owned(),
             segment_bytes: limits::SEGMENT_BYTES,
+            append_bytes_max: limits::APPEND_BYTES_MAX,
         }
     }
 }

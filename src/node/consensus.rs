@@ -21,6 +21,7 @@ use crate::{
         ApiError, CallId, Context, Effect, EntryId, Instant, LogIndex, MemberId, Response,
         SnapshotId, effect::LogLevel, effect::LogLine,
     },
+    mutant,
     pb::etcdserverpb::MoveLeaderResponse,
     raft::{ProposeError, Raft, Role, RoleChange},
 };
@@ -37,6 +38,8 @@ pub struct Consensus {
     /// The image that raft has accepted and the log has not recorded yet.
     restoring: Option<SnapshotId>,
     shown: Option<RoleChange>,
+    /// What the frontend was told about this member's vote.
+    told_learner: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -57,6 +60,7 @@ impl Consensus {
             moving: None,
             restoring: None,
             shown: None,
+            told_learner: None,
         }
     }
 
@@ -76,8 +80,9 @@ impl Consensus {
     }
 
     /// Starts the clock; a member that is alone need not wait for an election timeout.
-    pub fn start(&mut self, now: Instant, advance_ticks: u32) {
-        self.next_tick = now.after(self.heartbeat);
+    pub fn start(&mut self, advance_ticks: u32, cx: &mut Context<'_, Mail>) {
+        self.next_tick = cx.now.after(self.heartbeat);
+        self.tell_learner(cx);
         for _ in 0..advance_ticks {
             self.raft.tick();
         }
@@ -96,7 +101,10 @@ impl Consensus {
                 data,
                 conf_change,
             } => {
-                let outcome = if conf_change {
+                let outcome = if conf_change && self.raft.is_changing() {
+                    // Raft would let it come to nothing; its turn comes when the other is done.
+                    Err(ProposeError::Changing)
+                } else if conf_change {
                     self.raft.propose_conf_change(data.clone())
                 } else {
                     self.raft.propose(data.clone())
@@ -106,6 +114,7 @@ impl Consensus {
                         ProposeError::NoLeader => ApiError::NoLeader,
                         ProposeError::Transferring => ApiError::LeaderChanged,
                         ProposeError::Overloaded => ApiError::TooManyRequests,
+                        ProposeError::Changing => ApiError::Unhealthy,
                     };
                     cx.tell(Mail::Frontend(FrontendInput::Refused {
                         request,
@@ -130,9 +139,7 @@ impl Consensus {
             ConsensusInput::Applied { index } => self.raft.on_applied(index),
             ConsensusInput::ConfChange(change) => {
                 let conf_state = self.raft.apply_conf_change(&change);
-                cx.tell(Mail::Frontend(FrontendInput::Learner(
-                    self.raft.is_learner(),
-                )));
+                self.tell_learner(cx);
                 cx.tell(Mail::Integrity(IntegrityInput::Voters(conf_state)));
             }
             ConsensusInput::HandOver => self.hand_over(cx),
@@ -162,6 +169,20 @@ impl Consensus {
                 }));
             }
             ConsensusInput::MoveLeader { call, to } => self.move_leader(call, to, cx),
+            ConsensusInput::Reconfigure(mut wanted) => {
+                if self.raft.role() == Role::Leader {
+                    let progress = self.raft.progress();
+                    wanted.matched = Some(progress.map(|(id, view)| (id, view.matched)).collect());
+                }
+                cx.tell(Mail::Applier(ApplierInput::Reconfigure(wanted)));
+            }
+        }
+    }
+
+    fn tell_learner(&mut self, cx: &mut Context<'_, Mail>) {
+        let learner = self.raft.is_learner();
+        if self.told_learner.replace(learner) != Some(learner) {
+            cx.tell(Mail::Frontend(FrontendInput::Learner(learner)));
         }
     }
 
@@ -270,9 +291,14 @@ impl Consensus {
         }
         let mut then: Vec<Mail> = Vec::with_capacity(output.after_append.len() + 1);
         for message in output.after_append {
-            then.push(Mail::Peers(PeersInput::Raft(message)));
+            let mail = Mail::Peers(PeersInput::Raft(message));
+            match mutant!("ack-before-sync") {
+                true => cx.tell(mail),
+                false => then.push(mail),
+            }
         }
         if let Some(meta) = output.install {
+            self.tell_learner(cx);
             let snapshot = self
                 .restoring
                 .take()
@@ -286,14 +312,22 @@ impl Consensus {
                 meta.conf_state.clone(),
             )));
             then.push(Mail::Consensus(ConsensusInput::Durable(meta.id)));
+            let mut behind_mark = vec![Mail::Applier(install)];
+            if mutant!("image-installed-before-mark") {
+                behind_mark.drain(..).for_each(|mail| cx.tell(mail));
+            }
             cx.tell(Mail::Journal(JournalInput::Mark {
                 meta,
                 keep_after,
-                then: vec![Mail::Applier(install)],
+                then: behind_mark,
             }));
         }
         if let Some(last) = output.append.last() {
-            then.push(Mail::Consensus(ConsensusInput::Durable(last.id)));
+            let mail = Mail::Consensus(ConsensusInput::Durable(last.id));
+            match mutant!("count-before-sync") {
+                true => cx.tell(mail),
+                false => then.push(mail),
+            }
         }
         if !output.append.is_empty() || output.hard_state.is_some() || !then.is_empty() {
             cx.tell(Mail::Journal(JournalInput::Append(Append {

@@ -6,6 +6,7 @@
 //! Invariants: `Pending`'s; a proposal is handed to raft again only when raft refused it untouched,
 //! so that nothing can be applied twice.
 
+mod change;
 mod leader;
 mod route;
 
@@ -13,7 +14,10 @@ use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
-use self::route::{Behind, Route, learner_may};
+use self::{
+    change::reconfigure,
+    route::{Behind, Route, learner_may},
+};
 use super::{
     NodeConfig,
     mail::{
@@ -81,6 +85,8 @@ pub struct Frontend {
     overlay_bytes: usize,
     corrupt: bool,
     stopping: Option<Instant>,
+    /// When this member, which the cluster removed, stops.
+    leaving: Option<Instant>,
     publishing: Option<Publishing>,
     ready: bool,
 }
@@ -142,6 +148,7 @@ impl Frontend {
             overlay_bytes: 0,
             corrupt: false,
             stopping: None,
+            leaving: None,
             publishing: None,
             ready: false,
         }
@@ -207,6 +214,10 @@ impl Frontend {
             FrontendInput::Published => self.on_published(cx),
             FrontendInput::NoHeir => self.stop(cx),
             FrontendInput::ResetLease { call, reset } => self.reset_lease(call, reset, cx),
+            FrontendInput::Reconfigured { call, outcome } => {
+                self.on_reconfigured(call, outcome, cx);
+            }
+            FrontendInput::Removed => self.on_removed(cx),
         }
     }
 
@@ -236,6 +247,10 @@ impl Frontend {
                 self.wait(call, Asker::Client, timed, cx.now);
                 self.run_local(call, request, cx);
             }
+            Route::Change(change) => {
+                self.wait(call, Asker::Client, true, cx.now);
+                reconfigure(call, change, cx);
+            }
             Route::Leader(request) => {
                 self.wait(call, Asker::Client, true, cx.now);
                 self.ask_leader(call, request, cx);
@@ -249,7 +264,7 @@ impl Frontend {
             request,
             Request::Status(_) | Request::Metrics | Request::MemberList(_)
         );
-        if self.stopping.is_some() && !looks_only {
+        if (self.stopping.is_some() || self.leaving.is_some()) && !looks_only {
             return Err(ApiError::Stopped);
         }
         if self.corrupt && !looks_only {
@@ -578,6 +593,7 @@ impl Frontend {
             forwarded,
             self.parked_retry,
             self.stopping,
+            self.leaving,
             self.pending.deadline(),
         ]
         .into_iter()
@@ -612,6 +628,9 @@ impl Frontend {
         }
         if self.stopping.is_some_and(|deadline| deadline <= cx.now) {
             self.stop(cx);
+        }
+        if self.leaving.is_some_and(|deadline| deadline <= cx.now) {
+            self.leave(cx);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{
         Term, Ticket, WriteBatch,
     },
     lease::Reset,
+    node::reconfigure::Reconfigure,
     pb::{fated::command, fated::peer::SnapshotAck, fated::peer::SnapshotChunk},
     raft::{self, ConfState, Entry, HardState, RoleChange, SnapshotMeta},
 };
@@ -104,6 +105,13 @@ pub enum FrontendInput {
     },
     /// There is nobody to hand leadership to.
     NoHeir,
+    /// A change of the members may be proposed, or not.
+    Reconfigured {
+        call: CallId,
+        outcome: Result<command::ConfChangeCommand, ApiError>,
+    },
+    /// The cluster removed this member.
+    Removed,
 }
 
 /// What one member may ask another for a client.
@@ -111,6 +119,7 @@ pub enum FrontendInput {
 pub enum PeerRequest {
     KeepAlive(crate::pb::etcdserverpb::LeaseKeepAliveRequest),
     TimeToLive(crate::pb::etcdserverpb::LeaseTimeToLiveRequest),
+    Promote(crate::pb::etcdserverpb::MemberPromoteRequest),
 }
 
 /// For the actor around the raft core.
@@ -167,6 +176,8 @@ pub enum ConsensusInput {
         call: CallId,
         to: MemberId,
     },
+    /// A change of the members wants to know how far everybody's log is.
+    Reconfigure(Reconfigure),
 }
 
 /// For the actor that owns the log on disk.
@@ -245,6 +256,8 @@ pub enum ApplierInput {
         call: CallId,
         reset: Reset,
     },
+    /// A change of the members wants to be decided.
+    Reconfigure(Reconfigure),
 }
 
 /// For the actor that owns watch streams.
@@ -326,8 +339,13 @@ pub enum PeersInput {
         id: u64,
         result: Result<Response, ApiError>,
     },
-    /// The members and their addresses, whenever they may have changed.
-    Members(Vec<(MemberId, Vec<String>)>),
+    /// The members and their addresses, and who was removed, whenever they may have changed.
+    Members {
+        members: Vec<(MemberId, Vec<String>)>,
+        removed: Vec<MemberId>,
+    },
+    /// A change of the members wants to know who is connected.
+    Reconfigure(Reconfigure),
 }
 
 /// For the actor that moves images in and out.
@@ -410,6 +428,20 @@ pub fn encode_command(
         user: String::new(),
         auth_revision: 0,
         body: Some(body),
+    };
+    prost::Message::encode_to_vec(&command).into()
+}
+
+/// A change of the member set, encoded for the log.
+pub fn encode_change(
+    request: RequestId,
+    proposer: MemberId,
+    change: command::ConfChangeCommand,
+) -> Bytes {
+    let command = command::ConfChangeCommand {
+        request_id: request.get(),
+        proposer: proposer.get(),
+        ..change
     };
     prost::Message::encode_to_vec(&command).into()
 }

@@ -21,6 +21,7 @@ pub mod mail;
 pub mod peers;
 pub mod pending;
 pub mod query;
+pub mod reconfigure;
 pub mod respond;
 pub mod snapshots;
 pub mod ticket;
@@ -74,6 +75,8 @@ pub struct Node<B: Backend> {
     integrity: Integrity,
     started: bool,
     advance_ticks: u32,
+    /// Where the members are reached, as known at boot.
+    known: Vec<(MemberId, Vec<String>)>,
 }
 
 impl<B: Backend> Node<B> {
@@ -124,10 +127,11 @@ impl<B: Backend> Node<B> {
             cx.emit(Effect::Ready);
         }
         self.journal.start(cx);
-        cx.tell(Mail::Peers(PeersInput::Members(
-            self.applier.machine().addresses(),
-        )));
-        self.consensus.start(cx.now, self.advance_ticks);
+        cx.tell(Mail::Peers(PeersInput::Members {
+            members: mem::take(&mut self.known),
+            removed: self.applier.machine().cluster().removed().collect(),
+        }));
+        self.consensus.start(self.advance_ticks, cx);
     }
 
     fn deliver(&mut self, mail: Mail, cx: &mut Context<'_, Mail>) {

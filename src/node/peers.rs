@@ -1,10 +1,14 @@
 //! The network actor: one outgoing link per peer for what this member says, any number of incoming
 //! ones for what it hears. The medium may lose; nobody here retries, raft and the callers do.
 //!
-//! Inputs: `PeersInput`. Timers: when to dial a peer again.
-//! Invariants: at most one outgoing link or dial per peer; no link to a member that left.
+//! Inputs: `PeersInput`. Timers: when to dial a peer again, when to tell removed members again.
+//! Invariants: at most one outgoing link or dial per peer; no outgoing link to a member that left;
+//! nothing that a removed member says is heard.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -20,8 +24,10 @@ use crate::{
         ApiError, Context, Effect, Instant, LinkId, LinkOp, LogIndex, MemberId, Response,
         effect::{LogLevel, LogLine},
     },
+    mutant,
     pb::fated::peer::{
-        PeerCall, PeerMessage, PeerReply, StateHash, peer_call, peer_message::Body, peer_reply,
+        PeerCall, PeerMessage, PeerReply, Removed, StateHash, peer_call, peer_message::Body,
+        peer_reply,
     },
 };
 
@@ -29,12 +35,19 @@ use crate::{
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// Pause before a removed member is told again that it was.
+const REMIND: Duration = Duration::from_secs(1);
+
 /// The network actor.
 #[derive(Debug)]
 pub struct Peers {
     member: MemberId,
     peers: BTreeMap<MemberId, Peer>,
     incoming: BTreeMap<LinkId, MemberId>,
+    /// Members that are gone for good: they are not heard, and told so.
+    removed: BTreeSet<MemberId>,
+    /// When removed members that are still connected are told again.
+    remind_at: Option<Instant>,
     next_link: LinkId,
 }
 
@@ -43,6 +56,8 @@ struct Peer {
     urls: Vec<String>,
     state: State,
     backoff: Duration,
+    /// Since when there is a link.
+    up_since: Option<Instant>,
     /// Whether the operator has been told that the peer cannot be reached.
     complained: bool,
 }
@@ -61,6 +76,8 @@ impl Peers {
             member,
             peers: BTreeMap::new(),
             incoming: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            remind_at: None,
             next_link: LinkId::ZERO,
         }
     }
@@ -94,6 +111,7 @@ impl Peers {
                 let request = match request {
                     PeerRequest::KeepAlive(request) => peer_call::Request::KeepAlive(request),
                     PeerRequest::TimeToLive(request) => peer_call::Request::TimeToLive(request),
+                    PeerRequest::Promote(request) => peer_call::Request::Promote(request),
                 };
                 self.send_body(
                     to,
@@ -107,7 +125,19 @@ impl Peers {
             PeersInput::Reply { to, id, result } => {
                 self.send_body(to, Body::Reply(reply_to_wire(id, result)), cx);
             }
-            PeersInput::Members(members) => self.on_members(members, cx),
+            PeersInput::Members { members, removed } => {
+                self.removed.extend(removed);
+                self.on_members(members, cx);
+                if !mutant!("silent-member-not-told") {
+                    self.remind(cx);
+                }
+            }
+            PeersInput::Reconfigure(mut wanted) => {
+                let peers = self.peers.iter();
+                let connected = peers.filter_map(|(id, peer)| Some((*id, peer.up_since?)));
+                wanted.connected = connected.collect();
+                cx.tell(Mail::Consensus(ConsensusInput::Reconfigure(wanted)));
+            }
         }
     }
 
@@ -134,9 +164,23 @@ impl Peers {
                 urls: Vec::new(),
                 state: State::Down { dial_at: cx.now },
                 backoff: BACKOFF_MIN,
+                up_since: None,
                 complained: false,
             });
+            if peer.urls == urls {
+                continue;
+            }
             peer.urls = urls;
+            peer.backoff = BACKOFF_MIN;
+            // A link that stands may go on; what was tried in vain is tried at the new place.
+            match peer.state {
+                State::Up(_) => {}
+                State::Down { .. } => peer.state = State::Down { dial_at: cx.now },
+                State::Dialing(link) => {
+                    cx.emit(Effect::Link(LinkOp::Close { link }));
+                    peer.state = State::Down { dial_at: cx.now };
+                }
+            }
         }
         self.dial_due(cx);
     }
@@ -170,12 +214,16 @@ impl Peers {
     ) {
         if !outgoing {
             self.incoming.insert(link, peer);
+            if self.removed.contains(&peer) {
+                self.remind(cx);
+            }
             return;
         }
         match self.peers.get_mut(&peer) {
             Some(known) if known.state == State::Dialing(link) => {
                 known.state = State::Up(link);
                 known.backoff = BACKOFF_MIN;
+                known.up_since = Some(cx.now);
                 known.complained = false;
                 log(
                     cx,
@@ -204,6 +252,7 @@ impl Peers {
             dial_at: cx.now.after(peer.backoff + jitter),
         };
         peer.backoff = peer.backoff.saturating_mul(2).min(BACKOFF_MAX);
+        peer.up_since = None;
         let id = *id;
         if !std::mem::replace(&mut peer.complained, true) {
             log(
@@ -218,9 +267,14 @@ impl Peers {
     }
 
     fn on_frame(&mut self, link: LinkId, bytes: Bytes, cx: &mut Context<'_, Mail>) {
-        let Some(from) = self.incoming.get(&link).copied() else {
+        let Some(from) = self.other_end(link) else {
             return;
         };
+        // A link's other end is proven, so nobody can be removed in another's name.
+        if self.removed.contains(&from) && !mutant!("removed-member-heard") {
+            tell_removed(link, from, cx);
+            return;
+        }
         match wire::decode(bytes) {
             // A message under another member's name is a forgery or a mix-up; either way not ours.
             Some(Frame::Raft(message)) if message.from == from && message.to == self.member => {
@@ -229,12 +283,14 @@ impl Peers {
             Some(Frame::Raft(_)) => {}
             Some(Frame::Peer(message)) => {
                 if let Some(body) = message.body {
-                    deliver(from, body, cx);
+                    deliver(self.member, from, body, cx);
                 }
             }
             None => {
-                self.incoming.remove(&link);
                 cx.emit(Effect::Link(LinkOp::Close { link }));
+                if self.incoming.remove(&link).is_none() {
+                    self.on_link_down(link, "an unknown message", cx);
+                }
                 log(
                     cx,
                     LogLevel::Warn,
@@ -250,15 +306,47 @@ impl Peers {
         self.send(to, wire::encode_peer(&PeerMessage { body: Some(body) }), cx);
     }
 
-    /// Sends if there is a link; says whether there was.
+    /// Sends if it can; says whether this member has a link of its own to the peer.
     fn send(&mut self, to: MemberId, bytes: Bytes, cx: &mut Context<'_, Mail>) -> bool {
-        match self.peers.get(&to).map(|peer| peer.state) {
-            Some(State::Up(link)) => {
-                cx.emit(Effect::Link(LinkOp::Send { link, bytes }));
-                true
-            }
-            Some(State::Down { .. } | State::Dialing(_)) | None => false,
+        let state = self.peers.get(&to).map(|peer| peer.state);
+        if let Some(State::Up(link)) = state {
+            cx.emit(Effect::Link(LinkOp::Send { link, bytes }));
+            return true;
         }
+        // Whoever could reach us hears us on its own link: a member that joins or has moved may
+        // know its leader's address no better than this.
+        let mut known = self.incoming.iter().rev();
+        if let Some((link, _)) = known.find(|(_, peer)| **peer == to)
+            && !self.removed.contains(&to)
+        {
+            let link = *link;
+            cx.emit(Effect::Link(LinkOp::Send { link, bytes }));
+        }
+        false
+    }
+
+    /// Tells removed members that are still connected, again and again, because nothing that is said
+    /// here is sure to be heard, and some of them would wait silently for ever.
+    fn remind(&mut self, cx: &mut Context<'_, Mail>) {
+        if mutant!("removed-member-heard") {
+            return;
+        }
+        let removed = &self.removed;
+        let connected = self.incoming.iter();
+        let connected = connected.filter(|(_, peer)| removed.contains(peer));
+        self.remind_at = None;
+        for (link, peer) in connected {
+            tell_removed(*link, *peer, cx);
+            self.remind_at = Some(cx.now.after(REMIND));
+        }
+    }
+
+    /// Who is at the other end of a link that is up.
+    fn other_end(&self, link: LinkId) -> Option<MemberId> {
+        let dialled = |peer: &Peer| peer.state == State::Up(link);
+        let ours = || self.peers.iter().find(|(_, peer)| dialled(peer));
+        let incoming = self.incoming.get(&link).copied();
+        incoming.or_else(|| ours().map(|(id, _)| *id))
     }
 
     fn broadcast_hash(&mut self, index: LogIndex, hash: u64, cx: &mut Context<'_, Mail>) {
@@ -273,7 +361,7 @@ impl Peers {
         }
     }
 
-    /// When to dial next.
+    /// When to dial next, or to tell removed members.
     pub fn deadline(&self) -> Option<Instant> {
         self.peers
             .values()
@@ -281,12 +369,16 @@ impl Peers {
                 State::Down { dial_at } => Some(dial_at),
                 State::Dialing(_) | State::Up(_) => None,
             })
+            .chain(self.remind_at)
             .min()
     }
 
     /// Dials who is due.
     pub fn on_deadline(&mut self, cx: &mut Context<'_, Mail>) {
         self.dial_due(cx);
+        if self.remind_at.is_some_and(|at| at <= cx.now) {
+            self.remind(cx);
+        }
     }
 
     /// Asserts every invariant.
@@ -298,8 +390,19 @@ impl Peers {
     }
 }
 
-fn deliver(from: MemberId, body: Body, cx: &mut Context<'_, Mail>) {
+/// Tells a member that it was removed, on the link it came by.
+fn tell_removed(link: LinkId, peer: MemberId, cx: &mut Context<'_, Mail>) {
+    let body = Body::Removed(Removed { member: peer.get() });
+    let bytes = wire::encode_peer(&PeerMessage { body: Some(body) });
+    cx.emit(Effect::Link(LinkOp::Send { link, bytes }));
+}
+
+fn deliver(member: MemberId, from: MemberId, body: Body, cx: &mut Context<'_, Mail>) {
     let mail = match body {
+        Body::Removed(removed) if removed.member == member.get() => {
+            Mail::Frontend(FrontendInput::Removed)
+        }
+        Body::Removed(_) => return,
         Body::SnapshotChunk(chunk) => Mail::Snapshots(SnapshotsInput::Chunk { from, chunk }),
         Body::SnapshotAck(ack) => Mail::Snapshots(SnapshotsInput::Ack { from, ack }),
         Body::StateHash(report) => Mail::Integrity(IntegrityInput::Report {
@@ -311,6 +414,7 @@ fn deliver(from: MemberId, body: Body, cx: &mut Context<'_, Mail>) {
             let request = match call.request {
                 Some(peer_call::Request::KeepAlive(request)) => PeerRequest::KeepAlive(request),
                 Some(peer_call::Request::TimeToLive(request)) => PeerRequest::TimeToLive(request),
+                Some(peer_call::Request::Promote(request)) => PeerRequest::Promote(request),
                 None => return,
             };
             Mail::Frontend(FrontendInput::PeerCall {
@@ -348,6 +452,14 @@ fn reply_to_wire(id: u64, result: Result<Response, ApiError>) -> PeerReply {
                 response,
             }
         }
+        Ok(Response::MemberPromote(response)) => {
+            let response = Some(peer_reply::Response::Promote(response));
+            PeerReply {
+                id,
+                error: 0,
+                response,
+            }
+        }
         Ok(other) => unreachable!("peers are never asked for {other:?}"),
         Err(error) => PeerReply {
             id,
@@ -367,6 +479,7 @@ fn reply_from_wire(reply: PeerReply) -> Option<Result<Response, ApiError>> {
     Some(Ok(match reply.response? {
         peer_reply::Response::KeepAlive(response) => Response::LeaseKeepAlive(response),
         peer_reply::Response::TimeToLive(response) => Response::LeaseTimeToLive(response),
+        peer_reply::Response::Promote(response) => Response::MemberPromote(response),
     }))
 }
 

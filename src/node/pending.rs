@@ -80,6 +80,14 @@ impl Pending {
         }
     }
 
+    /// A waiting call turns out to wait for a proposal.
+    pub fn assign(&mut self, call: CallId, request: RequestId) {
+        let waiting = self.calls.get_mut(&call).expect("the call still waits");
+        assert_eq!(waiting.kind, Kind::Other, "a call waits for one proposal");
+        waiting.kind = Kind::Write(request);
+        self.requests.insert(request, call);
+    }
+
     /// Makes a call id for a peer's client.
     pub fn peer_call(&mut self) -> CallId {
         self.peer_calls += 1;

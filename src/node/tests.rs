@@ -31,6 +31,9 @@ struct Disk {
 }
 
 struct Member {
+    id: MemberId,
+    /// Whether it joined a running cluster, and whom it was told of.
+    joined: Option<Vec<InitialMember>>,
     node: Option<Node<Memory>>,
     disk: Disk,
     boots: u64,
@@ -55,6 +58,20 @@ struct World {
 
 fn id_of(member: usize) -> MemberId {
     MemberId::new(member as u64 + 1)
+}
+
+impl Member {
+    fn new(id: MemberId, joined: Option<Vec<InitialMember>>) -> Self {
+        Self {
+            id,
+            joined,
+            node: None,
+            disk: Disk::default(),
+            boots: 0,
+            stopped: None,
+            ready: false,
+        }
+    }
 }
 
 impl World {
@@ -84,28 +101,22 @@ impl World {
             calls: 0,
             cut_off: BTreeSet::new(),
         };
-        for _ in 0..size {
-            let disk = Disk::default();
-            world.members.push(Member {
-                node: None,
-                disk,
-                boots: 0,
-                stopped: None,
-                ready: false,
-            });
-        }
+        (0..size).for_each(|at| world.members.push(Member::new(id_of(at), None)));
         (0..size).for_each(|member| world.boot(member));
         world
     }
 
     fn boot(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        let founders = &self.config.initial_members;
         let config = NodeConfig {
-            member: id_of(at),
+            member: member.id,
             name: format!("m{at}"),
             client_urls: vec!["http://127.0.0.1:2379".to_owned()],
+            joining: member.joined.is_some(),
+            initial_members: member.joined.as_ref().unwrap_or(founders).clone(),
             ..self.config.clone()
         };
-        let member = &mut self.members[at];
         member.boots += 1;
         member.stopped = None;
         member.ready = false;
@@ -118,8 +129,13 @@ impl World {
         let log = recovery.finish(applied).expect("an undamaged log");
         member.disk.lanes = Some(Lanes::new(backend.clone()));
         let entropy = Entropy::from_seed(at as u64 * 1000 + member.boots);
-        member.node = Some(Node::boot(&config, log, backend, entropy).expect("boots"));
-        self.step(at, Vec::new());
+        match Node::boot(&config, log, backend, entropy) {
+            Ok(node) => {
+                member.node = Some(node);
+                self.step(at, Vec::new());
+            }
+            Err(fault) => member.stopped = Some(fault),
+        }
     }
 
     fn kill(&mut self, at: usize) {
@@ -236,10 +252,12 @@ impl World {
 
     fn link(&mut self, at: usize, op: LinkOp) {
         match op {
-            LinkOp::Dial { link, peer, .. } => {
-                let to = usize::try_from(peer.get() - 1).unwrap();
+            LinkOp::Dial { link, peer, urls } => {
+                let to = urls[0].rsplit_once(':').and_then(|(_, at)| at.parse().ok());
+                let to: usize = to.expect("addresses end in the member's place");
                 let cut = self.cut_off.contains(&at) || self.cut_off.contains(&to);
-                if self.members[to].node.is_none() || cut {
+                let target = self.members.get(to).filter(|target| target.id == peer);
+                if target.is_none_or(|target| target.node.is_none()) || cut {
                     let event = Event::LinkDown {
                         link,
                         reason: "refused".to_owned(),
@@ -260,7 +278,7 @@ impl World {
                         outgoing: true,
                     },
                 );
-                let peer = id_of(at);
+                let peer = self.members[at].id;
                 let event = Event::LinkUp {
                     link: other,
                     peer,
@@ -410,6 +428,8 @@ fn put(key: &str, value: &str) -> rpc::PutRequest {
         ..Default::default()
     }
 }
+
+mod members;
 
 #[test]
 fn one_member_serves_and_comes_back() {

@@ -3,7 +3,10 @@
 //! Invariants: an append cuts the log only where it truly conflicts, so a late or repeated one
 //! removes nothing; nothing at or below the commit index is ever looked at again.
 
-use crate::kernel::{EntryId, LogIndex, MemberId, ReadId, Term};
+use crate::{
+    kernel::{EntryId, LogIndex, MemberId, ReadId, Term},
+    mutant,
+};
 
 use super::{Body, Entry, Raft, ReadState, Role, SnapshotMeta, election::NUMBER_MAX};
 
@@ -28,7 +31,8 @@ impl Raft {
             return false;
         }
         let known = meta.id.index <= self.log.committed();
-        if known || self.log.contains(meta.id) {
+        let needless = known || self.log.contains(meta.id);
+        if needless && !mutant!("stale-image-installed") {
             // The log has it all; at most it did not know that so much is committed.
             self.log.commit_to(meta.id.index);
             self.acknowledge_committed(from);
@@ -51,14 +55,16 @@ impl Raft {
         if !self.follow(from) {
             return;
         }
-        if self.conf.voters.is_empty() {
+        if self.conf.voters.is_empty() && !mutant!("joiner-takes-the-log") {
             // A member that joins knows no configuration, so the log alone cannot tell it the later
             // ones: refusing even the very beginning asks for an image.
             let (rejected, hint) = (prev.index, EntryId::ZERO);
             self.send(from, Body::AppendReject { rejected, hint });
         } else if prev.index < self.log.committed() {
             self.acknowledge_committed(from);
-        } else if self.log.contains(prev) {
+        } else if self.log.contains(prev)
+            || (mutant!("log-match-unchecked") && prev.index <= self.log.last().index)
+        {
             let matched = entries.last().map_or(prev, |entry| entry.id);
             self.accept_entries(entries);
             self.log.commit_to(commit.min(matched.index));
@@ -101,7 +107,7 @@ impl Raft {
     /// commit index, so no cut can reach a committed entry; `truncate` asserts it.
     fn accept_entries(&mut self, entries: Vec<Entry>) {
         for entry in entries {
-            if self.log.contains(entry.id) {
+            if self.log.contains(entry.id) && !mutant!("truncate-on-overlap") {
                 continue;
             }
             if entry.id.index <= self.log.last().index {

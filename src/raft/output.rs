@@ -89,6 +89,8 @@ impl fmt::Display for Role {
 /// Why a proposal or a read was not taken. Nothing was appended and nothing was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProposeError {
+    /// Another change of the configuration is not through yet.
+    Changing,
     /// No leader is known.
     NoLeader,
     /// Leadership is being handed over.
@@ -103,6 +105,7 @@ impl fmt::Display for ProposeError {
             Self::NoLeader => "no leader is known",
             Self::Transferring => "leadership is being transferred",
             Self::Overloaded => "too many uncommitted bytes",
+            Self::Changing => "another change of the configuration is not through yet",
         })
     }
 }

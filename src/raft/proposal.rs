@@ -7,11 +7,14 @@
 
 use bytes::Bytes;
 
-use crate::kernel::{LogIndex, MemberId, ReadId};
+use crate::{
+    kernel::{LogIndex, MemberId, ReadId},
+    mutant,
+};
 
 use super::{
-    Body, ConfChange, ConfState, Entry, EntryKind, LEAVE_JOINT, ProposeError, Raft, Role,
-    log::ENTRY_OVERHEAD_BYTES, progress::Progress, read_index::Read,
+    Body, ConfChange, ConfState, Entry, EntryKind, LEAVE_JOINT, ProposeError, Raft, ReadState,
+    Role, log::ENTRY_OVERHEAD_BYTES, progress::Progress, read_index::Read,
 };
 use crate::kernel::EntryId;
 
@@ -25,6 +28,16 @@ impl Raft {
     /// entry takes its place in the log.
     pub fn propose_conf_change(&mut self, data: Bytes) -> Result<(), ProposeError> {
         self.propose_kind(EntryKind::ConfChange, data)
+    }
+
+    /// Whether a change of the configuration is under way, as far as this leader knows: one that
+    /// was proposed now would come to nothing.
+    pub fn is_changing(&self) -> bool {
+        let settled = self.pending_conf <= self.log.applied();
+        if mutant!("second-change-let-in") {
+            return false;
+        }
+        self.role == Role::Leader && (!settled || self.conf.is_joint())
     }
 
     /// Puts a change in force; called for each change entry when it is applied, before
@@ -46,6 +59,10 @@ impl Raft {
         let (boot, from) = (self.boot, self.config.id);
         match (self.role, self.leader) {
             (Role::Leader, _) => self.reads.add(Read { from, boot, id }),
+            (_, Some(_)) if mutant!("follower-reads-own-commit") => {
+                let index = self.log.committed();
+                self.output.read_states.push(ReadState { id, index });
+            }
             (_, Some(leader)) => self.send(leader, Body::ReadIndex { boot, id }),
             (_, None) => return Err(ProposeError::NoLeader),
         }
@@ -99,7 +116,10 @@ impl Raft {
         sequence: u64,
         entries: Vec<(EntryKind, Bytes)>,
     ) {
-        if self.role != Role::Leader || !self.forwards.accept(from, boot, sequence) {
+        if self.role != Role::Leader {
+            return;
+        }
+        if !self.forwards.accept(from, boot, sequence) && !mutant!("forward-taken-twice") {
             return;
         }
         for (kind, data) in entries {
@@ -153,7 +173,7 @@ impl Raft {
         let id = EntryId::new(self.term, self.log.last().index.next());
         if kind == EntryKind::ConfChange {
             assert!(
-                self.pending_conf <= self.log.applied(),
+                self.pending_conf <= self.log.applied() || mutant!("second-change-let-in"),
                 "a change was admitted beside another"
             );
             self.pending_conf = id.index;
@@ -215,7 +235,7 @@ impl Raft {
     /// Whether a change may enter the log. What only the owner can decode is checked when it is
     /// applied.
     fn admits_conf_change(&self, data: &[u8]) -> bool {
-        let settled = self.pending_conf <= self.log.applied();
+        let settled = self.pending_conf <= self.log.applied() || mutant!("second-change-let-in");
         let fits = ConfChange::decode(data)
             .is_none_or(|change| change.is_leave_joint() == self.conf.is_joint());
         settled && fits

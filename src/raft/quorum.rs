@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::kernel::MemberId;
+use crate::{kernel::MemberId, mutant};
 
 use super::ConfState;
 
@@ -65,6 +65,13 @@ pub fn majority_vote(
 
 /// The highest value that a quorum of the configuration has reached: the lower of both halves.
 pub fn reached(conf: &ConfState, mut value: impl FnMut(MemberId) -> u64) -> u64 {
+    if mutant!("learner-counts") {
+        let all = conf.voters.union(&conf.learners).copied().collect();
+        return majority_reached(&all, value);
+    }
+    if mutant!("joint-needs-one-half") {
+        return majority_reached(&conf.voters, value);
+    }
     majority_reached(&conf.voters, &mut value)
         .min(majority_reached(&conf.voters_outgoing, &mut value))
 }

@@ -20,7 +20,7 @@ use fated_sim::{
 };
 use serde_json::{Value, json};
 
-use super::{Outcome, Place};
+use super::{Outcome, Place, plan_text};
 use fated::kernel::Entropy;
 
 /// Seeds of one batch; the next batch begins this much later.
@@ -43,6 +43,9 @@ pub struct Mutants {
     /// Run so many seeds of each bug's plans without the bug: nothing may break.
     #[arg(long, value_name = "SEEDS")]
     clean: Option<u64>,
+    /// Print the plan of the first seed of one bug, for `replay`.
+    #[arg(long)]
+    plan: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -67,6 +70,13 @@ struct Row {
 
 pub fn mutants(options: &Mutants, json: bool) -> Outcome {
     let bugs = options.chosen()?;
+    if options.plan {
+        let [bug] = bugs[..] else {
+            return Err("a plan has one bug: name it".to_owned());
+        };
+        println!("{}", plan_text(&bug.plan(options.place.from)));
+        return Ok(true);
+    }
     let began = Instant::now();
     if let Some(seeds) = options.clean {
         return options.clean(&bugs, seeds, json);
@@ -116,18 +126,18 @@ pub fn mutants(options: &Mutants, json: bool) -> Outcome {
 
 impl Mutants {
     fn chosen(&self) -> Result<Vec<&'static Planted>, String> {
-        let named = |bug: &&Planted| {
-            let mut names = self.names.iter();
-            self.names.is_empty() || names.any(|name| bug.name.contains(name.as_str()))
+        let mut bugs: Vec<&Planted> = mutants::all().collect();
+        for name in &self.names {
+            if !bugs.iter().any(|bug| bug.name.contains(name.as_str())) {
+                return Err(format!("no planted bug is named like {name:?}"));
+            }
+        }
+        let whole = |name: &String| mutants::all().any(|bug| bug.name == name);
+        let fits = |bug: &&Planted, name: &String| match whole(name) {
+            true => bug.name == name,
+            false => bug.name.contains(name.as_str()),
         };
-        let exact = |bug: &&Planted| self.names.iter().any(|name| bug.name == name);
-        let mut bugs: Vec<&Planted> = mutants::all().filter(exact).collect();
-        if bugs.is_empty() {
-            bugs = mutants::all().filter(named).collect();
-        }
-        if bugs.is_empty() {
-            return Err(format!("no planted bug is named like {:?}", self.names));
-        }
+        bugs.retain(|bug| self.names.is_empty() || self.names.iter().any(|name| fits(bug, name)));
         if let Some(count) = self.sample {
             let mut entropy = Entropy::from_seed(self.place.from).fork("sample of mutants");
             while bugs.len() > count.max(1) {

@@ -19,6 +19,8 @@ pub struct Replay {
     to: usize,
     /// The lives it was sent in.
     lives: [u64; 2],
+    /// Whose link it was.
+    ids: [MemberId; 2],
     bytes: Bytes,
 }
 
@@ -75,6 +77,7 @@ impl World {
             from,
             to,
             lives: [self.members[from].boot, self.members[to].boot],
+            ids: [self.members[from].id, self.members[to].id],
             bytes: flight.bytes.clone(),
         };
         let delay = draw::log_uniform(1_000, 10_000_000, &mut self.network.entropy);
@@ -87,8 +90,13 @@ impl World {
             from,
             to,
             lives,
+            ids,
             bytes,
         } = replay;
+        // Another member has come to one of the machines since.
+        if ids != [self.members[from].id, self.members[to].id] {
+            return;
+        }
         let range = (to, LinkId::ZERO)..=(to, LinkId::new(u64::MAX));
         // Members hear on the links that others dialled, and those are odd.
         let mut links = self.network.ends.range(range);

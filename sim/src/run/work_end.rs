@@ -24,8 +24,8 @@ impl Runner {
     pub(super) async fn judge_work(&self) {
         if self.shared.world().clients.shared.has_leases() {
             let over = |world: &World| {
-                let mut members = world.members.iter();
-                members.all(|member| member.rotten || member.leases == 0)
+                let mut members = (0..world.members.len()).filter(|at| world.belongs(*at));
+                members.all(|at| world.members[at].leases == 0)
             };
             if !self.until(2 * self.patience(), over).await {
                 self.fail("a lease that nobody renews ends", self.story());

@@ -3,13 +3,14 @@
 //! Invariants: one barrier is on its way at a time, and reads that come meanwhile wait for the
 //! next; a barrier that is tried again gets a fresh id, so that a late confirmation proves nothing.
 
-use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round};
+use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round, reconfigure};
 use crate::{
     kernel::{ApiError, CallId, Context, LogIndex, MemberId, ReadId, Request, Response, limits},
     mutant,
     node::{
         mail::{ApplierInput, ConsensusInput, FrontendInput, Mail, PeerRequest, PeersInput},
         pending::Asker,
+        reconfigure::Change,
     },
     raft::Role,
 };
@@ -77,6 +78,7 @@ impl Frontend {
             match behind {
                 Behind::Read(request) => reads.push((call, request)),
                 Behind::Publish => cx.tell(Mail::Frontend(FrontendInput::Published)),
+                Behind::Change(change) => reconfigure(call, change, cx),
             }
         }
         if !reads.is_empty() {
@@ -124,11 +126,12 @@ impl Frontend {
     /// which does not know it yet can promise nothing, and one that has not applied a grant yet
     /// does not take its lease for gone.
     fn lead(&mut self, call: CallId, request: PeerRequest) {
-        let request = match request {
-            PeerRequest::KeepAlive(request) => Request::LeaseKeepAlive(request),
-            PeerRequest::TimeToLive(request) => Request::LeaseTimeToLive(request),
+        let behind = match request {
+            PeerRequest::KeepAlive(request) => Behind::Read(Request::LeaseKeepAlive(request)),
+            PeerRequest::TimeToLive(request) => Behind::Read(Request::LeaseTimeToLive(request)),
+            PeerRequest::Promote(request) => Behind::Change(Change::Promote(request)),
         };
-        self.reads.push((call, Behind::Read(request)));
+        self.reads.push((call, behind));
     }
 
     pub(super) fn on_peer_call(
@@ -194,12 +197,27 @@ impl Frontend {
             .map(|(id, _)| *id)
             .collect();
         for id in due {
-            let Some(forwarded) = self.forwarded.remove(&id) else {
+            let Some(mut forwarded) = self.forwarded.remove(&id) else {
                 continue;
             };
-            if self.pending.contains(forwarded.call) {
+            if !self.pending.contains(forwarded.call) {
+                continue;
+            }
+            if may_repeat(&forwarded.request) {
                 self.ask_leader(forwarded.call, forwarded.request, cx);
+            } else {
+                forwarded.retry = now.after(RETRY);
+                self.forwarded.insert(id, forwarded);
             }
         }
+    }
+}
+
+/// Whether asking twice does no more than asking once. A second promotion would be refused for what
+/// the first one did.
+fn may_repeat(request: &PeerRequest) -> bool {
+    match request {
+        PeerRequest::KeepAlive(_) | PeerRequest::TimeToLive(_) => true,
+        PeerRequest::Promote(_) => false,
     }
 }

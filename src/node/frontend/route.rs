@@ -6,7 +6,10 @@ use crate::{
     apply::txn,
     kernel::{Context, Request},
     mutant,
-    node::mail::{Mail, PeerRequest},
+    node::{
+        mail::{Mail, PeerRequest},
+        reconfigure::Change,
+    },
     pb::{
         etcdserverpb::alarm_request::AlarmAction,
         fated::command::{LeaseRevoke, command::Body},
@@ -19,6 +22,7 @@ pub(super) enum Route {
     Barrier(Behind),
     Local(Request, bool),
     Leader(PeerRequest),
+    Change(Change),
 }
 
 /// What happens once the barrier is passed.
@@ -26,6 +30,7 @@ pub(super) enum Route {
 pub(super) enum Behind {
     Read(Request),
     Publish,
+    Change(Change),
 }
 
 impl Frontend {
@@ -62,6 +67,11 @@ impl Frontend {
             }
             Request::LeaseKeepAlive(request) => Route::Leader(PeerRequest::KeepAlive(request)),
             Request::LeaseTimeToLive(request) => Route::Leader(PeerRequest::TimeToLive(request)),
+            Request::MemberAdd(request) => Route::Change(Change::Add(request)),
+            Request::MemberRemove(request) => Route::Change(Change::Remove(request)),
+            Request::MemberUpdate(request) => Route::Change(Change::Update(request)),
+            // Only the leader knows how far the learner is.
+            Request::MemberPromote(request) => Route::Leader(PeerRequest::Promote(request)),
             Request::Range(request) if !self.ready && mutant!("reads-before-the-replay-ends") => {
                 Route::Local(Request::Range(request), true)
             }
@@ -115,6 +125,10 @@ pub(super) fn learner_may(request: &Request) -> bool {
         | Request::LeaseTimeToLive(_)
         | Request::LeaseLeases(_)
         | Request::MemberList(_)
+        | Request::MemberAdd(_)
+        | Request::MemberRemove(_)
+        | Request::MemberUpdate(_)
+        | Request::MemberPromote(_)
         | Request::Alarm(_)
         | Request::Defragment(_)
         | Request::Hash(_)
