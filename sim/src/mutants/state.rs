@@ -1,7 +1,7 @@
 //! Bugs in what the members agree on: revisions, watches, leases, reads and applying.
 
 use super::{
-    Check::{self, Asserts, Holds},
+    Check::{self, Holds},
     Planted,
 };
 use crate::plan::Plan;

@@ -350,6 +350,21 @@ pub fn transfer_to_the_dead(plan: &mut Plan) {
     );
 }
 
+/// Learners are removed while nobody hears them, and have nothing to say when they are heard again.
+pub fn silent_learners(plan: &mut Plan) {
+    set_members(plan, 3);
+    changing(plan, 300, |entropy| match entropy.one_in(2) {
+        true => MemberChange::Add { learner: true },
+        false => MemberChange::Remove { nth: nth(entropy) },
+    });
+    strike_often(plan, 300, 3_000, |members, entropy| FaultKind::Isolate {
+        target: Target::Member(members + draw::index(SLOTS_MAX - members, entropy)),
+        inbound: false,
+        outbound: true,
+        hold: false,
+    });
+}
+
 /// Members that miss more than the log keeps, and crashes while images come in.
 pub fn images(plan: &mut Plan) {
     begin(plan);
@@ -424,6 +439,8 @@ pub fn many_learners(plan: &mut Plan) {
 
 /// Voters come and go through joint configurations, on a network that delays.
 pub fn joint_changes(plan: &mut Plan) {
+    // From four voters to five: three of five may be two of four.
+    set_members(plan, 4);
     changing(plan, 400, |entropy| {
         let nth = nth(entropy);
         match entropy.below(6) {
