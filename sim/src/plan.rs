@@ -56,6 +56,9 @@ pub struct Plan {
     /// Clients go on after the faults until they have sent so many requests.
     #[serde(default)]
     pub operations_min: u64,
+    /// How late a lease may end at most, where the faults of the plan leave it a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_late_ms: Option<u64>,
 }
 
 /// The cluster and its limits.
@@ -231,6 +234,7 @@ impl Plan {
             membership,
             patience_ms,
             operations_min: crate::script::STEPS_MIN,
+            lease_late_ms: None,
         }
     }
 

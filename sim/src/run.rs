@@ -184,6 +184,7 @@ fn meta(world: &World) -> Meta {
     Meta {
         lease_ttl_min: fated::lease::minimum_ttl_seconds(ticks, heartbeat),
         drift_ppm: shared.drift_ppm,
+        lease_late_max: world.plan.lease_late_ms.map(|late| late * 1_000_000),
         clock_jumps: shared.jumps.clone(),
         ..Meta::default()
     }

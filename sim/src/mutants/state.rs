@@ -24,6 +24,7 @@ const PREV_KV: Check = Holds("WatchPrevKv");
 const LIFETIME: Check = Holds("WatchLifetime");
 const EARLY: Check = Holds("LeaseEarly");
 const LATE: Check = Holds("LeaseLate");
+const NO_HALT: Check = Holds("a member halts only for a fault of its own disk");
 const LEASE_ANSWER: Check = Holds("LeaseAnswer");
 
 /// A bug that chance alone finds soon.
@@ -72,14 +73,11 @@ pub const TABLE: &[Planted] = &[
         "Every compare holds for a key that does not exist.",
         &[LINEARIZABLE],
     ),
-    guided(
-        planted(
-            "failed-txn-keeps-its-start",
-            "P21",
-            "An operation that fails leaves the earlier ones of its transaction done.",
-            &[LINEARIZABLE, COMMITTED],
-        ),
-        guides::failing_txns,
+    planted(
+        "failed-txn-keeps-its-start",
+        "P21",
+        "An operation that fails leaves the earlier ones of its transaction done.",
+        &[LINEARIZABLE, COMMITTED],
     ),
     guided(
         planted(
@@ -130,12 +128,6 @@ pub const TABLE: &[Planted] = &[
         &[LINEARIZABLE, SERIALIZABLE],
     ),
     planted(
-        "chunks-of-several-revisions",
-        "second wave",
-        "Each chunk of a long range shows the revision of its own moment.",
-        &[LINEARIZABLE, SERIALIZABLE],
-    ),
-    planted(
         "header-of-the-whole-batch",
         "second wave",
         "An answer names the revision behind all that was applied with it.",
@@ -153,17 +145,23 @@ pub const TABLE: &[Planted] = &[
         "A put returns the pair that it wrote as the one before.",
         &[LINEARIZABLE],
     ),
-    planted(
-        "ignore-value-ignored",
-        "second wave",
-        "A put that is to keep the value empties it.",
-        &[LINEARIZABLE],
+    guided(
+        planted(
+            "ignore-value-ignored",
+            "second wave",
+            "A put that is to keep the value empties it.",
+            &[LINEARIZABLE],
+        ),
+        guides::touched_keys,
     ),
-    planted(
-        "ignore-lease-ignored",
-        "second wave",
-        "A put that is to keep the lease takes it away.",
-        &[LINEARIZABLE, LEASE_ANSWER],
+    guided(
+        planted(
+            "ignore-lease-ignored",
+            "second wave",
+            "A put that is to keep the lease takes it away.",
+            &[LINEARIZABLE, LEASE_ANSWER],
+        ),
+        guides::touched_keys,
     ),
     planted(
         "version-goes-on-after-delete",
@@ -401,29 +399,41 @@ pub const TABLE: &[Planted] = &[
         guides::watched,
     ),
     // Leases.
-    planted(
-        "promotion-takes-unknown-for-over",
-        "P10",
-        "A new leader ends every lease that has no checkpoint.",
-        &[EARLY],
+    guided(
+        planted(
+            "promotion-takes-unknown-for-over",
+            "P10",
+            "A new leader ends every lease that has no checkpoint.",
+            &[EARLY],
+        ),
+        guides::moved_short_leases,
     ),
-    planted(
-        "promotion-starts-in-full",
-        "P10, etcd 9888",
-        "A new leader gives every lease its whole time again.",
-        &[LATE],
+    guided(
+        planted(
+            "promotion-starts-in-full",
+            "P10, etcd 9888",
+            "A new leader gives every lease its whole time again.",
+            &[LATE],
+        ),
+        guides::moved_leases,
     ),
-    planted(
-        "checkpoint-lost",
-        "P10, etcd 13491",
-        "Checkpoints of leases are not written down.",
-        &[LATE, EQUAL],
+    guided(
+        planted(
+            "checkpoint-lost",
+            "P10, etcd 13491",
+            "Checkpoints of leases are not written down.",
+            &[LATE],
+        ),
+        guides::moved_leases,
     ),
-    planted(
-        "renewal-leaves-the-checkpoint",
-        "P10",
-        "A renewal is answered although a checkpoint can still shorten it.",
-        &[EARLY],
+    guided(
+        planted(
+            "renewal-leaves-the-checkpoint",
+            "P10",
+            "A renewal is answered although a checkpoint can still shorten it.",
+            &[EARLY],
+        ),
+        guides::moved_short_leases,
     ),
     planted(
         "deposed-leader-ends-leases",
@@ -431,35 +441,41 @@ pub const TABLE: &[Planted] = &[
         "A leader goes on ending leases after it was deposed.",
         &[EARLY],
     ),
-    planted(
-        "keep-alive-of-a-gone-lease",
-        "P11",
-        "A keep-alive of a lease that is gone is answered as if it lived.",
-        &[LEASE_ANSWER],
+    guided(
+        planted(
+            "keep-alive-of-a-gone-lease",
+            "P11",
+            "A keep-alive of a lease that is gone is answered as if it lived.",
+            &[LEASE_ANSWER],
+        ),
+        guides::short_leases,
     ),
-    planted(
-        "keep-alive-of-an-ended-lease",
-        "P11, etcd 20616",
-        "A keep-alive is answered although the end of the lease is under way.",
-        &[EARLY, LEASE_ANSWER],
+    guided(
+        planted(
+            "keep-alive-of-an-ended-lease",
+            "P11, etcd 20616",
+            "A keep-alive is answered although the end of the lease is under way.",
+            &[EARLY, LEASE_ANSWER],
+        ),
+        guides::short_leases,
     ),
-    planted(
-        "follower-answers-keep-alive",
-        "P11",
-        "Every member answers keep-alives, and the leader hears nothing.",
-        &[EARLY, LEASE_ANSWER],
+    guided(
+        planted(
+            "follower-answers-keep-alive",
+            "P11",
+            "Every member answers keep-alives, and the leader hears nothing.",
+            &[EARLY, LEASE_ANSWER],
+        ),
+        guides::short_leases,
     ),
-    planted(
-        "living-lease-granted-again",
-        "second wave",
-        "An id that is in use is granted again.",
-        &[LINEARIZABLE, LEASE_ANSWER],
-    ),
-    planted(
-        "expiry-hits-the-next-grant",
-        "second wave",
-        "The end of a lease hits the next one of its id.",
-        &[EARLY],
+    guided(
+        planted(
+            "living-lease-granted-again",
+            "second wave",
+            "An id that is in use is granted again.",
+            &[LINEARIZABLE, LEASE_ANSWER, COMMITTED],
+        ),
+        guides::short_leases,
     ),
     planted(
         "overwritten-key-keeps-lease",
@@ -467,23 +483,32 @@ pub const TABLE: &[Planted] = &[
         "A key that is written without a lease keeps the one it had.",
         &[LINEARIZABLE, ONE_STATE],
     ),
-    planted(
-        "revoke-leaves-a-key",
-        "second wave",
-        "The end of a lease leaves a key of it.",
-        &[LINEARIZABLE],
+    guided(
+        planted(
+            "revoke-leaves-a-key",
+            "second wave",
+            "The end of a lease leaves a key of it.",
+            &[LINEARIZABLE, NO_HALT],
+        ),
+        guides::short_leases,
     ),
-    planted(
-        "revoke-in-several-revisions",
-        "second wave",
-        "Each key of a lease that ends goes in a revision of its own.",
-        &[LINEARIZABLE],
+    guided(
+        planted(
+            "revoke-in-several-revisions",
+            "second wave",
+            "Each key of a lease that ends goes in a revision of its own.",
+            &[LINEARIZABLE],
+        ),
+        guides::short_leases,
     ),
-    planted(
-        "revoke-without-events",
-        "second wave",
-        "Watches are not told of keys that went with their lease.",
-        &[RESUMABLE, RELIABLE, BOOKMARK],
+    guided(
+        planted(
+            "revoke-without-events",
+            "second wave",
+            "Watches are not told of keys that went with their lease.",
+            &[RESUMABLE, RELIABLE, BOOKMARK],
+        ),
+        guides::touched_keys,
     ),
     planted(
         "leases-of-before-the-image",

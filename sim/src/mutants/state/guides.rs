@@ -4,10 +4,11 @@ use fated::kernel::Entropy;
 
 use crate::{
     draw,
-    faults::{FaultKind, Target},
+    faults::{Fault, FaultKind, Target},
+    membership::MembershipPlan,
     mutants::strike_often,
     plan::{ClockPlan, Plan, WatchLimits},
-    script::{Step, What},
+    script::{LeaseStep, Naming, Part, Step, What, WideStep},
     watching::WatcherPlan,
 };
 
@@ -25,6 +26,7 @@ fn of_three(plan: &mut Plan) {
     plan.clocks.resize(3, even);
     plan.core = draw::subset(3, 2, &mut dice(plan));
     plan.faults.clear();
+    plan.membership = MembershipPlan::default();
 }
 
 /// Every client repeats what `step` draws, with short pauses.
@@ -251,5 +253,105 @@ pub fn future_reads(plan: &mut Plan) {
     });
 }
 
-/// Transactions in which a later operation may fail.
-pub fn failing_txns(_: &mut Plan) {}
+/// A step of a client with leases that may be renewed.
+fn lease_step(entropy: &mut Entropy) -> LeaseStep {
+    let pick = entropy.below(8);
+    match entropy.below(16) {
+        0..4 => LeaseStep::Grant {
+            ttl: 1 + entropy.below(3).cast_signed(),
+            naming: match entropy.one_in(4) {
+                true => Naming::Again { pick },
+                false => Naming::Fresh,
+            },
+        },
+        4..12 => LeaseStep::KeepAlive { pick },
+        12 => LeaseStep::TimeToLive { pick, keys: true },
+        _ => LeaseStep::Put {
+            key: entropy.below(10),
+            pick,
+            bytes: 5,
+        },
+    }
+}
+
+/// Short leases that are renewed, or not, about when they run out; writes take their time.
+pub fn short_leases(plan: &mut Plan) {
+    of_three(plan);
+    plan.cluster.heartbeat_ms = 20;
+    plan.cluster.election_ms = 200;
+    plan.network.delay_us = 5_000;
+    plan.network.jitter_us = 40_000;
+    plan.network.client_loss_ppm = 0;
+    plan.patience_ms = 4000;
+    busy(plan, 8, 200, |entropy| What::Lease(lease_step(entropy)));
+}
+
+/// The same, with leaders that come and go.
+pub fn moved_short_leases(plan: &mut Plan) {
+    short_leases(plan);
+    strike_often(plan, 1500, 10, |members, entropy| FaultKind::MoveLeader {
+        to: draw::index(members, entropy),
+    });
+}
+
+/// Leases that nobody renews, under leaders that change before a whole lease can pass. Each
+/// leader may lose the time up to its first checkpoint, three eighths of a lease at most, and what
+/// a change takes; so from eight seconds at most some five are lost per change, and they end.
+pub fn moved_leases(plan: &mut Plan) {
+    const TTL: i64 = 8;
+    short_leases(plan);
+    let network = &mut plan.network;
+    (network.delay_us, network.jitter_us) = (500, 500);
+    (network.loss_ppm, network.corrupt_ppm) = (0, 0);
+    (network.duplicate_ppm, network.reorder_ppm) = (0, 0);
+    plan.faults_ms = 50_000;
+    plan.lease_late_ms = Some(16_000);
+    busy(plan, 3, 300, |entropy| match entropy.below(30) {
+        0 => What::Lease(LeaseStep::Grant {
+            ttl: TTL,
+            naming: Naming::Fresh,
+        }),
+        1..5 => What::Lease(LeaseStep::Put {
+            key: entropy.below(10),
+            pick: entropy.below(8),
+            bytes: 5,
+        }),
+        _ => What::Put {
+            key: 10 + entropy.below(10),
+            bytes: 5,
+        },
+    });
+    plan.faults = (1..10)
+        .map(|number| Fault {
+            at_ms: number * 5000,
+            for_ms: 0,
+            kind: FaultKind::MoveLeader {
+                to: draw::usize(number % 3),
+            },
+        })
+        .collect();
+}
+
+/// Many keys under leases, which are written again so that value and lease stay.
+pub fn touched_keys(plan: &mut Plan) {
+    busy(plan, 4, 300, |entropy| {
+        let key = entropy.below(4);
+        match entropy.below(4) {
+            0 => What::Lease(lease_step(entropy)),
+            1 => What::Lease(LeaseStep::Put {
+                key,
+                pick: entropy.below(8),
+                bytes: 5,
+            }),
+            2 => What::Get {
+                key,
+                serializable: false,
+            },
+            _ => What::Wide(WideStep {
+                compare: Vec::new(),
+                success: vec![Part::Touch { key }],
+                failure: Vec::new(),
+            }),
+        }
+    });
+}
