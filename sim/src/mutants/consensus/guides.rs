@@ -2,6 +2,8 @@
 //!
 //! Invariant: each is the plan of its seed with some fields drawn otherwise, by the seed alone.
 
+use std::cell::Cell;
+
 use fated::kernel::Entropy;
 
 use super::super::strike_often;
@@ -441,12 +443,14 @@ pub fn many_learners(plan: &mut Plan) {
 pub fn joint_changes(plan: &mut Plan) {
     // From four voters to five: three of five may be two of four.
     set_members(plan, 4);
-    changing(plan, 400, |entropy| {
+    let turn = Cell::new(0);
+    changing(plan, 500, |entropy| {
+        turn.set(turn.get() + 1);
         let nth = nth(entropy);
-        match entropy.below(6) {
-            0 | 1 => MemberChange::Add { learner: false },
-            2 => MemberChange::Add { learner: true },
-            3 | 4 => MemberChange::Promote { nth },
+        match turn.get() % 3 {
+            1 => MemberChange::Add { learner: true },
+            // It has the log by then, so its answers come as soon as those of the others.
+            2 => MemberChange::Promote { nth },
             _ => MemberChange::Remove { nth },
         }
     });
