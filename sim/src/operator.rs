@@ -314,12 +314,23 @@ impl World {
         member.standing.runs() && self.observer.roster.cluster().is_removed(member.id)
     }
 
+    /// Whether somebody who stays knows of a removal. Before that no operator can, and the member
+    /// may be the only one that could still tell.
+    fn is_known_removed(&self, at: usize) -> bool {
+        let Some(index) = self.observer.roster.removed_at(self.members[at].id) else {
+            return false;
+        };
+        let mut voters = self.voters().into_iter();
+        voters.any(|other| self.members[other].up && self.members[other].view.applied >= index)
+    }
+
     /// A machine for a new member: one that is free, or that of a member which was removed. Its
     /// disk is empty.
     fn take_slot(&mut self) -> Option<usize> {
         let members = 0..self.members.len();
         let cluster = self.observer.roster.cluster();
-        let gone = |at: &usize| cluster.is_removed(self.members[*at].id);
+        let gone =
+            |at: &usize| cluster.is_removed(self.members[*at].id) && self.is_known_removed(*at);
         let free = |at: &usize| self.members[*at].standing == Standing::Free;
         let at = members
             .clone()
@@ -551,8 +562,13 @@ impl World {
 
     /// A removed member's machine is switched off, if it still runs.
     pub fn on_switch_off(&mut self, at: usize, boot: u64) {
-        if self.members[at].boot == boot {
+        if self.members[at].boot != boot {
+            return;
+        }
+        if self.is_known_removed(at) {
             self.kill(at);
+        } else {
+            self.after(100_000_000, Item::SwitchOff { at, boot });
         }
     }
 

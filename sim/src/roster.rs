@@ -35,6 +35,13 @@ impl Roster {
         &self.cluster
     }
 
+    /// The first index behind which a member is known as removed.
+    pub fn removed_at(&self, id: MemberId) -> Option<LogIndex> {
+        let mut sets = self.at.iter();
+        let (index, _) = sets.find(|(_, cluster)| cluster.is_removed(id))?;
+        Some(*index)
+    }
+
     /// Counts the changes of the newest member set.
     pub fn version(&self) -> u64 {
         self.version

@@ -384,10 +384,7 @@ impl Runner {
             }
             candidates
         };
-        if !self
-            .until(self.patience(), |world| world.clients.probes_done())
-            .await
-        {
+        if !self.until(self.patience(), World::probes_done).await {
             let open = self.shared.world().clients.probes_open();
             let story = format!("core {core:?}, not served at {open:?}: {}", self.story());
             self.fail_to_serve("a healthy majority serves", story);
@@ -435,10 +432,7 @@ impl Runner {
                 world.probe(at);
             }
         }
-        if !self
-            .until(self.patience(), |world| world.clients.probes_done())
-            .await
-        {
+        if !self.until(self.patience(), World::probes_done).await {
             let open = self.shared.world().clients.probes_open();
             let story = format!("not served at {open:?}: {}", self.story());
             self.fail_to_serve("a healed cluster serves", story);
