@@ -30,6 +30,9 @@ pub struct WatcherPlan {
     /// Whether it cancels its watch and listens on before it ends the stream.
     #[serde(default)]
     pub cancels: bool,
+    /// Whether it wants its stream ended where there is no leader.
+    #[serde(default)]
+    pub requires_leader: bool,
 }
 
 /// The watchers of a plan.
@@ -54,6 +57,7 @@ pub fn draw(entropy: &mut Entropy) -> Vec<WatcherPlan> {
             keep_ms: draw::log_uniform(500, 60_000, entropy),
             fragment: false,
             cancels: false,
+            requires_leader: false,
         }
     };
     let mut watchers: Vec<WatcherPlan> = (0..count).map(watcher).collect();
@@ -61,6 +65,9 @@ pub fn draw(entropy: &mut Entropy) -> Vec<WatcherPlan> {
     for watcher in &mut watchers {
         watcher.fragment = manners.one_in(2);
         watcher.cancels = manners.one_in(3);
+    }
+    for watcher in &mut watchers {
+        watcher.requires_leader = manners.one_in(3);
     }
     watchers
 }
