@@ -186,7 +186,7 @@ impl World {
                 false => "boot: damaged log refused",
             });
             self.members[at].must_refuse = false;
-            self.members[at].forbidden += 1;
+            self.members[at].given_up = true;
         }
         self.counters.hit("member halted by itself");
         self.end_life(at);

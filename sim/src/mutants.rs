@@ -20,6 +20,7 @@ use crate::{
 };
 
 pub mod consensus;
+pub mod members;
 pub mod state;
 
 /// A planted bug and what must find it.
@@ -53,7 +54,8 @@ pub const ASSERTION: &str = "no assertion fails";
 
 /// Every planted bug.
 pub fn all() -> impl Iterator<Item = &'static Planted> {
-    consensus::TABLE.iter().chain(state::TABLE)
+    let bugs = consensus::TABLE.iter().chain(members::TABLE);
+    bugs.chain(state::TABLE)
 }
 
 impl Planted {
@@ -82,6 +84,31 @@ impl Planted {
                 violation.guarantee == ASSERTION && violation.story.contains(text)
             }
         })
+    }
+}
+
+/// A bug that chance alone finds soon.
+const fn planted(
+    name: &'static str,
+    source: &'static str,
+    breaks: &'static str,
+    checks: &'static [Check],
+) -> Planted {
+    Planted {
+        name,
+        breaks,
+        source,
+        checks,
+        guide: None,
+        seeds_max: 60,
+    }
+}
+
+/// A bug whose circumstances a guide makes more frequent.
+const fn guided(bug: Planted, guide: fn(&mut Plan)) -> Planted {
+    Planted {
+        guide: Some(guide),
+        ..bug
     }
 }
 

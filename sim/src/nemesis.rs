@@ -370,7 +370,7 @@ impl World {
         member.must_refuse = left;
         member.halved = left;
         if !left {
-            member.forbidden += 1;
+            member.given_up = true;
         }
         self.counters.hit(match part {
             _ if !left => "fault: whole data directory lost",

@@ -1,7 +1,7 @@
 //! Watches all members from above, where a member cannot look, and names the guarantee that breaks
 //! in the step that breaks it. What was ever true is kept over crashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fated::{

@@ -115,6 +115,8 @@ pub struct Member {
     pub powered: bool,
     /// Counts its lives.
     pub boot: u64,
+    /// Its operator does not start it any more.
+    pub given_up: bool,
     /// It may not start while this is not zero.
     pub forbidden: u32,
     /// It stands still while this is not zero.
@@ -192,7 +194,9 @@ impl Member {
         self.failing = None;
         self.crash_at = None;
         self.rotten = false;
+        self.given_up = false;
         self.must_refuse = false;
+        self.halved = false;
         self.misreads = false;
         self.miswrites = false;
         self.misplaced = false;
@@ -508,7 +512,7 @@ impl World {
 
     fn on_boot(&mut self, at: usize) {
         let member = &mut self.members[at];
-        if member.up || member.forbidden > 0 || !member.standing.runs() {
+        if member.up || member.forbidden > 0 || member.given_up || !member.standing.runs() {
             return;
         }
         member.up = true;
@@ -677,6 +681,7 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Me
         serving: false,
         powered: true,
         boot: 0,
+        given_up: false,
         forbidden: 0,
         paused: 0,
         rotten: false,

@@ -16,7 +16,7 @@ use super::{
     Body, ConfChange, ConfState, Entry, EntryKind, LEAVE_JOINT, ProposeError, Raft, ReadState,
     Role, log::ENTRY_OVERHEAD_BYTES, progress::Progress, read_index::Read,
 };
-use crate::{kernel::EntryId, mutant};
+use crate::kernel::EntryId;
 
 impl Raft {
     /// Proposes a command: appended on the leader, forwarded once on a follower.

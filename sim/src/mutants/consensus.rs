@@ -1,18 +1,12 @@
 //! Bugs in how the members agree and what they keep: elections, replication, the log on disk,
 //! images, restarts.
 
-use fated::kernel::Entropy;
-
 use super::{
     Check::{self, Asserts, Holds},
-    Planted, strike_often,
+    Planted, guided, planted,
 };
-use crate::{
-    draw,
-    faults::{DiskFault, Fault, FaultKind, Point, Target},
-    plan::Plan,
-    script::What,
-};
+
+pub mod guides;
 
 const DURABLE: Check = Holds("what was committed is durable");
 const ON_QUORUM: Check = Holds("committed means durable on a quorum");
@@ -33,31 +27,6 @@ const LINEARIZABLE: Check = Holds("Linearizable");
 const COMMITTED: Check = Holds("Committed");
 const CUT: Check = Asserts("a committed entry never goes away");
 
-/// A bug that chance alone finds soon.
-const fn planted(
-    name: &'static str,
-    source: &'static str,
-    breaks: &'static str,
-    checks: &'static [Check],
-) -> Planted {
-    Planted {
-        name,
-        breaks,
-        source,
-        checks,
-        guide: None,
-        seeds_max: 60,
-    }
-}
-
-/// A bug whose circumstances a guide makes more frequent.
-const fn guided(bug: Planted, guide: fn(&mut Plan)) -> Planted {
-    Planted {
-        guide: Some(guide),
-        ..bug
-    }
-}
-
 /// Their list.
 pub const TABLE: &[Planted] = &[
     // What is on disk.
@@ -68,7 +37,7 @@ pub const TABLE: &[Planted] = &[
             "A follower acknowledges entries before they are durable.",
             &[ON_QUORUM, DURABLE],
         ),
-        crashes,
+        guides::crashes,
     ),
     guided(
         planted(
@@ -77,7 +46,7 @@ pub const TABLE: &[Planted] = &[
             "A member counts its own log before it is durable.",
             &[DURABLE, COMES_BACK],
         ),
-        crashes,
+        guides::crashes,
     ),
     guided(
         planted(
@@ -86,7 +55,7 @@ pub const TABLE: &[Planted] = &[
             "The log lets replies go when it has written and not yet synced.",
             &[DURABLE, COMES_BACK, PROMISE],
         ),
-        crashes,
+        guides::crashes,
     ),
     guided(
         planted(
@@ -95,7 +64,7 @@ pub const TABLE: &[Planted] = &[
             "Writes of the log are never synced.",
             &[DURABLE, COMES_BACK, PROMISE],
         ),
-        crashes,
+        guides::crashes,
     ),
     guided(
         planted(
@@ -104,7 +73,7 @@ pub const TABLE: &[Planted] = &[
             "A failed operation of the log is taken as done.",
             &[DURABLE, COMES_BACK, PROMISE],
         ),
-        failing_disks,
+        guides::failing_disks,
     ),
     guided(
         planted(
@@ -113,7 +82,7 @@ pub const TABLE: &[Planted] = &[
             "The directory is not synced after a segment got its name.",
             &[DURABLE, COMES_BACK, PROMISE, NO_HALT],
         ),
-        crashes,
+        guides::crashes,
     ),
     guided(
         planted(
@@ -122,7 +91,7 @@ pub const TABLE: &[Planted] = &[
             "Segments of the log go before the backend holds their entries.",
             &[NO_HALT, DURABLE],
         ),
-        lazy_backend,
+        guides::lazy_backend,
     ),
     guided(
         planted(
@@ -131,7 +100,7 @@ pub const TABLE: &[Planted] = &[
             "The log is marked and cut before the backend has committed.",
             &[NO_HALT, DURABLE],
         ),
-        lazy_backend,
+        guides::lazy_backend,
     ),
     guided(
         planted(
@@ -144,7 +113,7 @@ pub const TABLE: &[Planted] = &[
                 Asserts("an applied entry never goes away"),
             ],
         ),
-        crashes,
+        guides::crashes,
     ),
     guided(
         planted(
@@ -153,7 +122,7 @@ pub const TABLE: &[Planted] = &[
             "The applied index is committed before the last write of its entry.",
             &[ONE_STATE, EQUAL, Holds("Serializable"), LINEARIZABLE],
         ),
-        crashes,
+        guides::crashes,
     ),
     guided(
         planted(
@@ -162,7 +131,7 @@ pub const TABLE: &[Planted] = &[
             "A damaged write is cut from the log as if it had never been whole.",
             &[COMES_BACK, REFUSED, PROMISE, COMPLETE],
         ),
-        rot,
+        guides::rot,
     ),
     guided(
         planted(
@@ -171,7 +140,7 @@ pub const TABLE: &[Planted] = &[
             "A write of the log counts although its checksum is wrong.",
             &[NO_HALT, DURABLE, ONE_STATE, MATCHING, SAFETY],
         ),
-        torn_writes,
+        guides::torn_writes,
     ),
     guided(
         planted(
@@ -180,7 +149,7 @@ pub const TABLE: &[Planted] = &[
             "The rest of a torn write is not zeroed when the log goes on.",
             &[NO_HALT, DURABLE, COMES_BACK],
         ),
-        torn_writes,
+        guides::torn_writes,
     ),
     guided(
         planted(
@@ -194,7 +163,7 @@ pub const TABLE: &[Planted] = &[
                 Asserts("durable before it was written"),
             ],
         ),
-        stalled_leaders,
+        guides::stalled_leaders,
     ),
     // Elections.
     guided(
@@ -204,7 +173,7 @@ pub const TABLE: &[Planted] = &[
             "A vote leaves before it is durable.",
             &[PROMISE, ONE_VOTE, ELECTION],
         ),
-        elections,
+        guides::elections,
     ),
     guided(
         planted(
@@ -213,7 +182,7 @@ pub const TABLE: &[Planted] = &[
             "Term and vote are written only along with entries.",
             &[PROMISE, ONE_VOTE, ELECTION],
         ),
-        elections,
+        guides::elections,
     ),
     guided(
         planted(
@@ -227,7 +196,7 @@ pub const TABLE: &[Planted] = &[
                 Asserts("self.vote == Some(self.config.id)"),
             ],
         ),
-        elections,
+        guides::elections,
     ),
     guided(
         planted(
@@ -236,7 +205,7 @@ pub const TABLE: &[Planted] = &[
             "A late answer to a pre-vote counts as a vote.",
             &[VOTES, ELECTION],
         ),
-        probed_elections,
+        guides::probed_elections,
     ),
     guided(
         planted(
@@ -245,7 +214,7 @@ pub const TABLE: &[Planted] = &[
             "Votes are given to candidates whose log misses entries.",
             &[COMPLETE],
         ),
-        isolated_leaders,
+        guides::isolated_leaders,
     ),
     guided(
         planted(
@@ -254,7 +223,7 @@ pub const TABLE: &[Planted] = &[
             "A leader that hears nobody goes on leading.",
             &[SERVES],
         ),
-        deaf_leader,
+        guides::deaf_leader,
     ),
     guided(
         planted(
@@ -263,7 +232,7 @@ pub const TABLE: &[Planted] = &[
             "A transfer of leadership to a dead member blocks proposals for ever.",
             &[SERVES, EQUAL],
         ),
-        transfer_to_the_dead,
+        guides::transfer_to_the_dead,
     ),
     // Replication.
     guided(
@@ -273,7 +242,7 @@ pub const TABLE: &[Planted] = &[
             "A leader commits entries of earlier terms by counting.",
             &[ON_QUORUM, COMPLETE, SAFETY],
         ),
-        small_appends,
+        guides::small_appends,
     ),
     guided(
         planted(
@@ -289,7 +258,7 @@ pub const TABLE: &[Planted] = &[
                 Asserts("of a lower term"),
             ],
         ),
-        deposed_leaders,
+        guides::deposed_leaders,
     ),
     guided(
         planted(
@@ -298,7 +267,7 @@ pub const TABLE: &[Planted] = &[
             "An append that overlaps cuts the log, also where nothing conflicts.",
             &[ON_QUORUM, COMPLETE, DURABLE],
         ),
-        repeated_frames,
+        guides::repeated_frames,
     ),
     guided(
         planted(
@@ -307,7 +276,7 @@ pub const TABLE: &[Planted] = &[
             "A heartbeat commits entries at a follower that were never compared.",
             &[SAFETY, CUT],
         ),
-        isolated_leaders,
+        guides::isolated_leaders,
     ),
     planted(
         "reply-counts-all-sent",
@@ -328,7 +297,7 @@ pub const TABLE: &[Planted] = &[
             "A forwarded proposal that the network repeats is appended twice.",
             &[LINEARIZABLE, COMMITTED],
         ),
-        repeated_frames,
+        guides::repeated_frames,
     ),
     guided(
         planted(
@@ -337,7 +306,7 @@ pub const TABLE: &[Planted] = &[
             "A damaged message between members is taken for what it says.",
             &[Holds("a link takes only whole frames")],
         ),
-        damaged_frames,
+        guides::damaged_frames,
     ),
     // Reads.
     guided(
@@ -347,7 +316,7 @@ pub const TABLE: &[Planted] = &[
             "A leader answers reads without asking whether it still leads.",
             &[LINEARIZABLE],
         ),
-        deposed_leaders,
+        guides::deposed_leaders,
     ),
     guided(
         planted(
@@ -356,7 +325,7 @@ pub const TABLE: &[Planted] = &[
             "A new leader answers reads before it knows what is committed.",
             &[LINEARIZABLE],
         ),
-        muted_leaders,
+        guides::muted_leaders,
     ),
     guided(
         planted(
@@ -365,7 +334,7 @@ pub const TABLE: &[Planted] = &[
             "A read is confirmed by answers that are older than the read.",
             &[LINEARIZABLE],
         ),
-        held_answers,
+        guides::held_answers,
     ),
     guided(
         planted(
@@ -374,7 +343,7 @@ pub const TABLE: &[Planted] = &[
             "A follower answers reads from what it knows committed, without its leader.",
             &[LINEARIZABLE],
         ),
-        deposed_leaders,
+        guides::deposed_leaders,
     ),
     // Images.
     guided(
@@ -387,7 +356,7 @@ pub const TABLE: &[Planted] = &[
                 NO_HALT,
             ],
         ),
-        images,
+        guides::images,
     ),
     guided(
         planted(
@@ -396,7 +365,7 @@ pub const TABLE: &[Planted] = &[
             "An image replaces a state that is newer.",
             &[Asserts("an image never takes back a commit")],
         ),
-        images,
+        guides::images,
     ),
     guided(
         planted(
@@ -405,375 +374,6 @@ pub const TABLE: &[Planted] = &[
             "An image becomes the state before the log is marked with it.",
             &[NO_HALT],
         ),
-        images,
+        guides::images,
     ),
 ];
-
-/// At least three members, and no longer than bugs of this kind need.
-fn begin(plan: &mut Plan) {
-    plan.faults_ms = plan.faults_ms.min(15_000);
-    plan.operations_min = 0;
-    if plan.cluster.members == 1 {
-        set_members(plan, 3);
-    }
-}
-
-fn set_members(plan: &mut Plan, members: usize) {
-    plan.cluster.members = members;
-    let clock = plan.clocks[0].clone();
-    plan.clocks.resize(members, clock);
-    plan.core = (0..=members / 2).collect();
-}
-
-fn any(members: usize, entropy: &mut Entropy) -> Target {
-    match entropy.one_in(3) {
-        true => Target::Leader,
-        false => Target::Member(draw::index(members, entropy)),
-    }
-}
-
-/// Crashes of all kinds on slow disks, so that writes are on their way when they come.
-fn crashes(plan: &mut Plan) {
-    begin(plan);
-    plan.disks.sync_us = plan.disks.sync_us.max(2_000);
-    plan.cluster.segment_bytes = 4096;
-    strike_often(plan, 500, 1_000, |members, entropy| {
-        let target = any(members, entropy);
-        match entropy.below(6) {
-            0 => FaultKind::Kill { target },
-            1 => FaultKind::PowerCutAll,
-            2 | 3 => FaultKind::PowerCut { target },
-            _ => FaultKind::CrashAt {
-                target,
-                point: draw_point(entropy),
-                power: true,
-            },
-        }
-    });
-}
-
-fn draw_point(entropy: &mut Entropy) -> Point {
-    let points = [
-        Point::LogWritten,
-        Point::LogWritten,
-        Point::LogSynced,
-        Point::SegmentRenamed,
-        Point::SegmentDurable,
-        Point::Committed,
-    ];
-    points[draw::index(points.len(), entropy)]
-}
-
-/// Power that goes while writes of many sectors are on their way.
-fn torn_writes(plan: &mut Plan) {
-    crashes(plan);
-    plan.cluster.segment_bytes = 65_536;
-    for (number, fault) in plan.faults.iter_mut().enumerate() {
-        if number % 3 > 0 {
-            fault.kind = FaultKind::CrashAt {
-                target: Target::Member(number % plan.cluster.members),
-                point: Point::LogWritten,
-                power: true,
-            };
-        }
-    }
-    for step in plan.clients.iter_mut().flatten() {
-        if let What::Put { bytes, .. } = &mut step.what {
-            *bytes = 3_000;
-        }
-    }
-}
-
-/// Writes and syncs that fail, and crashes after them.
-fn failing_disks(plan: &mut Plan) {
-    begin(plan);
-    strike_often(plan, 500, 1_000, |members, entropy| {
-        let target = any(members, entropy);
-        match entropy.below(4) {
-            0 => FaultKind::DiskError {
-                target,
-                on: DiskFault::Write,
-            },
-            1 | 2 => FaultKind::DiskError {
-                target,
-                on: DiskFault::Sync,
-            },
-            _ => FaultKind::PowerCut { target },
-        }
-    });
-}
-
-/// A backend that is far behind a log that keeps little.
-fn lazy_backend(plan: &mut Plan) {
-    crashes(plan);
-    plan.cluster.snapshot_count = 1;
-    plan.cluster.catchup_entries = 0;
-    plan.cluster.batch_operations = plan.cluster.batch_operations.max(20);
-    plan.cluster.batch_ms = plan.cluster.batch_ms.max(50);
-}
-
-/// One member whose log is damaged, early enough that it starts again.
-fn rot(plan: &mut Plan) {
-    begin(plan);
-    let mut entropy = Entropy::from_seed(plan.seed).fork("guide");
-    // Long segments, so that the damage falls into the last one, behind which nothing shows it.
-    plan.cluster.segment_bytes = 65_536;
-    // And the backend holds nothing of it, else the gap shows when both are compared.
-    plan.cluster.batch_ms = 20_000;
-    plan.cluster.batch_operations = 100_000;
-    plan.faults = (0..(plan.cluster.members as u64 - 1) / 2)
-        .map(|number| Fault {
-            at_ms: 3_000 * (number + 1) + entropy.below(2_000),
-            for_ms: 100,
-            kind: FaultKind::Rot {
-                member: draw::index(plan.cluster.members, &mut entropy),
-            },
-        })
-        .collect();
-}
-
-/// Leaders whose disk stalls and who lose the others, so that their last write is overwritten while
-/// it is on its way.
-fn stalled_leaders(plan: &mut Plan) {
-    isolated_leaders(plan);
-    let mut entropy = Entropy::from_seed(plan.seed).fork("stalls");
-    let election_ms = plan.cluster.election_ms;
-    let mut faults = Vec::new();
-    for isolated in &plan.faults {
-        let mut stall = isolated.clone();
-        stall.kind = FaultKind::StalledDisk {
-            target: Target::Leader,
-        };
-        stall.for_ms = isolated.for_ms + entropy.below(election_ms);
-        let cut = Fault {
-            at_ms: isolated.at_ms + stall.for_ms + entropy.below(30),
-            for_ms: 100,
-            kind: FaultKind::PowerCutAll,
-        };
-        faults.extend([stall, isolated.clone()]);
-        faults.extend(entropy.one_in(2).then_some(cut));
-    }
-    faults.sort_by_key(|fault| fault.at_ms);
-    plan.faults = faults;
-}
-
-/// Many elections, and crashes in the middle of them.
-fn elections(plan: &mut Plan) {
-    crashes(plan);
-    plan.cluster.pre_vote = false;
-    plan.disks.sync_us = 5_000;
-    plan.cluster.heartbeat_ms = 10;
-    plan.cluster.election_ms = 60;
-}
-
-/// Many elections of many members with a network that delays.
-fn probed_elections(plan: &mut Plan) {
-    set_members(plan, 5);
-    isolated_leaders(plan);
-    plan.cluster.pre_vote = true;
-    plan.cluster.heartbeat_ms = 10;
-    plan.cluster.election_ms = 60;
-    plan.network.jitter_us = 20_000;
-}
-
-/// Leaders that are cut off under load for about as long as they need to lose the lead.
-fn isolated_leaders(plan: &mut Plan) {
-    isolate(plan, true, true);
-}
-
-/// The same, long enough that others go on, while many clients read and write few keys.
-fn deposed_leaders(plan: &mut Plan) {
-    isolated_leaders(plan);
-    busy(plan);
-    plan.cluster.heartbeat_ms = 40;
-    plan.cluster.election_ms = 400;
-    for fault in &mut plan.faults {
-        fault.for_ms += 500;
-    }
-}
-
-/// Clients that read and write three keys, quickly, until their scripts end.
-fn busy(plan: &mut Plan) {
-    plan.faults_ms = 6_000;
-    plan.patience_ms = 300;
-    while plan.clients.len() < 6 {
-        let first = plan.clients[0].clone();
-        plan.clients.push(first);
-    }
-    let each = plan
-        .clients
-        .iter()
-        .map(Vec::len)
-        .min()
-        .expect("six clients")
-        .min(200);
-    for (client, steps) in plan.clients.iter_mut().enumerate() {
-        steps.truncate(each);
-        for (number, step) in steps.iter_mut().enumerate() {
-            let key = (number / 2 + client) as u64 % 3;
-            step.wait_us %= 2 * 6_000_000 / each as u64;
-            step.what = match (client + number) % 2 {
-                0 => What::Put { key, bytes: 8 },
-                _ => What::Get {
-                    key,
-                    serializable: false,
-                },
-            };
-        }
-    }
-}
-
-/// Leaders that hear the others and are not heard: what they commit, nobody else learns.
-fn muted_leaders(plan: &mut Plan) {
-    isolate(plan, false, true);
-    busy(plan);
-    plan.disks.sync_us = 5_000;
-    plan.network.delay_us = plan.network.delay_us.max(1_000);
-}
-
-fn isolate(plan: &mut Plan, inbound: bool, outbound: bool) {
-    begin(plan);
-    plan.cluster.heartbeat_ms = 20;
-    plan.cluster.election_ms = 160;
-    let longest_ms = 4 * plan.cluster.election_ms;
-    strike_often(plan, longest_ms, longest_ms, |_, _| FaultKind::Isolate {
-        target: Target::Leader,
-        inbound,
-        outbound,
-        hold: false,
-    });
-    for fault in &mut plan.faults {
-        fault.for_ms = fault.for_ms.max(200);
-    }
-}
-
-/// Appends of one entry each, so that a follower has a part of what its leader sent.
-fn small_appends(plan: &mut Plan) {
-    isolated_leaders(plan);
-    plan.cluster.append_bytes = 1;
-    plan.network.jitter_us = plan.network.jitter_us.max(5_000);
-}
-
-/// A network that repeats and reorders much.
-fn repeated_frames(plan: &mut Plan) {
-    begin(plan);
-    plan.network.duplicate_ppm = 200_000;
-    plan.network.reorder_ppm = 200_000;
-    plan.network.jitter_us = 10_000;
-}
-
-/// A network that damages much.
-fn damaged_frames(plan: &mut Plan) {
-    begin(plan);
-    plan.network.corrupt_ppm = 5_000;
-}
-
-/// Answers to a leader are held until others have elected another one and have gone on.
-fn held_answers(plan: &mut Plan) {
-    begin(plan);
-    set_members(plan, 3);
-    busy(plan);
-    let mut entropy = Entropy::from_seed(plan.seed).fork("guide");
-    plan.cluster.heartbeat_ms = 20;
-    plan.cluster.election_ms = 300;
-    plan.cluster.step_us = plan.cluster.step_us.min(50);
-    plan.network.delay_us = 300;
-    plan.network.jitter_us = 100;
-    plan.network.loss_ppm = 0;
-    plan.disks.sync_us = plan.disks.sync_us.min(300);
-    // Whoever gets no answer goes on to another member, and comes back with a new read.
-    plan.patience_ms = 100;
-    plan.clients.extend(plan.clients.clone());
-    let isolate = |at_ms, for_ms, inbound, hold| Fault {
-        at_ms,
-        for_ms,
-        kind: FaultKind::Isolate {
-            target: Target::Leader,
-            inbound,
-            outbound: !inbound,
-            hold,
-        },
-    };
-    plan.faults.clear();
-    let mut at_ms = 200;
-    while at_ms < plan.faults_ms {
-        let for_ms = entropy.between(380, 620);
-        let later = entropy.between(10, 40);
-        // The answers of the first moments are held, and what the others say after them is lost.
-        plan.faults.extend([
-            isolate(at_ms, for_ms, true, true),
-            isolate(at_ms + later, for_ms, false, false),
-            isolate(at_ms + later + 3, for_ms - later - 5, true, false),
-        ]);
-        at_ms += for_ms + entropy.between(600, 1_000);
-    }
-}
-
-/// The lead is moved to a member that the liveness phase leaves behind, deaf.
-fn deaf_leader(plan: &mut Plan) {
-    begin(plan);
-    plan.faults_ms = 3_000;
-    plan.deaf = true;
-    let outside = (0..plan.cluster.members).find(|at| !plan.core.contains(at));
-    let outside = outside.expect("a majority is not all");
-    plan.faults = (0..10)
-        .map(|number| Fault {
-            at_ms: 1_000 + 190 * number,
-            for_ms: 10,
-            kind: FaultKind::MoveLeader { to: outside },
-        })
-        .collect();
-}
-
-/// The lead is moved to a member that cannot be reached and never will be.
-fn transfer_to_the_dead(plan: &mut Plan) {
-    deaf_leader(plan);
-    plan.deaf = false;
-    let outside = (0..plan.cluster.members).find(|at| !plan.core.contains(at));
-    let target = Target::Member(outside.expect("a majority is not all"));
-    plan.faults.insert(
-        0,
-        Fault {
-            at_ms: 500,
-            for_ms: 10_000,
-            kind: FaultKind::Isolate {
-                target,
-                inbound: true,
-                outbound: true,
-                hold: false,
-            },
-        },
-    );
-}
-
-/// Members that miss more than the log keeps, and crashes while images come in.
-fn images(plan: &mut Plan) {
-    begin(plan);
-    plan.cluster.snapshot_count = 1;
-    plan.cluster.catchup_entries = 0;
-    plan.cluster.batch_ms = plan.cluster.batch_ms.min(20);
-    plan.network.duplicate_ppm = 100_000;
-    let points = [
-        Point::StageSealed,
-        Point::StageInstalled,
-        Point::StageInstalled,
-        Point::LogWritten,
-    ];
-    strike_often(plan, 400, 1_000, |members, entropy| {
-        let target = any(members, entropy);
-        match entropy.below(4) {
-            0 => FaultKind::Isolate {
-                target,
-                inbound: true,
-                outbound: true,
-                hold: false,
-            },
-            1 => FaultKind::Kill { target },
-            _ => FaultKind::CrashAt {
-                target,
-                point: points[draw::index(points.len(), entropy)],
-                power: entropy.one_in(2),
-            },
-        }
-    });
-}
