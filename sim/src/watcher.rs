@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     history as h,
+    observe::Violation,
     plan::Plan,
     record,
     watching::{Scope, WatchPlan, WatcherPlan},
@@ -56,6 +57,17 @@ pub struct Watchers {
     pub history: Vec<h::WatchRecord>,
     /// No further stream is opened.
     pub stopped: bool,
+    /// Members that know no leader, with their boot.
+    leaderless: BTreeMap<(usize, u64), Leaderless>,
+}
+
+/// A member that knows no leader.
+#[derive(Clone, Copy, Debug)]
+struct Leaderless {
+    /// Since when, by its own clock.
+    since: u64,
+    /// Turns it ended when it was so for longer than a stream that wants a leader may last.
+    overdue: u32,
 }
 
 #[derive(Debug)]
@@ -104,6 +116,7 @@ impl Watchers {
             entropy,
             history: Vec::new(),
             stopped: false,
+            leaderless: BTreeMap::new(),
         }
     }
 }
@@ -175,7 +188,10 @@ impl World {
         let keep = watcher.plan.keep_ms * 1_000_000;
         let swaps = watcher.plan.swaps_ms * 1_000_000;
         self.counters.hit("watch: stream opened");
-        let credentials = Credentials::default();
+        let credentials = Credentials {
+            require_leader: self.watchers.watchers[number].plan.requires_leader,
+            ..Credentials::default()
+        };
         self.event_now(
             at,
             Event::StreamOpened {
@@ -261,11 +277,46 @@ impl World {
         self.after(pause, Item::Watch(WatchItem::Open { watcher: number }));
     }
 
+    /// A member has ended a turn and knows a leader, or none.
+    pub fn note_leader(&mut self, at: usize, has_leader: bool) {
+        let member = &self.members[at];
+        let key = (at, member.boot);
+        if has_leader {
+            self.watchers.leaderless.remove(&key);
+            return;
+        }
+        let local = member.clock.now(self.now).as_nanos();
+        let longest = 3 * 1_000_000 * self.plan.cluster.election_ms;
+        let entry = self.watchers.leaderless.entry(key);
+        let state = entry.or_insert(Leaderless {
+            since: local,
+            overdue: 0,
+        });
+        state.overdue += u32::from(local.saturating_sub(state.since) > longest);
+    }
+
+    /// A stream that wants a leader is ended in the turn in which its member has been without one
+    /// for too long, so nothing comes on it in later turns.
+    fn check_leader(&mut self, number: usize, at: usize, item: &StreamItem) {
+        let watcher = &self.watchers.watchers[number];
+        let key = (at, self.members[at].boot);
+        let state = self.watchers.leaderless.get(&key).copied();
+        let is_overdue = state.is_some_and(|state| state.overdue > 1);
+        if watcher.plan.requires_leader && is_overdue && matches!(item, StreamItem::Watch { .. }) {
+            let story = format!("m{at} still answers watcher {number}: {state:?}");
+            self.fail(Violation::new(
+                "a stream that wants a leader ends without one",
+                story,
+            ));
+        }
+    }
+
     /// A member sends something on a stream. It arrives in order, and is read at the watcher's pace.
     pub fn on_stream_out(&mut self, stream: StreamId, item: StreamItem) {
         let Some(number) = self.watchers.open.get(&stream).copied() else {
             return;
         };
+        self.check_leader(number, self.watchers.watchers[number].member, &item);
         let delay = self.network.client_delay();
         let slow = self
             .watchers

@@ -30,6 +30,9 @@ pub struct WatcherPlan {
     /// Whether it cancels its watch and listens on before it ends the stream.
     #[serde(default)]
     pub cancels: bool,
+    /// Whether it wants its stream ended where there is no leader.
+    #[serde(default)]
+    pub requires_leader: bool,
     /// What it looks at; the keys above if nothing else.
     #[serde(default)]
     pub scope: Scope,
@@ -113,6 +116,7 @@ pub fn draw(entropy: &mut Entropy) -> Vec<WatcherPlan> {
             scope: Scope::Keys,
             more: Vec::new(),
             swaps_ms: 0,
+            requires_leader: false,
         }
     };
     let mut watchers: Vec<WatcherPlan> = (0..count).map(watcher).collect();
@@ -120,6 +124,9 @@ pub fn draw(entropy: &mut Entropy) -> Vec<WatcherPlan> {
     for watcher in &mut watchers {
         watcher.fragment = manners.one_in(2);
         watcher.cancels = manners.one_in(3);
+    }
+    for watcher in &mut watchers {
+        watcher.requires_leader = manners.one_in(3);
     }
     let mut company = entropy.fork("company");
     for watcher in &mut watchers {

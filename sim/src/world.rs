@@ -495,6 +495,7 @@ impl World {
         if let Err(violation) = self.observer.on_turn(node, &mut self.counters) {
             self.fail(violation);
         }
+        self.note_leader(at, node.raft().leader().is_some());
         self.after_turn(at, node);
     }
 
