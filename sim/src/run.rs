@@ -446,7 +446,8 @@ impl Runner {
     /// Once every compaction has run to its end, the stores hold the same records: what a member
     /// never got around to removing shows here.
     async fn compare_contents(&self) {
-        let limit = self.shared.world().now + self.patience();
+        let patience = self.patience();
+        let limit = self.shared.world().now + patience;
         let request = Request::Hash(rpc::HashRequest {});
         loop {
             let Some(answers) = self.ask_voters(&request).await else {
