@@ -1,6 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod api;
 pub mod apply;
 pub mod backend;
 pub mod host;
@@ -15,7 +16,5 @@ pub mod reactor;
 pub mod wal;
 pub mod watch;
 
-#[cfg(feature = "server")]
-pub mod api;
 #[cfg(feature = "server")]
 pub mod cli;

@@ -86,6 +86,9 @@ impl World {
             let guarantee = "a damaged log is never accepted";
             self.fail(Violation::new(guarantee, story));
         }
+        if let Err(violation) = self.observer.on_booted(&node) {
+            self.fail(violation);
+        }
         self.counters.hit("boot: member started");
         Ok(node)
     }
@@ -177,13 +180,13 @@ impl World {
         }
         let pause = self.members[at].entropy.between(50_000_000, 2_000_000_000);
         if self.members[at].rotten && matches!(fault, Fault::Log(_) | Fault::State(_)) {
-            self.counters.hit(match fault {
-                Fault::Log(_) => "boot: damaged log refused",
-                Fault::State(_) => "boot: half a data directory refused",
-                Fault::Disk(_) | Fault::Stopped | Fault::Removed => unreachable!("just looked"),
+            let halved = std::mem::take(&mut self.members[at].halved);
+            self.counters.hit(match halved {
+                true => "boot: half a data directory refused",
+                false => "boot: damaged log refused",
             });
             self.members[at].must_refuse = false;
-            self.members[at].forbidden += 1;
+            self.members[at].given_up = true;
         }
         self.counters.hit("member halted by itself");
         self.end_life(at);

@@ -21,7 +21,9 @@ use serde::Serialize;
 
 use crate::history::*;
 
+pub mod alike;
 pub mod evidence;
+pub mod facts;
 pub mod lease;
 pub mod linearizable;
 pub mod oracle;
@@ -284,7 +286,14 @@ pub fn check(history: &History, options: &Options) -> Report {
     report.steps = search.steps;
     report.by_log = search.by_log;
     let is_linearizable = search.violation.is_none();
-    report.violations.extend(search.violation);
+    // An order that a known log gives and the search denies is denied by what a watch or a stale
+    // read said: those are judged first.
+    let is_late = !history.commits.is_empty() && report.is_ok();
+    let (first, late) = match is_late {
+        true => (None, search.violation),
+        false => (search.violation, None),
+    };
+    report.violations.extend(first);
     if is_linearizable && history.ops.len() <= options.plain_ops_max {
         let (verdict, violation) = plain::search(&prepared, options);
         report.plain = verdict;
@@ -301,6 +310,7 @@ pub fn check(history: &History, options: &Options) -> Report {
         let found = lease::check(&prepared, timeline, options);
         report.violations.extend(found);
     }
+    report.violations.extend(late);
     // No order fits all that was seen, so something is wrong even if no check can name it.
     if report.is_ok() && options.weak.is_empty() {
         report.violations.extend(search.doubt);

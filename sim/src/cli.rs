@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use fated_sim::{plan::Plan, run};
 
 mod judges;
+mod mutants;
 mod one;
 mod pool;
 mod soak;
@@ -41,8 +42,12 @@ enum Command {
     },
     /// Lives a batch of seeds, then shows the counters.
     Soak(soak::Batch),
+    /// Lives a thousand seeds and shows what they must have gone through; fails if a line is short.
+    Counters(soak::Counted),
     /// Lives each seed twice and shows the first step that differs.
     Twice(twice::Twice),
+    /// Plants each known bug and tells how many seeds its check needs to find it.
+    Mutants(mutants::Mutants),
     /// Prints the trace hash of each seed, for `twice --against`.
     Hashes(Seeds),
     /// Lives a plan from a file, whole or cut down.
@@ -111,7 +116,9 @@ pub fn main() -> ExitCode {
             one::one(Plan::draw(seed), &format!("run {seed}"), &files, json)
         }
         Command::Soak(batch) => soak::soak(&batch, json),
+        Command::Counters(counted) => soak::soak(&counted.batch(), json),
         Command::Twice(twice) => twice::twice(&twice, json),
+        Command::Mutants(options) => mutants::mutants(&options, json),
         Command::Hashes(seeds) => twice::hashes(&seeds),
         Command::Replay { plan, files } => {
             let command = format!("replay {}", plan.display());

@@ -7,15 +7,23 @@
 use std::collections::BTreeMap;
 
 use fated::{
-    kernel::{ApiError, CallId, Credentials, Event, Request, Response, error::Code},
+    api::check,
+    kernel::{ApiError, CallId, Credentials, Event, Request, Response, error::Code, limits},
     pb::etcdserverpb as rpc,
 };
-use prost::Message;
 
+pub use crate::work::requests::name;
 use crate::{
-    draw,
+    counters::Counters,
     plan::Plan,
     script::{Step, What},
+    work::{
+        self, Desk, Job, Shared, Turn,
+        requests::{
+            Author, behind, compare, delete, number_of, over_the_wire, read, revision_of, txn,
+            write,
+        },
+    },
     world::{Item, World},
 };
 
@@ -85,6 +93,8 @@ pub struct Clients {
     pub history: Vec<Operation>,
     /// Scripts begin no further step.
     pub stopped: bool,
+    /// What clients know together.
+    pub shared: Shared,
 }
 
 #[derive(Debug)]
@@ -92,7 +102,14 @@ struct Client {
     script: Script,
     /// Where it sends its next request.
     member: usize,
+    /// It left the member that it asked last, which did not answer.
+    moved: bool,
     open: Option<CallId>,
+    /// What it is at, if that takes more than one request.
+    job: Option<Box<dyn Job>>,
+    /// When its last request was sent, and to whom it was sent in vain.
+    called: u64,
+    failed_at: Option<usize>,
     serial: u64,
     revision: i64,
     /// Where each key stood when this client saw it last.
@@ -114,18 +131,16 @@ enum Script {
 impl Clients {
     /// The clients of a plan; none has begun.
     pub fn new(plan: &Plan) -> Self {
-        let client = |(number, steps): (usize, &Vec<Step>)| Client {
-            script: Script::Steps {
+        let client = |(number, steps): (usize, &Vec<Step>)| {
+            let script = Script::Steps {
                 steps: steps.clone(),
                 next: 0,
-            },
-            member: number % plan.cluster.members,
-            open: None,
-            serial: 0,
-            revision: 0,
-            seen: BTreeMap::new(),
+            };
+            Client::new(script, number % plan.cluster.members)
         };
+        let shared = Shared::new(plan.drift_ppm());
         Self {
+            shared,
             clients: plan.clients.iter().enumerate().map(client).collect(),
             open: BTreeMap::new(),
             calls: 0,
@@ -137,7 +152,9 @@ impl Clients {
     /// Whether every script has come to its end.
     pub fn are_done(&self) -> bool {
         self.clients.iter().all(|client| match &client.script {
-            Script::Steps { steps, next } => *next == steps.len() && client.open.is_none(),
+            Script::Steps { steps, next } => {
+                *next == steps.len() && client.open.is_none() && client.job.is_none()
+            }
             Script::Probe { .. } => true,
         })
     }
@@ -169,14 +186,8 @@ impl World {
     /// A client that asks this member until it has been served: a write and a read.
     pub fn probe(&mut self, member: usize) {
         let client = self.clients.clients.len();
-        self.clients.clients.push(Client {
-            script: Script::Probe { left: 2 },
-            member,
-            open: None,
-            serial: 0,
-            revision: 0,
-            seen: BTreeMap::new(),
-        });
+        let probe = Client::new(Script::Probe { left: 2 }, member);
+        self.clients.clients.push(probe);
         self.after(0, Item::Client(ClientItem::Think { client }));
     }
 
@@ -203,6 +214,9 @@ impl World {
         let stopped = self.clients.stopped;
         let client = &mut self.clients.clients[number];
         client.serial += 1;
+        if client.job.is_some() {
+            return self.go_on(number);
+        }
         let request = match &mut client.script {
             Script::Steps { steps, next } => {
                 if *next == steps.len() || stopped {
@@ -211,26 +225,103 @@ impl World {
                 }
                 let step = steps[*next].clone();
                 *next += 1;
+                if let Some(job) = work::job(&step.what) {
+                    client.job = Some(job);
+                    return self.go_on(number);
+                }
                 client.request(number, &step.what)
             }
             Script::Probe { left: 0 } => return,
             Script::Probe { left: 1 } => read("probe".into(), Vec::new()),
-            Script::Probe { .. } => write("probe".into(), number, client.serial, 1),
+            Script::Probe { .. } => {
+                let serial = client.serial;
+                let author = Author {
+                    client: number,
+                    serial,
+                };
+                write("probe".into(), author, 1)
+            }
         };
-        self.call(number, request);
+        self.call(number, None, request);
     }
 
-    fn call(&mut self, number: usize, request: Request) {
+    /// The job of a client takes its next turn. Work that has begun ends with the scripts.
+    fn go_on(&mut self, number: usize) {
+        let stopped = self.clients.stopped;
+        let turn = match stopped {
+            true => Turn::Done,
+            false => self.with_job(number, |job, desk| job.next(desk)),
+        };
+        let client = &mut self.clients.clients[number];
+        match turn {
+            Turn::Ask(request) => self.call(number, None, request),
+            Turn::AskAt(member, request) => self.call(number, Some(member), request),
+            Turn::Pause(nanos) => {
+                self.after(nanos, Item::Client(ClientItem::Think { client: number }));
+            }
+            Turn::Done => {
+                client.job = None;
+                let pause = client.next_wait();
+                self.after(pause, Item::Client(ClientItem::Think { client: number }));
+            }
+        }
+    }
+
+    fn with_job<R>(
+        &mut self,
+        number: usize,
+        act: impl FnOnce(&mut dyn Job, &mut Desk<'_>) -> R,
+    ) -> R {
+        let client = &mut self.clients.clients[number];
+        let mut job = client.job.take().expect("a client at work has a job");
+        let mut desk = Desk {
+            now: self.now,
+            called: client.called,
+            author: Author {
+                client: number,
+                serial: client.serial,
+            },
+            members: self.plan.cluster.members,
+            revision: client.revision,
+            seen: &client.seen,
+            shared: &mut self.clients.shared,
+            counters: &mut self.counters,
+        };
+        let result = act(job.as_mut(), &mut desk);
+        client.job = Some(job);
+        let shared = &mut self.clients.shared;
+        let (broken, abandoned) = (shared.broken.take(), std::mem::take(&mut shared.abandoned));
+        if let Some(violation) = broken {
+            self.fail(violation);
+        }
+        for (at, id) in abandoned {
+            self.own_call(at, Request::SnapshotClose { id });
+        }
+        result
+    }
+
+    /// Sends a request, to the client's member if no other is named.
+    fn call(&mut self, number: usize, member: Option<usize>, request: Request) {
+        let now = self.now;
         let clients = &mut self.clients;
         clients.calls += 1;
         let call = CallId::new(clients.calls);
         let client = &mut clients.clients[number];
         client.open = Some(call);
+        client.called = now;
+        let member = member.unwrap_or(client.member);
+        if client
+            .failed_at
+            .take()
+            .is_some_and(|failed| failed != member)
+        {
+            self.counters.hit("work: went on at another member");
+        }
         clients.open.insert(call, clients.history.len());
         clients.history.push(Operation {
             client: number,
-            member: client.member,
-            call_at: self.now,
+            member,
+            call_at: now,
             return_at: None,
             request,
             outcome: Outcome::Open,
@@ -259,6 +350,10 @@ impl World {
             return;
         }
         let request = over_the_wire(&operation.request);
+        if let Err(error) = check_at_the_edge(&request) {
+            self.counters.hit("client: refused at the edge");
+            return self.answer(call, Answer::Said(Err(error)));
+        }
         self.event_now(
             at,
             Event::Call {
@@ -271,12 +366,21 @@ impl World {
 
     /// A member answers a call.
     pub fn on_reply(&mut self, at: usize, call: CallId, result: Result<Response, ApiError>) {
-        if self.clients.open.contains_key(&call) {
-            if self.network.loses_client() {
-                self.counters.hit("client: answer lost");
-                return;
-            }
+        let opened = match &result {
+            Ok(Response::SnapshotOpened { id, .. }) => Some(*id),
+            Ok(_) | Err(_) => None,
+        };
+        let is_open = self.clients.open.contains_key(&call);
+        if is_open && !self.network.loses_client() {
             self.answer(call, Answer::Said(result));
+            return;
+        }
+        // The edge lets go what it cannot hand on.
+        if let Some(id) = opened {
+            self.own_call(at, Request::SnapshotClose { id });
+        }
+        if is_open {
+            self.counters.hit("client: answer lost");
         } else {
             self.on_nemesis_reply(at, call, result);
         }
@@ -307,7 +411,8 @@ impl World {
         };
         let next_slot = self.next_slot(self.clients.history[index].member);
         let operation = &mut self.clients.history[index];
-        let client = &mut self.clients.clients[operation.client];
+        let number = operation.client;
+        let client = &mut self.clients.clients[number];
         operation.outcome = match answer {
             Answer::Said(Ok(response)) => Outcome::Ok(response),
             Answer::Said(Err(error)) if changes_nothing(error) => Outcome::Failed(error),
@@ -316,16 +421,28 @@ impl World {
         };
         client.open = None;
         let mut pause = 0;
-        let mut moves = false;
+        let mut is_ok = false;
         match &operation.outcome {
             Outcome::Ok(response) => {
                 operation.return_at = Some(self.now);
                 client.learn(&operation.request, response);
+                is_ok = true;
                 self.counters.hit("client: answered");
+                count_answer(operation, self.observer.elected_at, &mut self.counters);
+                let moved = std::mem::take(&mut client.moved);
+                let name = "client: answered by the next member";
+                self.counters.add(name, u64::from(moved));
+                if let Some(counter) = branch_counter(&operation.request, response) {
+                    self.counters.hit(counter);
+                }
             }
             Outcome::Failed(error) => {
                 operation.return_at = Some(self.now);
-                moves = *error == ApiError::NotSupportedForLearner;
+                if *error == ApiError::NotSupportedForLearner
+                    && let Script::Steps { .. } = client.script
+                {
+                    client.member = next_slot;
+                }
                 self.counters.hit("client: refused with an error");
             }
             Outcome::Refused | Outcome::Unknown | Outcome::Open => {
@@ -334,28 +451,68 @@ impl World {
                     true => "client: unknown outcome",
                     false => "client: nobody there",
                 });
-                moves = true;
                 pause = 20_000_000;
-            }
-        }
-        match &mut client.script {
-            Script::Steps { steps, next } => {
-                if moves {
+                if let Script::Steps { .. } = client.script {
+                    client.failed_at = Some(operation.member);
+                    client.moved = next_slot != client.member;
                     client.member = next_slot;
                 }
-                pause += steps.get(*next).map_or(0, |step| step.wait_us * 1000);
-            }
-            Script::Probe { left } => {
-                if matches!(operation.outcome, Outcome::Ok(_)) {
-                    *left -= 1;
-                } else {
-                    pause += 50_000_000;
-                }
             }
         }
-        let client = operation.client;
-        self.after(pause, Item::Client(ClientItem::Think { client }));
+        if let Script::Probe { left } = &mut client.script {
+            if is_ok {
+                *left -= 1;
+            } else {
+                pause += 50_000_000;
+            }
+        }
+        if client.job.is_some() {
+            let outcome = operation.outcome.clone();
+            self.with_job(number, |job, desk| job.hear(desk, &outcome));
+        } else {
+            pause += client.next_wait();
+        }
+        self.after(pause, Item::Client(ClientItem::Think { client: number }));
     }
+}
+
+/// Counts what an answer shows of the paths that were taken.
+fn count_answer(operation: &Operation, elected_at: u64, counters: &mut Counters) {
+    match (&operation.request, &operation.outcome) {
+        (_, Outcome::Ok(Response::Txn(txn))) => counters.hit(match txn.succeeded {
+            true => "client: txn took its first branch",
+            false => "client: txn took its second branch",
+        }),
+        (Request::Range(range), Outcome::Ok(_))
+            if !range.serializable && elected_at > operation.call_at =>
+        {
+            counters.hit("read: served after a change of leader");
+        }
+        (_, _) => {}
+    }
+}
+
+/// What the edge of production refuses before the core sees it.
+fn check_at_the_edge(request: &Request) -> Result<(), ApiError> {
+    match request {
+        Request::Range(range) => check::range(range),
+        Request::Put(put) => check::put(put),
+        Request::DeleteRange(delete) => check::delete_range(delete),
+        Request::Txn(txn) => check::txn(txn, limits::TXN_OPS_MAX),
+        _ => Ok(()),
+    }
+}
+
+/// Which branch a txn took, if it had work in both.
+fn branch_counter(request: &Request, response: &Response) -> Option<&'static str> {
+    let (Request::Txn(request), Response::Txn(response)) = (request, response) else {
+        return None;
+    };
+    let both = !request.success.is_empty() && !request.failure.is_empty();
+    both.then_some(match response.succeeded {
+        true => "work: txn took its first branch of two",
+        false => "work: txn took its second branch of two",
+    })
 }
 
 /// Errors after which it is certain that nothing was done and nothing will be.
@@ -379,9 +536,37 @@ fn changes_nothing(error: ApiError) -> bool {
 }
 
 impl Client {
+    fn new(script: Script, member: usize) -> Self {
+        Self {
+            script,
+            member,
+            moved: false,
+            open: None,
+            job: None,
+            called: 0,
+            failed_at: None,
+            serial: 0,
+            revision: 0,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// How long it thinks before its next step.
+    fn next_wait(&self) -> u64 {
+        match &self.script {
+            Script::Steps { steps, next } => steps.get(*next).map_or(0, |step| step.wait_us * 1000),
+            Script::Probe { .. } => 0,
+        }
+    }
+
     fn request(&self, number: usize, what: &What) -> Request {
+        let author = Author {
+            client: number,
+            serial: self.serial,
+        };
+        let behind = |key: u64| behind(&name(key), author);
         match what {
-            What::Put { key, bytes } => write(name(*key), number, self.serial, *bytes),
+            What::Put { key, bytes } => write(name(*key), author, *bytes),
             What::Get { key, serializable } => Request::Range(rpc::RangeRequest {
                 key: name(*key).into(),
                 serializable: *serializable,
@@ -396,21 +581,20 @@ impl Client {
                 },
                 ..Default::default()
             }),
-            What::Delete { key } => delete(name(*key), self.behind(number, *key)),
-            What::DeleteRange { from, to } => delete(
-                name(*from),
-                self.behind(number, to.saturating_sub(1).max(*from)),
-            ),
+            What::Delete { key } => delete(name(*key), behind(*key)),
+            What::DeleteRange { from, to } => {
+                delete(name(*from), behind(to.saturating_sub(1).max(*from)))
+            }
             What::Swap { key } => {
                 let known = self.seen.get(key).copied().unwrap_or_default();
                 let compare = compare(name(*key), rpc::compare::TargetUnion::ModRevision(known));
-                let success = vec![write(name(*key), number, self.serial, 1)];
+                let success = vec![write(name(*key), author, 1)];
                 let failure = vec![read(name(*key), Vec::new())];
                 txn(compare, success, failure)
             }
             What::Txn { keys } => {
                 let compare = compare(name(keys[0]), rpc::compare::TargetUnion::Version(0));
-                let put = |key: &u64| write(name(*key), number, self.serial, 1 + *key);
+                let put = |key: &u64| write(name(*key), author, 1 + *key);
                 let success = keys.iter().map(put).collect();
                 let mut failure = vec![delete(name(keys[0]), Vec::new())];
                 let rest = keys[1..].iter();
@@ -421,13 +605,14 @@ impl Client {
                 revision: (self.revision - back).max(1),
                 physical: false,
             }),
+            What::Look(_)
+            | What::Wide(_)
+            | What::Lease(_)
+            | What::Lock(_)
+            | What::Queue(_)
+            | What::Kube(_)
+            | What::Upkeep(_) => unreachable!("a job does this step"),
         }
-    }
-
-    /// An end of a range, right behind a key, that nobody else ever uses: so each deletion in the
-    /// log tells whose it is.
-    fn behind(&self, number: usize, key: u64) -> Vec<u8> {
-        format!("{}\0{number}.{}", name(key), self.serial).into_bytes()
     }
 
     /// Remembers what an answer shows.
@@ -440,7 +625,7 @@ impl Client {
             (Request::Put(put), Response::Put(response)) => {
                 self.at_revision(response.header.as_ref());
                 if let Some(key) = number_of(&put.key) {
-                    let revision = response.header.as_ref().map_or(0, |header| header.revision);
+                    let revision = revision_of(response.header.as_ref());
                     self.seen.insert(key, revision);
                 }
             }
@@ -458,8 +643,7 @@ impl Client {
     }
 
     fn at_revision(&mut self, header: Option<&rpc::ResponseHeader>) {
-        let revision = header.map_or(0, |header| header.revision);
-        self.revision = self.revision.max(revision);
+        self.revision = self.revision.max(revision_of(header));
     }
 
     fn learn_pairs(&mut self, pairs: &[fated::pb::mvccpb::KeyValue]) {
@@ -468,93 +652,5 @@ impl Client {
                 self.seen.insert(key, pair.mod_revision);
             }
         }
-    }
-}
-
-/// The key of a number.
-pub fn name(key: u64) -> String {
-    format!("k{key:03}")
-}
-
-fn number_of(key: &[u8]) -> Option<u64> {
-    std::str::from_utf8(key.strip_prefix(b"k")?)
-        .ok()?
-        .parse()
-        .ok()
-}
-
-fn read(key: String, range_end: Vec<u8>) -> Request {
-    Request::Range(rpc::RangeRequest {
-        key: key.into(),
-        range_end: range_end.into(),
-        ..Default::default()
-    })
-}
-
-/// A value that nobody else ever writes, about this long.
-fn write(key: String, client: usize, serial: u64, bytes: u64) -> Request {
-    let mut value = format!("{client}.{serial}.{key}");
-    value.extend(std::iter::repeat_n('x', draw::usize(bytes)));
-    Request::Put(rpc::PutRequest {
-        key: key.into(),
-        value: value.into(),
-        ..Default::default()
-    })
-}
-
-fn delete(key: String, range_end: Vec<u8>) -> Request {
-    Request::DeleteRange(rpc::DeleteRangeRequest {
-        key: key.into(),
-        range_end: range_end.into(),
-        prev_kv: true,
-    })
-}
-
-fn compare(key: String, union: rpc::compare::TargetUnion) -> rpc::Compare {
-    let target = match union {
-        rpc::compare::TargetUnion::Version(_) => rpc::compare::CompareTarget::Version,
-        _ => rpc::compare::CompareTarget::Mod,
-    };
-    rpc::Compare {
-        result: rpc::compare::CompareResult::Equal as i32,
-        target: target as i32,
-        key: key.into(),
-        target_union: Some(union),
-        ..Default::default()
-    }
-}
-
-fn txn(compare: rpc::Compare, success: Vec<Request>, failure: Vec<Request>) -> Request {
-    let ops = |requests: Vec<Request>| requests.into_iter().map(request_op).collect();
-    Request::Txn(rpc::TxnRequest {
-        compare: vec![compare],
-        success: ops(success),
-        failure: ops(failure),
-    })
-}
-
-fn request_op(request: Request) -> rpc::RequestOp {
-    use rpc::request_op::Request as Op;
-    let op = match request {
-        Request::Range(range) => Op::RequestRange(range),
-        Request::Put(put) => Op::RequestPut(put),
-        Request::DeleteRange(delete) => Op::RequestDeleteRange(delete),
-        other => unreachable!("no txn of this client holds {other:?}"),
-    };
-    rpc::RequestOp { request: Some(op) }
-}
-
-/// What the member decodes of what the client encoded.
-fn over_the_wire(request: &Request) -> Request {
-    fn twin<M: Message + Default>(message: &M) -> M {
-        M::decode(message.encode_to_vec().as_slice()).expect("what was encoded can be decoded")
-    }
-    match request {
-        Request::Range(range) => Request::Range(twin(range)),
-        Request::Put(put) => Request::Put(twin(put)),
-        Request::DeleteRange(delete) => Request::DeleteRange(twin(delete)),
-        Request::Txn(txn) => Request::Txn(twin(txn)),
-        Request::Compact(compact) => Request::Compact(twin(compact)),
-        other => other.clone(),
     }
 }

@@ -1,5 +1,7 @@
 //! What happened, counted: a fault counts when it changed something, not when it was planned.
 
+pub mod required;
+
 use std::collections::BTreeMap;
 
 /// Counts by name, in the order of names.

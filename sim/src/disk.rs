@@ -141,16 +141,13 @@ impl Disk {
     /// The power fails. Returns whether anything that was not durable was lost.
     pub fn power_cut(&mut self, entropy: &mut Entropy, counters: &mut Counters) {
         let loss = Loss::draw(entropy);
-        let mut dropped = 0;
         for inode in self.inodes.values_mut() {
+            let mut lost_before = false;
             for write in std::mem::take(&mut inode.pending) {
-                dropped += keep_some(&mut inode.durable, &write, loss, entropy);
+                let kept = keep_some(&mut inode.durable, &write, loss, entropy);
+                count_loss(&kept, &mut lost_before, counters);
             }
             inode.cache = inode.durable.clone();
-        }
-        counters.add("power cut: sectors lost", dropped);
-        if loss == Loss::Sectors && dropped > 0 {
-            counters.add("power cut: torn or reordered write", 1);
         }
         for change in std::mem::take(&mut self.pending_names) {
             let keep = match loss {
@@ -159,7 +156,10 @@ impl Disk {
                 Loss::Writes | Loss::Sectors => entropy.one_in(2),
             };
             if !keep {
-                counters.add("power cut: name change lost", 1);
+                counters.hit(match change {
+                    NameChange::Set { .. } => "power cut: new name lost",
+                    NameChange::Gone { .. } => "power cut: removed name came back",
+                });
                 continue;
             }
             match change {
@@ -300,23 +300,47 @@ impl Loss {
     }
 }
 
-/// Writes back some of a write, and returns how many sectors were lost.
-fn keep_some(durable: &mut Vec<u8>, write: &Pending, loss: Loss, entropy: &mut Entropy) -> u64 {
+/// Writes back some of a write, and returns which sectors.
+fn keep_some(
+    durable: &mut Vec<u8>,
+    write: &Pending,
+    loss: Loss,
+    entropy: &mut Entropy,
+) -> Vec<bool> {
     let whole = match loss {
         Loss::Nothing => Some(true),
         Loss::Everything => Some(false),
         Loss::Writes => Some(entropy.one_in(2)),
         Loss::Sectors => None,
     };
-    let mut lost = 0;
+    let mut kept = Vec::new();
     for (number, sector) in write.bytes.chunks(SECTOR).enumerate() {
-        if whole.unwrap_or_else(|| entropy.one_in(2)) {
+        let keeps = whole.unwrap_or_else(|| entropy.one_in(2));
+        if keeps {
             overlay(durable, write.offset + number * SECTOR, sector);
-        } else {
-            lost += 1;
         }
+        kept.push(keeps);
     }
-    lost
+    kept
+}
+
+/// Counts what was lost of a write, and whether something older than what was kept is gone.
+fn count_loss(kept: &[bool], lost_before: &mut bool, counters: &mut Counters) {
+    let count = kept.iter().filter(|kept| **kept).count();
+    counters.add("power cut: sectors lost", (kept.len() - count) as u64);
+    if 0 < count && count < kept.len() {
+        counters.hit("power cut: write torn");
+    }
+    let mut lost = *lost_before;
+    let mut reordered = false;
+    for kept in kept {
+        reordered |= lost && *kept;
+        lost |= !kept;
+    }
+    *lost_before = lost;
+    if reordered {
+        counters.hit("power cut: later sector kept, earlier one lost");
+    }
 }
 
 fn overlay(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {

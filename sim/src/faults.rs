@@ -86,6 +86,8 @@ pub enum FaultKind {
         point: Point,
         power: bool,
     },
+    /// Whoever comes first to this point dies there.
+    CrashFirst { point: Point, power: bool },
     /// Leadership is moved to this member.
     MoveLeader { to: usize },
 }
@@ -191,6 +193,19 @@ impl Point {
         Self::BootFounded,
     ];
 
+    /// Those of images on their way, where a member named beforehand seldom comes.
+    pub const OF_IMAGES: [Self; 9] = [
+        Self::ImagePinned,
+        Self::ImageRead,
+        Self::StageOpened,
+        Self::StageWritten,
+        Self::SealBegins,
+        Self::StageSealed,
+        Self::InstallBegins,
+        Self::StageInstalled,
+        Self::StageDropped,
+    ];
+
     /// Whether a member comes here only while it starts.
     pub fn is_at_boot(self) -> bool {
         self >= Self::BootBegun
@@ -251,6 +266,18 @@ pub enum DiskFault {
 }
 
 impl DiskFault {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Write,
+        Self::Sync,
+        Self::Prepare,
+        Self::Commit,
+        Self::CommitFull,
+        Self::Stage,
+        Self::StageFull,
+        Self::Read,
+    ];
+
     /// The name of its counter.
     pub fn counter(self) -> &'static str {
         match self {

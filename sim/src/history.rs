@@ -106,6 +106,10 @@ pub struct Meta {
     /// How far a member's clock may run fast, in parts per million. A lease may end earlier by
     /// this share of its TTL.
     pub drift_ppm: u64,
+    /// Forward jumps of members' clocks: when, and by how many nanoseconds. A lease that lives
+    /// through one may end earlier by it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clock_jumps: Vec<(Time, Time)>,
     /// If set, a lease must be gone this long after its TTL has run out. Only for histories of
     /// clusters that were healthy all the time, or healed long before the end.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,6 +127,7 @@ impl Default for Meta {
             lease_ttl_min: 2,
             txn_ops_max: 128,
             drift_ppm: 0,
+            clock_jumps: Vec::new(),
             lease_late_max: None,
         }
     }
@@ -202,7 +207,8 @@ record! {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commit {
-    /// Its place; strictly rising, gaps allowed (entries that are none of the client's concern).
+    /// Its place; rising, gaps allowed (entries that are none of the client's concern). Only
+    /// revocations may share one: an entry may end several leases.
     pub index: u64,
     /// The operation it carries out; absent for what the cluster does by itself (lease expiry).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,7 @@ use fated::{
     kernel::{
         DiskError, DiskErrorKind, DiskOp, DiskOutcome, Entropy, Event, Lane, SegmentId, Ticket,
     },
+    mutant,
     wal::{parse_segment_name, segment_name},
 };
 
@@ -102,6 +103,9 @@ impl World {
         let nanos = base * 1000 * factor + member.entropy.below(1000);
         let when = (self.now + nanos * member.slow_times).max(state.stalled_until);
         let boot = member.boot;
+        if member.slow_times > 1 {
+            self.counters.hit("disk: operation slowed down");
+        }
         self.at(when, Item::Lane { at, boot, lane });
     }
 
@@ -129,6 +133,10 @@ impl World {
         let work = state.and_then(|state| state.work.take());
         let mut work = work.expect("a lane at work");
         let progress = self.work_on(at, &mut work);
+        if self.members[at].misplaced && matches!(progress, Progress::More) {
+            self.counters.hit("disk: misdirected write");
+            self.note(&format!("member {at} writes its log at another place"));
+        }
         self.maybe_crash(at, &points_of(&work, &progress));
         if !self.members[at].up {
             return;
@@ -164,13 +172,13 @@ impl World {
                 segment,
                 offset,
                 bytes,
-                ..
+                sync,
             } => {
                 let name = segment_name(*segment);
                 if work.step == 0 {
                     match member.write_log(*segment, *offset, bytes) {
-                        Ok(()) => return Progress::More,
-                        Err(error) => Err(error),
+                        Ok(()) if *sync => return Progress::More,
+                        written => written,
                     }
                 } else if member.take_failure(DiskFault::Sync) {
                     member.disk.fail_sync(&name, reverts, &mut member.entropy);
@@ -301,7 +309,9 @@ impl crate::world::Member {
             2 => self.disk.sync(&temporary)?,
             3 => self.disk.rename(&temporary, &name)?,
             _ => {
-                self.disk.sync_names();
+                if !mutant!("segment-name-unsynced") {
+                    self.disk.sync_names();
+                }
                 return Ok(true);
             }
         }

@@ -15,8 +15,10 @@ pub mod disk;
 pub mod draw;
 pub mod faults;
 pub mod membership;
+pub mod mutants;
 pub mod observe;
 pub mod plan;
+pub mod queue;
 pub mod roster;
 pub mod script;
 pub mod store;
@@ -42,6 +44,10 @@ pub mod record;
 #[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]
+pub mod tally;
+#[cfg(madsim)]
 pub mod watcher;
+#[cfg(madsim)]
+pub mod work;
 #[cfg(madsim)]
 pub mod world;

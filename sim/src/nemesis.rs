@@ -34,6 +34,8 @@ pub struct Nemesis {
     calls: u64,
     /// Answers to its own calls, where somebody waits for them.
     pub answers: BTreeMap<CallId, Result<Response, ApiError>>,
+    /// Points at which whoever comes there first dies; whether by power.
+    crash_first: Vec<(Point, bool)>,
     /// Faults begin only in their phase.
     pub over: bool,
     /// Members cut off for the liveness phase.
@@ -93,12 +95,14 @@ impl World {
             member.failing = None;
             member.crash_at = None;
             member.miswrites = false;
+            member.misreads = false;
             member
                 .lanes
                 .values_mut()
                 .for_each(|lane| lane.stalled_until = 0);
         }
         self.network.break_image.clear();
+        self.nemesis.crash_first.clear();
         let quality = &mut self.network.quality;
         quality.hostile = HostilePlan::default();
         (
@@ -189,6 +193,10 @@ impl World {
                 self.members[at].crash_at = Some((*point, *power));
                 point.is_at_boot().then(|| self.kill_for_a_while(at))
             }
+            FaultKind::CrashFirst { point, power } => {
+                self.nemesis.crash_first.push((*point, *power));
+                None
+            }
             FaultKind::ResetImage { target } => {
                 let at = self.target(*target)?;
                 self.network.break_image.insert(at);
@@ -212,9 +220,13 @@ impl World {
             | FaultKind::LostDisk { .. } => self.strike_disk(kind, for_ms),
             FaultKind::ClockJump { target, ms } => {
                 let at = self.target(*target)?;
-                self.counters.hit("fault: clock jump");
+                self.counters
+                    .add("fault: clock jump", u64::from(self.members[at].up));
                 let now = self.now;
                 self.members[at].clock.jump(now, ms * 1_000_000);
+                if let Ok(forward) = u64::try_from(*ms) {
+                    self.clients.shared.jumps.push((now, forward * 1_000_000));
+                }
                 self.consider(at);
                 None
             }
@@ -227,7 +239,8 @@ impl World {
             }
             FaultKind::ClockRate { target, ppm } => {
                 let at = self.target(*target)?;
-                self.counters.hit("fault: clock rate");
+                self.counters
+                    .add("fault: clock rate", u64::from(self.members[at].up));
                 let now = self.now;
                 self.members[at].clock.set_rate(now, *ppm);
                 self.consider(at);
@@ -305,6 +318,7 @@ impl World {
             | FaultKind::WallJump { .. }
             | FaultKind::ClockRate { .. }
             | FaultKind::CrashAt { .. }
+            | FaultKind::CrashFirst { .. }
             | FaultKind::MoveLeader { .. } => unreachable!("no fault of a disk: {kind:?}"),
         }
     }
@@ -354,8 +368,9 @@ impl World {
             Part::All => false,
         };
         member.must_refuse = left;
+        member.halved = left;
         if !left {
-            member.forbidden += 1;
+            member.given_up = true;
         }
         self.counters.hit(match part {
             _ if !left => "fault: whole data directory lost",
@@ -369,7 +384,13 @@ impl World {
     /// A member has come to a point at which it is to die.
     pub fn maybe_crash(&mut self, at: usize, points: &[Point]) {
         let wanted = |armed: &mut (Point, bool)| points.contains(&armed.0);
-        let Some((point, power)) = self.members[at].crash_at.take_if(wanted) else {
+        let mut armed = self.members[at].crash_at.take_if(wanted);
+        if armed.is_none() {
+            let mut first = self.nemesis.crash_first.iter();
+            let place = first.position(|(point, _)| points.contains(point));
+            armed = place.map(|place| self.nemesis.crash_first.remove(place));
+        }
+        let Some((point, power)) = armed else {
             return;
         };
         self.counters.hit(point.counter());
@@ -454,7 +475,9 @@ impl World {
                 1 => {
                     for other in 0..self.members.len() {
                         if other != at {
-                            self.nemesis.cut_off.insert((at, other));
+                            if !self.plan.deaf {
+                                self.nemesis.cut_off.insert((at, other));
+                            }
                             self.nemesis.cut_off.insert((other, at));
                         }
                     }

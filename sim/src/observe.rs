@@ -10,9 +10,12 @@ use fated::{
         Node,
         wire::{self, Frame},
     },
-    raft::{Body, ConfState, Entry, Message, Role},
+    pb::fated::command::{Command, command},
+    raft::{Body, ConfState, Entry, EntryKind, Message, Role},
     wal::Recovery,
+    watch,
 };
+use prost::Message as _;
 
 use crate::{
     counters::Counters,
@@ -59,7 +62,15 @@ pub struct Observer {
     states: BTreeMap<LogIndex, (u64, MemberId)>,
     /// The last entry that each member called durable.
     durable: BTreeMap<MemberId, EntryId>,
+    /// The same where it must come back after a restart; nothing while an image is on its way in.
+    claimed: BTreeMap<MemberId, EntryId>,
+    /// The latest term in which each member let others count on it.
+    promised: BTreeMap<MemberId, Term>,
     seen: BTreeMap<MemberId, Seen>,
+    /// When a leader was last elected.
+    pub elected_at: u64,
+    /// The term in which each lease was granted.
+    leases: BTreeMap<i64, Term>,
     /// Who belongs to the cluster.
     pub roster: Roster,
     /// On what configuration the newest entry was committed; of several, on one of them.
@@ -74,8 +85,11 @@ struct Seen {
     term: Term,
     commit: LogIndex,
     applied: LogIndex,
-    last: LogIndex,
     leading: bool,
+    last: EntryId,
+    barriers: u64,
+    watches: watch::Counters,
+    compacting: bool,
 }
 
 impl Observer {
@@ -84,10 +98,57 @@ impl Observer {
         self.ledger.keys().next_back().copied().unwrap_or_default()
     }
 
+    /// The state hash after an index, if any member was seen there.
+    pub fn state_at(&self, index: LogIndex) -> Option<u64> {
+        self.states.get(&index).map(|(hash, _)| *hash)
+    }
+
     /// A member begins a new life.
     pub fn on_boot(&mut self, member: MemberId) {
         self.seen.remove(&member);
         self.roster.on_boot(member);
+    }
+
+    /// A member has read its disk: what it let others count on must be there. A member whose disk
+    /// is damaged may refuse to start; it may not start with less than it had.
+    pub fn on_booted(&mut self, node: &Node<Store>) -> Verdict {
+        let (member, raft) = (node.member(), node.raft());
+        if let Some(claimed) = self.claimed.get(&member)
+            && raft.durable() < *claimed
+        {
+            let story = format!(
+                "{member:x?} called {claimed:?} durable and comes back with {:?}",
+                raft.durable()
+            );
+            return Err(Violation::new("what was durable comes back", story));
+        }
+        let promised = self.promised.get(&member).copied().unwrap_or_default();
+        let voted = self.votes.get(&(member, promised)).copied();
+        let kept = raft.term() > promised
+            || (raft.term() == promised && (voted.is_none() || raft.vote() == voted));
+        if !kept {
+            let story = format!(
+                "{member:x?} voted for {voted:x?} in term {promised:?} and comes back in term {:?} \
+                 with a vote for {:x?}",
+                raft.term(),
+                raft.vote()
+            );
+            return Err(Violation::new("a promise outlives a restart", story));
+        }
+        Ok(())
+    }
+
+    /// A member's life ends.
+    pub fn on_end(&mut self, member: MemberId, counters: &mut Counters) {
+        let Some(seen) = self.seen.remove(&member) else {
+            return;
+        };
+        if seen.compacting {
+            counters.hit("compaction: interrupted by the end of a life");
+        }
+        if seen.leading && seen.last.index > seen.commit {
+            counters.hit("raft: leader lost with proposals in flight");
+        }
     }
 
     /// A member finished a turn.
@@ -105,13 +166,17 @@ impl Observer {
             return Err(Violation::new("a term never goes back", story));
         }
         self.durable.insert(member, raft.durable());
+        if raft.durable().index > raft.first().index {
+            self.claimed.insert(member, raft.durable());
+        } else {
+            self.claimed.remove(&member);
+        }
         if leading && !(seen.leading && seen.term == raft.term()) {
             counters.hit("raft: leader elected");
+            self.elected_at = self.now;
             self.on_leader(node)?;
         }
-        if seen.leading && !leading {
-            counters.hit("raft: leader stepped down");
-        }
+        count_changes(&seen, node, counters);
         if raft.committed() < seen.commit {
             let story = format!(
                 "{member:x?} went from {} to {}",
@@ -124,7 +189,7 @@ impl Observer {
             self.on_commit(node, seen.commit, counters)?;
         }
         if leading {
-            self.roster.one_change(node, seen.last)?;
+            self.roster.one_change(node, seen.last.index)?;
         }
         let applied_before = known.map(|seen| seen.applied);
         self.change_applied = self.roster.on_turn(node, applied_before, counters)?;
@@ -149,8 +214,11 @@ impl Observer {
             term,
             commit,
             applied,
-            last: raft.last().index,
             leading,
+            last: raft.last(),
+            barriers: node.barriers_repeated(),
+            watches: node.watch_counters(),
+            compacting: node.machine().store().compaction_running(),
         };
         self.seen.insert(member, now);
         Ok(())
@@ -212,6 +280,7 @@ impl Observer {
         let from = known.max(raft.first().index).next();
         if from <= commit {
             for entry in raft.entries(from, commit, usize::MAX) {
+                self.count_entry(&entry, counters);
                 self.log.insert(entry.id.index, (self.now, entry));
             }
         }
@@ -229,6 +298,31 @@ impl Observer {
             }
         }
         Ok(())
+    }
+
+    /// Leases that end by themselves leave nothing but an entry of the log.
+    fn count_entry(&mut self, entry: &Entry, counters: &mut Counters) {
+        if entry.kind != EntryKind::Normal || entry.data.is_empty() {
+            return;
+        }
+        let Ok(command) = Command::decode(entry.data.clone()) else {
+            return;
+        };
+        match command.body {
+            Some(command::Body::LeaseGrant(grant)) => {
+                self.leases.insert(grant.id, entry.id.term);
+            }
+            Some(command::Body::LeaseRevoke(revoke)) if revoke.expired => {
+                for id in revoke.ids {
+                    counters.hit("lease: ended by the leader");
+                    let granted = self.leases.remove(&id);
+                    if granted.is_some_and(|term| term < entry.id.term) {
+                        counters.hit("lease: ended under a later leader than it was granted");
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     /// A leader counts only entries of its own term, so whoever holds that term's log so far holds
@@ -275,6 +369,7 @@ impl Observer {
                 None
             }
             Body::AppendReject { .. } => {
+                self.promise(message);
                 counters.hit("raft: append refused");
                 None
             }
@@ -282,10 +377,13 @@ impl Observer {
                 counters.hit("raft: leadership handed over");
                 None
             }
+            Body::AppendReply { .. } => {
+                self.promise(message);
+                None
+            }
             Body::VoteReply { granted: false, .. }
             | Body::PreVote { .. }
             | Body::PreVoteReply { granted: true, .. }
-            | Body::AppendReply { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::Propose { .. }
@@ -294,6 +392,7 @@ impl Observer {
             | Body::TransferLeader { .. } => None,
         };
         if let Some(voted) = voted {
+            self.promise(message);
             let key = (message.from, message.term);
             let first = *self.votes.entry(key).or_insert(voted);
             if first != voted {
@@ -305,6 +404,12 @@ impl Observer {
             }
         }
         Ok(())
+    }
+
+    /// Whoever hears this counts on the term being durable at its sender.
+    fn promise(&mut self, message: &Message) {
+        let promised = self.promised.entry(message.from).or_default();
+        *promised = message.term.max(*promised);
     }
 
     fn see_entries(&mut self, prev: EntryId, entries: &[Entry]) -> Verdict {
@@ -352,6 +457,31 @@ impl Observer {
         }
         Ok(())
     }
+}
+
+/// Counts what changed between two turns of a life.
+fn count_changes(seen: &Seen, node: &Node<Store>, counters: &mut Counters) {
+    let raft = node.raft();
+    if seen.leading && raft.role() != Role::Leader {
+        counters.hit("raft: leader stepped down");
+        if seen.last.index > raft.committed() {
+            counters.hit("raft: leader lost with proposals in flight");
+        }
+        if raft.term() == seen.term && raft.conf_state().voters.contains(&node.member()) {
+            counters.hit("raft: leader stepped down for want of a quorum");
+        }
+    }
+    let last = seen.last;
+    let first = raft.first().index;
+    if last.index > first && raft.term_at(last.index) != Some(last.term) {
+        counters.hit("raft: uncommitted tail cut");
+    }
+    let repeated = node.barriers_repeated() - seen.barriers;
+    counters.add("read: barrier started again", repeated);
+    let (old, new) = (seen.watches, node.watch_counters());
+    counters.add("watch: caught up", new.caught_up - old.caught_up);
+    counters.add("watch: fell behind", new.fell_behind - old.fell_behind);
+    counters.add("watch: set back by an image", new.set_back - old.set_back);
 }
 
 /// What a disk would hold after a power cut.

@@ -6,7 +6,13 @@
 use fated::kernel::{Entropy, limits};
 use serde::{Deserialize, Serialize};
 
-use crate::{draw, faults::Fault, membership::MembershipPlan, script::Step, watching::WatcherPlan};
+use crate::{
+    draw,
+    faults::{Fault, FaultKind},
+    membership::MembershipPlan,
+    script::Step,
+    watching::WatcherPlan,
+};
 
 /// Everything that decides a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -33,6 +39,9 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// The members that are whole in the liveness phase; a majority.
     pub core: Vec<usize>,
+    /// Whether those of the others that are cut off then hear nothing and are still heard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deaf: bool,
     /// Whether all members lose power after they have converged.
     pub last_cut: bool,
     /// What each client does.
@@ -44,6 +53,12 @@ pub struct Plan {
     pub membership: MembershipPlan,
     /// How long a client waits for an answer.
     pub patience_ms: u64,
+    /// Clients go on after the faults until they have sent so many requests.
+    #[serde(default)]
+    pub operations_min: u64,
+    /// How late a lease may end at most, where the faults of the plan leave it a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_late_ms: Option<u64>,
 }
 
 /// The cluster and its limits.
@@ -73,9 +88,16 @@ pub struct ClusterPlan {
     pub progress_ms: u64,
     /// What a step of a member costs, at most.
     pub step_us: u64,
+    /// Bytes of entries in one append.
+    #[serde(default = "append_bytes_standard")]
+    pub append_bytes: usize,
     /// How much watches get at a time.
     #[serde(default)]
     pub watch: WatchLimits,
+}
+
+fn append_bytes_standard() -> usize {
+    limits::APPEND_BYTES_MAX
 }
 
 /// How much watches get at a time.
@@ -186,12 +208,12 @@ impl Plan {
         let clocks = (0..members).map(|_| ClockPlan::draw(skewed, &mut clocks));
         let clocks = clocks.collect();
         let mut phases = root.fork("phases");
-        let faults_ms = phases.between(20_000, 50_000);
+        let faults_ms = phases.between(55_000, 70_000);
         let core = draw::subset(members, members / 2 + 1, &mut phases);
         let last_cut = phases.one_in(2);
         let mut clients = root.fork("clients");
         let patience_ms = draw::log_uniform(200, 4000, &mut clients);
-        let scripts = crate::script::draw(faults_ms, &mut clients);
+        let scripts = crate::script::draw(faults_ms, members, &mut clients);
         let changes = &mut root.fork("membership");
         let membership = MembershipPlan::draw(&cluster, faults_ms, changes);
         Self {
@@ -205,12 +227,27 @@ impl Plan {
             cluster,
             faults_ms,
             core,
+            deaf: root.fork("deaf").one_in(2),
             last_cut,
             clients: scripts,
             watchers: crate::watching::draw(&mut root.fork("watchers")),
             membership,
             patience_ms,
+            operations_min: crate::script::STEPS_MIN,
+            lease_late_ms: None,
         }
+    }
+
+    /// How far a clock may be off, in millionths.
+    pub fn drift_ppm(&self) -> u64 {
+        let clocks = self.clocks.iter().chain(&self.membership.clocks);
+        let clocks = clocks.map(|clock| clock.rate_ppm);
+        let faults = self.faults.iter().filter_map(|fault| match fault.kind {
+            FaultKind::ClockRate { ppm, .. } => Some(ppm),
+            _ => None,
+        });
+        let worst = clocks.chain(faults).map(i64::unsigned_abs).max();
+        worst.unwrap_or(0)
     }
 }
 
@@ -231,6 +268,11 @@ impl ClusterPlan {
             batch_ms: draw::log_uniform(1, 200, entropy),
             progress_ms: draw::log_uniform(50, 20_000, entropy),
             step_us: draw::log_uniform(5, 500, entropy),
+            // Drawn last, so that a seed keeps what it drew before this was drawn.
+            append_bytes: match entropy.one_in(4) {
+                true => draw::usize(draw::log_uniform(1, 4096, entropy)),
+                false => append_bytes_standard(),
+            },
             watch: WatchLimits::default(),
         }
     }

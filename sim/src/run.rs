@@ -19,17 +19,19 @@ use fated::{
 use madsim::{
     runtime::{Handle, Runtime},
     task::NodeId,
-    time::TimeHandle,
+    time::{TimeHandle, sleep},
 };
+
+mod work_end;
 
 use crate::{
     check,
     counters::Counters,
-    history::History,
+    history::{History, Meta},
     host::{self, Shared},
     observe::Violation,
     plan::Plan,
-    record,
+    record, tally,
     trace::{Keep, Trace},
     world::{Action, Item, Member, World},
 };
@@ -64,6 +66,8 @@ pub struct Report {
     pub marks: Vec<u64>,
     /// What clients saw.
     pub history: History,
+    /// How often the members came to the place of the planted bug.
+    pub planted_reached: u64,
 }
 
 thread_local! {
@@ -82,21 +86,32 @@ pub fn catch_panics() {
 /// Runs a plan on a fresh thread, because a second runtime on one thread is not the same world.
 pub fn run(plan: Plan, keep: Keep) -> Report {
     let seed = plan.seed;
+    on_thread(plan, keep, seed)
+}
+
+/// Runs a plan with everything else drawn that must not matter: the order in which the runtime
+/// picks tasks, the drift of its clock, and the seeds of hash tables in the process.
+pub fn run_disturbed(plan: Plan, keep: Keep) -> Report {
+    let seed = plan.seed;
+    on_thread(plan, keep, fresh_seed(!seed))
+}
+
+fn on_thread(plan: Plan, keep: Keep, runtime_seed: u64) -> Report {
     let thread = thread::Builder::new()
-        .name(format!("seed {seed}"))
+        .name(format!("seed {}", plan.seed))
         .stack_size(16 << 20)
-        .spawn(move || run_here(plan, &keep))
+        .spawn(move || run_here(plan, &keep, runtime_seed))
         .expect("the system gives a thread");
     thread.join().expect("a run catches its own panics")
 }
 
-fn run_here(plan: Plan, keep: &Keep) -> Report {
+fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
     let began = RealInstant::now();
     let seed = plan.seed;
     mutant::plant(plan.planted.as_deref().map(lasting));
     let trace = Trace::new(keep).expect("the trace file can be written");
     let shared = Shared::new(World::new(Arc::new(plan), trace));
-    let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
+    let runtime = Runtime::with_seed_and_config(runtime_seed, madsim::Config::default());
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(Runner::new(shared.clone()).drive())
     }));
@@ -111,6 +126,10 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
     let mut violation = world.broken.clone().or(panicked);
     let mut history = record::history(&world.clients.history, &world.watchers.history);
     history.commits = record::commits(world.observer.log.values(), &history.ops);
+    record::count_unknown(&history, &mut world.counters);
+    history.meta = meta(&world);
+    let here = &mut *world;
+    tally::count(&history, here.observer.log.values(), &mut here.counters);
     if violation.is_none() {
         let options = check::Options {
             plain_ops_max: 0,
@@ -142,13 +161,33 @@ fn run_here(plan: Plan, keep: &Keep) -> Report {
         lines: world.trace.take_lines(),
         marks: world.trace.take_marks(),
         history,
+        planted_reached: mutant::reached(),
     };
-    drop(world);
-    // After a panic inside a task the runtime may hold it half run; leak it rather than drop it.
+    // After a panic inside a task the runtime may hold it half run; leak it rather than drop it,
+    // but not the world with it.
     if outcome.is_err() {
+        let empty = Trace::new(&Keep::Hash).expect("nothing is written");
+        let plan = world.plan.clone();
+        *world = World::new(plan, empty);
         std::mem::forget(runtime);
     }
+    drop(world);
     report
+}
+
+/// What the judges must know of the cluster.
+fn meta(world: &World) -> Meta {
+    let cluster = &world.plan.cluster;
+    let heartbeat = Duration::from_millis(cluster.heartbeat_ms);
+    let ticks = u32::try_from(cluster.election_ms / cluster.heartbeat_ms).expect("ticks are few");
+    let shared = &world.clients.shared;
+    Meta {
+        lease_ttl_min: fated::lease::minimum_ttl_seconds(ticks, heartbeat),
+        drift_ppm: shared.drift_ppm,
+        lease_late_max: world.plan.lease_late_ms.map(|late| late * 1_000_000),
+        clock_jumps: shared.jumps.clone(),
+        ..Meta::default()
+    }
 }
 
 /// A name of a planted bug for as long as the process lives. There are few of them.
@@ -235,6 +274,13 @@ impl Runner {
                 }
             }
         }
+    }
+
+    /// Tasks hold each other and the world through their wakers: only killed ones are ever freed.
+    async fn end_lives(&self) {
+        self.nodes.iter().for_each(|node| self.handle.kill(node));
+        // Whoever sleeps is woken behind everybody who is ready.
+        sleep(Duration::from_millis(1)).await;
     }
 
     async fn wait_for_turn(&self) {
@@ -332,14 +378,16 @@ impl Runner {
             for at in 0..world.members.len() {
                 world.after(0, Item::Boot { at });
             }
-            world.clients.stopped = true;
         }
+        self.finish_scripts().await;
+        self.shared.world().clients.stopped = true;
         self.converge().await;
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;
         self.compare_members().await;
         self.compare_contents().await;
+        self.judge_work().await;
     }
 
     async fn converge(&self) {
@@ -532,6 +580,7 @@ impl Setup {
             handle,
         };
         runner.phases().await;
+        runner.end_lives().await;
     }
 }
 

@@ -3,7 +3,10 @@
 use fated::kernel::Entropy;
 use serde::{Deserialize, Serialize};
 
-use crate::draw;
+mod classes;
+mod steps;
+
+pub use steps::*;
 
 /// One step of a client.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -50,77 +53,79 @@ pub enum What {
     Compact {
         back: i64,
     },
+    /// Reads with filters, order and limit.
+    Look(LookStep),
+    /// A txn of many operations.
+    Wide(WideStep),
+    Lease(LeaseStep),
+    Lock(LockStep),
+    Queue(QueueStep),
+    Kube(KubeStep),
+    Upkeep(UpkeepStep),
 }
 
+/// The least number of steps in all scripts of a plan; each is one request or more.
+pub const STEPS_MIN: u64 = 1050;
+const STEPS_MAX: u64 = 1500;
+
 /// Scripts that keep clients busy for about this long.
-pub fn draw(span_ms: u64, entropy: &mut Entropy) -> Vec<Vec<Step>> {
+pub fn draw(span_ms: u64, members: usize, entropy: &mut Entropy) -> Vec<Vec<Step>> {
     let clients = entropy.between(1, 8);
-    let keys = draw::log_uniform(1, 20, entropy);
-    let total = entropy.between(800, 1600);
-    let each = total / clients;
+    let total = entropy.between(STEPS_MIN, STEPS_MAX);
+    let each = total.div_ceil(clients);
     let mean_us = (span_ms * 1000 / each).max(2);
-    let bytes_max = draw::log_uniform(1, 2000, entropy);
-    let weights: Vec<u64> = (0..8).map(|_| draw::log_uniform(1, 64, entropy)).collect();
+    let mut mix = classes::Mix::draw(members, entropy);
     let script = |_| {
         let step = |_| Step {
             wait_us: entropy.below(mean_us),
-            what: draw_what(keys, bytes_max, &weights, entropy),
+            what: mix.draw_step(entropy),
         };
         (0..each).map(step).collect()
     };
     (0..clients).map(script).collect()
 }
 
-fn draw_what(keys: u64, bytes_max: u64, weights: &[u64], entropy: &mut Entropy) -> What {
-    let key = entropy.below(keys);
-    let to = key + 1 + entropy.below(keys);
-    let mut left = entropy.below(weights.iter().sum());
-    let class = weights.iter().position(|weight| {
-        let here = left < *weight;
-        left = left.saturating_sub(*weight);
-        here
-    });
-    match class.expect("the draw lies below the sum") {
-        0 => What::Put {
-            key,
-            bytes: 1 + entropy.below(bytes_max),
-        },
-        1 => What::Get {
-            key,
-            serializable: entropy.one_in(8),
-        },
-        2 => What::Range {
-            from: key,
-            to,
-            back: if entropy.one_in(2) {
-                0
-            } else {
-                1 + entropy.below(50).cast_signed()
-            },
-        },
-        3 => What::Delete { key },
-        4 => What::DeleteRange { from: key, to },
-        5 | 6 if entropy.one_in(3) => {
-            let count = draw::usize(keys.min(4));
-            let size = 1 + draw::index(count, entropy);
-            let keys = draw::subset(draw::usize(keys), size, entropy);
-            What::Txn {
-                keys: keys.into_iter().map(|key| key as u64).collect(),
+#[cfg(test)]
+mod tests {
+    use fated::kernel::Entropy;
+
+    use super::{STEPS_MIN, What, draw};
+
+    /// Goal: every class of work is on in about half of the plans, never none, and no plan is too
+    /// short. Method: many draws, counted by what is in them.
+    #[test]
+    fn classes_come_and_go() {
+        let mut with = [0_u32; 7];
+        for seed in 0..400 {
+            let scripts = draw(60_000, 3, &mut Entropy::from_seed(seed));
+            let steps: Vec<_> = scripts.iter().flatten().collect();
+            assert!(steps.len() as u64 >= STEPS_MIN);
+            let mut found = [false; 7];
+            for step in steps {
+                let class = match step.what {
+                    What::Look(_) | What::Wide(_) => 1,
+                    What::Lease(_) => 2,
+                    What::Lock(_) => 3,
+                    What::Queue(_) => 4,
+                    What::Kube(_) => 5,
+                    What::Upkeep(_) => 6,
+                    What::Put { .. }
+                    | What::Get { .. }
+                    | What::Range { .. }
+                    | What::Delete { .. }
+                    | What::DeleteRange { .. }
+                    | What::Swap { .. }
+                    | What::Txn { .. }
+                    | What::Compact { .. } => 0,
+                };
+                found[class] = true;
+            }
+            for (class, found) in found.into_iter().enumerate() {
+                with[class] += u32::from(found);
             }
         }
-        5 | 6 => What::Swap { key },
-        _ => {
-            // Compactions are rare beside everything else, else there is no history to read.
-            if entropy.one_in(5) {
-                What::Compact {
-                    back: entropy.below(30).cast_signed(),
-                }
-            } else {
-                What::Put {
-                    key,
-                    bytes: 1 + entropy.below(bytes_max),
-                }
-            }
+        for count in with {
+            assert!((100..400).contains(&count), "{with:?}");
         }
     }
 }

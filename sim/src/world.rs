@@ -35,6 +35,7 @@ use crate::{
     observe::{DiskImage, Observer, Violation},
     operator::{self, Operator, Standing},
     plan::Plan,
+    queue::Queue,
     store::{Home, Store},
     trace::{self, Trace, View},
     watcher::{WatchItem, Watchers},
@@ -114,6 +115,8 @@ pub struct Member {
     pub powered: bool,
     /// Counts its lives.
     pub boot: u64,
+    /// Its operator does not start it any more.
+    pub given_up: bool,
     /// It may not start while this is not zero.
     pub forbidden: u32,
     /// It stands still while this is not zero.
@@ -122,6 +125,8 @@ pub struct Member {
     pub rotten: bool,
     /// What it reads at its next start cannot be trusted, and it has to say so.
     pub must_refuse: bool,
+    /// Its log or its store is gone, and the other is left.
+    pub halved: bool,
     /// A sector of its log comes from another place at its next start.
     pub misreads: bool,
     /// The next write of its log goes to another place.
@@ -130,6 +135,9 @@ pub struct Member {
     pub misplaced: bool,
     /// Where its last two log writes began.
     pub log_writes: [(SegmentId, u64); 2],
+    /// Whether an image is on its way to it, or from it.
+    pub receives_image: bool,
+    pub sends_image: bool,
     /// Its disk failed, so it has to halt.
     pub expects_halt: bool,
     /// It was asked to stop.
@@ -148,6 +156,8 @@ pub struct Member {
     pub view: View,
     pub is_leader: bool,
     pub state_hash: u64,
+    /// How many leases it knows of.
+    pub leases: usize,
     inbox: VecDeque<Event>,
     busy_until: u64,
     /// When it wants a turn although nothing happened, by its own clock.
@@ -158,6 +168,17 @@ pub struct Member {
 }
 
 impl Member {
+    /// Images begin and end with a line for the operator.
+    fn on_log(&mut self, message: &str) {
+        match message {
+            "sending database snapshot" => self.sends_image = true,
+            "sent database snapshot" => self.sends_image = false,
+            "receiving database snapshot" => self.receives_image = true,
+            "applied snapshot" | "refused a damaged snapshot" => self.receives_image = false,
+            _ => {}
+        }
+    }
+
     /// The executor of the backend.
     pub fn vault(&self) -> &Lanes<Store> {
         self.vault
@@ -173,7 +194,9 @@ impl Member {
         self.failing = None;
         self.crash_at = None;
         self.rotten = false;
+        self.given_up = false;
         self.must_refuse = false;
+        self.halved = false;
         self.misreads = false;
         self.miswrites = false;
         self.misplaced = false;
@@ -187,8 +210,7 @@ impl Member {
 pub struct World {
     pub plan: Arc<Plan>,
     pub now: u64,
-    queue: BTreeMap<(u64, u64), Item>,
-    order: u64,
+    queue: Queue<Item>,
     pub actions: VecDeque<Action>,
     pub members: Vec<Member>,
     /// Where the files of members with LMDB are.
@@ -212,12 +234,13 @@ impl World {
     pub fn new(plan: Arc<Plan>, trace: Trace) -> Self {
         let root = Entropy::from_seed(plan.seed).fork("run");
         let home = plan.disks.lmdb.then(Home::create);
+        let mut counters = Counters::default();
+        counters.add("lmdb: run beside memory", u64::from(home.is_some()));
         let members = 0..operator::slots(&plan);
         let members = members.map(|at| new_member(&plan, at, &root, home.as_ref()));
         Self {
             now: 0,
-            queue: BTreeMap::new(),
-            order: 0,
+            queue: Queue::default(),
             actions: VecDeque::new(),
             members: members.collect(),
             home,
@@ -227,7 +250,7 @@ impl World {
             nemesis: Nemesis::default(),
             operator: Operator::new(root.fork("operator")),
             observer: Observer::default(),
-            counters: Counters::default(),
+            counters,
             trace,
             broken: None,
             busy: false,
@@ -238,8 +261,7 @@ impl World {
 
     /// Enters something into the queue.
     pub fn at(&mut self, when: u64, item: Item) {
-        self.order += 1;
-        self.queue.insert((when.max(self.now), self.order), item);
+        self.queue.enter(when.max(self.now), item);
     }
 
     /// Enters something that happens after a while.
@@ -284,12 +306,12 @@ impl World {
 
     /// When the next thing happens.
     pub fn next_time(&self) -> Option<u64> {
-        self.queue.first_key_value().map(|((when, _), _)| *when)
+        self.queue.next_time()
     }
 
     /// Lets the next thing happen, at its time.
     pub fn advance(&mut self) {
-        let Some(((when, _), item)) = self.queue.pop_first() else {
+        let Some((when, item)) = self.queue.take_next() else {
             return;
         };
         self.now = when;
@@ -433,6 +455,7 @@ impl World {
             Effect::Reply { call, result } => self.on_reply(at, call, result),
             Effect::Stream { stream, item } => self.on_stream_out(stream, item),
             Effect::Log(line) => {
+                self.members[at].on_log(&line.message);
                 if let Some(counter) = log_counter(&line.message) {
                     self.counters.hit(counter);
                 }
@@ -455,6 +478,7 @@ impl World {
         let member = &mut self.members[at];
         member.is_leader = line.role == "leader";
         member.state_hash = node.machine().state_hash();
+        member.leases = node.machine().lessor().len();
         member.view = View {
             role: line.role,
             term: line.term,
@@ -487,7 +511,7 @@ impl World {
 
     fn on_boot(&mut self, at: usize) {
         let member = &mut self.members[at];
-        if member.up || member.forbidden > 0 || !member.standing.runs() {
+        if member.up || member.forbidden > 0 || member.given_up || !member.standing.runs() {
             return;
         }
         member.up = true;
@@ -501,7 +525,18 @@ impl World {
     /// The process is gone, by whatever cause.
     pub fn end_life(&mut self, at: usize) {
         self.drop_lanes(at);
+        let id = self.members[at].id;
+        self.observer.on_end(id, &mut self.counters);
         let member = &mut self.members[at];
+        for (begun, name) in [
+            (
+                &mut member.receives_image,
+                "image: receiving ended by a crash",
+            ),
+            (&mut member.sends_image, "image: sending ended by a crash"),
+        ] {
+            self.counters.add(name, u64::from(std::mem::take(begun)));
+        }
         member.up = false;
         member.serving = false;
         member.is_leader = false;
@@ -584,6 +619,7 @@ impl World {
             snapshot_count: cluster.snapshot_count,
             catchup_entries: cluster.catchup_entries,
             segment_bytes: cluster.segment_bytes,
+            append_bytes_max: cluster.append_bytes,
             compaction_slice: cluster.compaction_slice,
             batch_operations_max: cluster.batch_operations,
             batch_interval: Duration::from_millis(cluster.batch_ms),
@@ -644,10 +680,14 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Me
         serving: false,
         powered: true,
         boot: 0,
+        given_up: false,
         forbidden: 0,
         paused: 0,
         rotten: false,
         must_refuse: false,
+        halved: false,
+        receives_image: false,
+        sends_image: false,
         misreads: false,
         miswrites: false,
         misplaced: false,
@@ -666,6 +706,7 @@ fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Me
         view: View::default(),
         is_leader: false,
         state_hash: 0,
+        leases: 0,
         inbox: VecDeque::new(),
         busy_until: 0,
         until: None,

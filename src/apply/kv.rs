@@ -115,7 +115,7 @@ impl<B: Backend> StateMachine<B> {
         } else {
             current
         };
-        if chunk.after.is_some() && !mutant!("chunks-of-several-revisions") {
+        if chunk.after.is_some() {
             request.revision = revision;
         }
         if request.count_only {

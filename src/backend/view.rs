@@ -6,7 +6,7 @@
 //! overlay.
 
 use std::{
-    collections::{VecDeque, btree_map},
+    collections::{BTreeMap, VecDeque, btree_map},
     iter::Peekable,
     ops::{Bound, ControlFlow},
     sync::Arc,
@@ -15,7 +15,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{Backend, Bucket, ReadSnapshot, Visit, WriteBatch};
-use crate::kernel::{DiskError, EntryId};
+use crate::{
+    kernel::{DiskError, EntryId},
+    mutant,
+};
 
 /// Reads see every write at once; writes reach the disk batch by batch.
 #[derive(Debug)]
@@ -127,7 +130,11 @@ impl<B: Backend> View<B> {
         if self.open.is_empty() {
             return None;
         }
-        let batch = Arc::new(std::mem::take(&mut self.open));
+        let mut batch = std::mem::take(&mut self.open);
+        if mutant!("applied-index-apart") {
+            self.keep_last_write(&mut batch);
+        }
+        let batch = Arc::new(batch);
         self.flying.push_back(Arc::clone(&batch));
         Some(batch)
     }
@@ -180,6 +187,18 @@ impl<B: Backend> View<B> {
     /// The entry of the last completed commit.
     pub fn consistent_durable(&self) -> Result<EntryId, DiskError> {
         self.base.consistent()
+    }
+
+    /// A planted bug: the index of the last entry is committed before the last of its writes.
+    fn keep_last_write(&mut self, batch: &mut WriteBatch) {
+        let keys = batch.writes.get_mut(&Bucket::Key);
+        if let Some((key, write)) = keys.and_then(BTreeMap::pop_last) {
+            self.open
+                .writes
+                .insert(Bucket::Key, BTreeMap::from([(key, write)]));
+            self.open.consistent = batch.consistent;
+            self.open.state_hash = batch.state_hash;
+        }
     }
 
     fn consistent_open(&self) -> EntryId {

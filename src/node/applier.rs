@@ -191,10 +191,6 @@ impl<B: Backend> Applier<B> {
                 Ok(())
             }
             ApplierInput::Done { ticket, outcome } => self.on_done(ticket, outcome, cx),
-            ApplierInput::KeepAlive { call, id } => {
-                self.on_keep_alive(call, id, cx);
-                Ok(())
-            }
             ApplierInput::Reconfigure(wanted) => {
                 let call = wanted.call;
                 let rules = &self.settings.rules;
@@ -358,6 +354,10 @@ impl<B: Backend> Applier<B> {
                     Err(error) => Err(error),
                 }
             }
+            Request::LeaseKeepAlive(request) => {
+                self.on_keep_alive(call, request.id, cx);
+                return Ok(());
+            }
             request => settle(query::answer(&self.machine, request, cx.now))?,
         };
         cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
@@ -478,6 +478,9 @@ impl<B: Backend> Applier<B> {
         self.cut_at = None;
         let meta = self.machine.snapshot_meta();
         if let Some(batch) = self.machine.cut() {
+            if mutant!("mark-before-commit") {
+                self.offer_mark(meta.clone(), cx);
+            }
             let ticket = self.tickets.issue();
             self.cuts += 1;
             self.commits.push_back(Commit {
@@ -543,7 +546,6 @@ impl<B: Backend> Applier<B> {
         Ok(())
     }
 
-    /// Lets the log forget what the backend now holds, every `snapshot_count` entries.
     fn after_commit(&mut self, commit: Commit, cx: &mut Context<'_, Mail>) {
         let Commit { meta, cut, .. } = commit;
         if let Some((revision, _)) = self.compaction_done.take_if(|(_, needed)| *needed <= cut) {
@@ -553,6 +555,13 @@ impl<B: Backend> Applier<B> {
                 current,
             }));
         }
+        if !mutant!("mark-before-commit") {
+            self.offer_mark(meta, cx);
+        }
+    }
+
+    /// Lets the log forget what the backend now holds, every `snapshot_count` entries.
+    fn offer_mark(&mut self, meta: SnapshotMeta, cx: &mut Context<'_, Mail>) {
         let index = meta.id.index;
         let entries = self.marked.distance_to(index);
         let bytes_due = self.log_bytes.is_due();
@@ -574,7 +583,10 @@ impl<B: Backend> Applier<B> {
 
     fn on_image(&mut self, id: SnapshotId, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         self.cut(cx);
-        let meta = self.machine.snapshot_meta();
+        let mut meta = self.machine.snapshot_meta();
+        if mutant!("image-index-off-by-one") {
+            meta.id.index = meta.id.index.next();
+        }
         cx.tell(Mail::Snapshots(SnapshotsInput::Cut { id, meta }));
         Ok(())
     }

@@ -148,7 +148,7 @@ fn raft_config(config: &NodeConfig) -> raft::Config {
         heartbeat_ticks: 1,
         pre_vote: config.pre_vote,
         check_quorum: true,
-        append_bytes_max: limits::APPEND_BYTES_MAX,
+        append_bytes_max: config.append_bytes_max,
         inflight_appends_max: limits::INFLIGHT_APPENDS_MAX,
         inflight_bytes_max: limits::INFLIGHT_BYTES_MAX,
         uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,

@@ -70,6 +70,8 @@ pub struct NodeConfig {
     pub version: String,
     /// Size of one WAL segment.
     pub segment_bytes: u64,
+    /// Bytes of entries in one append; an entry that is larger goes alone.
+    pub append_bytes_max: usize,
 }
 
 impl NodeConfig {
@@ -117,6 +119,7 @@ impl Default for NodeConfig {
             quota_bytes: 2 * 1024 * 1024 * 1024,
             version: "3.7.1".to_owned(),
             segment_bytes: limits::SEGMENT_BYTES,
+            append_bytes_max: limits::APPEND_BYTES_MAX,
         }
     }
 }

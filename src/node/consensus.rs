@@ -21,6 +21,7 @@ use crate::{
         ApiError, CallId, Context, Effect, EntryId, Instant, LogIndex, MemberId, Response,
         SnapshotId, effect::LogLevel, effect::LogLine,
     },
+    mutant,
     pb::etcdserverpb::MoveLeaderResponse,
     raft::{ProposeError, Raft, Role, RoleChange},
 };
@@ -290,7 +291,11 @@ impl Consensus {
         }
         let mut then: Vec<Mail> = Vec::with_capacity(output.after_append.len() + 1);
         for message in output.after_append {
-            then.push(Mail::Peers(PeersInput::Raft(message)));
+            let mail = Mail::Peers(PeersInput::Raft(message));
+            match mutant!("ack-before-sync") {
+                true => cx.tell(mail),
+                false => then.push(mail),
+            }
         }
         if let Some(meta) = output.install {
             self.tell_learner(cx);
@@ -307,14 +312,22 @@ impl Consensus {
                 meta.conf_state.clone(),
             )));
             then.push(Mail::Consensus(ConsensusInput::Durable(meta.id)));
+            let mut behind_mark = vec![Mail::Applier(install)];
+            if mutant!("image-installed-before-mark") {
+                behind_mark.drain(..).for_each(|mail| cx.tell(mail));
+            }
             cx.tell(Mail::Journal(JournalInput::Mark {
                 meta,
                 keep_after,
-                then: vec![Mail::Applier(install)],
+                then: behind_mark,
             }));
         }
         if let Some(last) = output.append.last() {
-            then.push(Mail::Consensus(ConsensusInput::Durable(last.id)));
+            let mail = Mail::Consensus(ConsensusInput::Durable(last.id));
+            match mutant!("count-before-sync") {
+                true => cx.tell(mail),
+                false => then.push(mail),
+            }
         }
         if !output.append.is_empty() || output.hard_state.is_some() || !then.is_empty() {
             cx.tell(Mail::Journal(JournalInput::Append(Append {

@@ -63,6 +63,8 @@ pub struct Frontend {
     reads: Vec<(CallId, Behind)>,
     /// The barrier on its way.
     round: Option<Round>,
+    /// Barriers that were started again since boot.
+    barriers_repeated: u64,
     next_read: ReadId,
     /// Proposals that raft refused untouched, offered again until their callers' time is over.
     parked: VecDeque<(RequestId, Bytes, bool)>,
@@ -125,6 +127,7 @@ impl Frontend {
             next_request: first_request,
             reads: Vec::new(),
             round: None,
+            barriers_repeated: 0,
             next_read: ReadId::ZERO,
             parked: VecDeque::new(),
             parked_retry: None,

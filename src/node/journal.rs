@@ -18,6 +18,7 @@ use crate::{
     kernel::{
         Context, DiskError, DiskOp, DiskOutcome, Effect, Fault, LogIndex, SegmentId, Ticket, limits,
     },
+    mutant,
     raft::SnapshotMeta,
     wal::{Encoder, Record},
 };
@@ -110,7 +111,9 @@ impl Journal {
         outcome: Result<DiskOutcome, DiskError>,
         cx: &mut Context<'_, Mail>,
     ) {
-        if let Err(error) = outcome {
+        if let Err(error) = outcome
+            && !mutant!("failed-sync-ignored")
+        {
             cx.emit(Effect::Halt(Fault::Disk(error)));
             return;
         }
@@ -175,11 +178,11 @@ impl Journal {
                 segment,
                 offset,
                 bytes,
-                sync: true,
+                sync: !mutant!("log-write-unsynced"),
             };
             cx.emit(Effect::Disk { ticket, op });
         }
-        if self.writing.is_empty() {
+        if self.writing.is_empty() || mutant!("journal-releases-early") {
             self.release(cx);
         }
     }

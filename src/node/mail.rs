@@ -251,11 +251,6 @@ pub enum ApplierInput {
         ticket: Ticket,
         outcome: Result<DiskOutcome, DiskError>,
     },
-    /// Renew a lease; the leader's barrier was passed.
-    KeepAlive {
-        call: CallId,
-        id: i64,
-    },
     /// The reset that stood before a renewal is applied.
     FinishReset {
         call: CallId,

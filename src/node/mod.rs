@@ -226,6 +226,16 @@ impl<B: Backend> Node<B> {
         self.applier.machine()
     }
 
+    /// What the watches count, for observers.
+    pub fn watch_counters(&self) -> crate::watch::Counters {
+        self.watches.counters()
+    }
+
+    /// How many read barriers were started again since boot, for observers.
+    pub fn barriers_repeated(&self) -> u64 {
+        self.frontend.barriers_repeated()
+    }
+
     /// Whether this member found that its state differs from the cluster's.
     pub fn is_corrupt(&self) -> bool {
         self.integrity.is_corrupt()

@@ -18,7 +18,7 @@ use crate::{
     },
     pb::etcdserverpb::ResponseHeader,
     raft::RoleChange,
-    watch::{History, Hub, Settings},
+    watch::{Counters, History, Hub, Settings},
 };
 
 /// How long a catch-up slice lets others go first.
@@ -175,6 +175,11 @@ impl Watches {
             self.hub.no_leader();
         }
         self.send(cx);
+    }
+
+    /// What the hub counts.
+    pub fn counters(&self) -> Counters {
+        self.hub.counters()
     }
 
     /// Asserts every invariant.

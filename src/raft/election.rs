@@ -4,7 +4,10 @@
 //! pre-vote changes nothing at either side; with CheckQuorum, a member that hears a leader refuses
 //! votes (unless that leader asked for them), and a leader that hears no quorum steps down.
 
-use crate::kernel::{EntryId, LogIndex, MemberId, Term};
+use crate::{
+    kernel::{EntryId, LogIndex, MemberId, Term},
+    mutant,
+};
 
 use super::{
     Body, Entry, EntryKind, Message, Raft, Role,
@@ -73,11 +76,14 @@ impl Raft {
         self.election_elapsed += 1;
         if self.election_elapsed >= self.config.election_ticks {
             self.election_elapsed = 0;
-            if self.config.check_quorum && !self.hears_quorum() {
+            let alone = self.config.check_quorum && !self.hears_quorum();
+            if alone && !mutant!("leader-never-steps-down") {
                 self.become_follower(self.term, None);
                 return;
             }
-            self.abort_transfer();
+            if !mutant!("transfer-never-given-up") {
+                self.abort_transfer();
+            }
         }
         if self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.heartbeat_elapsed = 0;
@@ -181,14 +187,14 @@ impl Raft {
 
     pub(super) fn on_pre_vote(&mut self, from: MemberId, term: Term, last: EntryId) {
         let free = term > self.term || self.may_vote_for(from);
-        let granted = free && last >= self.log.last();
+        let granted = free && self.may_lead_from(last);
         let reply_term = if granted { term } else { self.term };
         let commit = self.committed_id();
         self.send_in_term(from, reply_term, Body::PreVoteReply { granted, commit });
     }
 
     pub(super) fn on_vote(&mut self, from: MemberId, last: EntryId) {
-        let granted = self.may_vote_for(from) && last >= self.log.last();
+        let granted = self.may_vote_for(from) && self.may_lead_from(last);
         if granted {
             self.election_elapsed = 0;
             self.vote = Some(from);
@@ -212,7 +218,9 @@ impl Raft {
 
     pub(super) fn on_pre_vote_reply(&mut self, from: MemberId, term: Term, granted: bool) {
         let of_this = !granted || term == self.term.next();
-        if self.role == Role::PreCandidate && of_this {
+        let late = self.role == Role::Candidate && term == self.term;
+        let counts_late = late && mutant!("pre-vote-counts-as-vote");
+        if (self.role == Role::PreCandidate && of_this) || counts_late {
             self.votes.entry(from).or_insert(granted);
             self.decide_campaign();
         }
@@ -345,7 +353,13 @@ impl Raft {
     }
 
     fn may_vote_for(&self, id: MemberId) -> bool {
-        self.vote == Some(id) || (self.vote.is_none() && self.leader.is_none())
+        let free = self.vote.is_none() || mutant!("two-votes-in-a-term");
+        self.vote == Some(id) || (free && self.leader.is_none())
+    }
+
+    /// Whether a log that ends there misses nothing that may be committed.
+    fn may_lead_from(&self, last: EntryId) -> bool {
+        last >= self.log.last() || mutant!("votes-ignore-the-log")
     }
 
     /// Whether a leader was heard within the shortest election timeout, so that others need not

@@ -31,7 +31,8 @@ impl Raft {
             return false;
         }
         let known = meta.id.index <= self.log.committed();
-        if known || self.log.contains(meta.id) {
+        let needless = known || self.log.contains(meta.id);
+        if needless && !mutant!("stale-image-installed") {
             // The log has it all; at most it did not know that so much is committed.
             self.log.commit_to(meta.id.index);
             self.acknowledge_committed(from);
@@ -61,7 +62,9 @@ impl Raft {
             self.send(from, Body::AppendReject { rejected, hint });
         } else if prev.index < self.log.committed() {
             self.acknowledge_committed(from);
-        } else if self.log.contains(prev) {
+        } else if self.log.contains(prev)
+            || (mutant!("log-match-unchecked") && prev.index <= self.log.last().index)
+        {
             let matched = entries.last().map_or(prev, |entry| entry.id);
             self.accept_entries(entries);
             self.log.commit_to(commit.min(matched.index));
@@ -104,7 +107,7 @@ impl Raft {
     /// commit index, so no cut can reach a committed entry; `truncate` asserts it.
     fn accept_entries(&mut self, entries: Vec<Entry>) {
         for entry in entries {
-            if self.log.contains(entry.id) {
+            if self.log.contains(entry.id) && !mutant!("truncate-on-overlap") {
                 continue;
             }
             if entry.id.index <= self.log.last().index {

@@ -11,7 +11,10 @@
 
 use std::collections::VecDeque;
 
-use crate::kernel::{EntryId, LogIndex, Term};
+use crate::{
+    kernel::{EntryId, LogIndex, Term},
+    mutant,
+};
 
 use super::Entry;
 
@@ -204,14 +207,18 @@ impl Log {
         let Some(position) = self.writes.iter().position(holds) else {
             return false;
         };
+        let intact = |write: &Write| match mutant!("late-write-counts") {
+            true => write.to,
+            false => write.intact,
+        };
         for write in self.writes.drain(..position) {
-            self.durable = self.durable.max(write.intact.min(write.to));
+            self.durable = self.durable.max(intact(&write).min(write.to));
         }
         let write = self
             .writes
             .front_mut()
             .expect("the write was found at this position");
-        self.durable = self.durable.max(write.intact.min(id.index));
+        self.durable = self.durable.max(intact(write).min(id.index));
         if id.index == write.to {
             self.writes.pop_front();
         } else {
@@ -233,7 +240,7 @@ impl Log {
 
     /// Whether `take_apply` would hand anything out.
     pub fn has_apply(&self) -> bool {
-        self.applying < self.committed.min(self.durable)
+        self.applying < self.appliable()
     }
 
     /// Hands out the next entries to apply.
@@ -241,7 +248,7 @@ impl Log {
         if !self.has_apply() {
             return Vec::new();
         }
-        let to = self.committed.min(self.durable);
+        let to = self.appliable();
         let entries = self.slice(self.applying.next(), to, bytes_max);
         let last = entries.last().expect("at least one entry is handed out");
         assert!(last.id.index <= to, "applied beyond committed or durable");
@@ -315,6 +322,13 @@ impl Log {
         for entry in self.entries.range(recent..) {
             assert!(entry.id.index == before.index.next() && entry.id.term >= before.term);
             before = entry.id;
+        }
+    }
+
+    fn appliable(&self) -> LogIndex {
+        match mutant!("applied-before-durable") {
+            true => self.committed,
+            false => self.committed.min(self.durable),
         }
     }
 

@@ -33,7 +33,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::kernel::{Entropy, EntryId, LogIndex, MemberId, Term};
+use crate::{
+    kernel::{Entropy, EntryId, LogIndex, MemberId, Term},
+    mutant,
+};
 
 pub use confchange::{ChangeKind, ConfChange, ConfChangeError, LEAVE_JOINT, Transition};
 pub use config::{Config, Recovered};
@@ -254,7 +257,9 @@ impl Raft {
         let commit_moved = self.log.committed() != self.emitted.commit;
         if self.hard_state_changed() || (commit_rides && commit_moved) {
             self.emitted = self.hard_state();
-            self.output.hard_state = Some(self.emitted);
+            if commit_rides || !mutant!("hard-state-unwritten") {
+                self.output.hard_state = Some(self.emitted);
+            }
         }
         self.output.apply = self.log.take_apply(self.config.apply_bytes_max);
         let now = self.role_now();
@@ -433,11 +438,10 @@ impl Raft {
     fn send_in_term(&mut self, to: MemberId, term: Term, body: Body) {
         assert!(to != self.config.id, "a member does not write to itself");
         let promise = match body {
-            Body::Vote { .. }
-            | Body::VoteReply { .. }
-            | Body::PreVoteReply { .. }
-            | Body::AppendReply { .. }
-            | Body::AppendReject { .. } => true,
+            Body::Vote { .. } | Body::VoteReply { .. } => !mutant!("vote-before-sync"),
+            Body::PreVoteReply { .. } | Body::AppendReply { .. } | Body::AppendReject { .. } => {
+                true
+            }
             Body::PreVote { .. }
             | Body::Append { .. }
             | Body::Heartbeat { .. }

@@ -3,7 +3,7 @@
 //! Invariants: `matched < next`; in `Snapshot` nothing is sent; in `Probe` one append is on the way
 //! at a time; in `Replicate` as many as the window holds.
 
-use crate::kernel::LogIndex;
+use crate::{kernel::LogIndex, mutant};
 
 use super::inflights::Inflights;
 
@@ -185,6 +185,9 @@ impl Progress {
             ProgressState::Probe => {
                 if self.next.prev() != rejected {
                     return false;
+                }
+                if mutant!("probe-never-goes-back") {
+                    return true;
                 }
                 let guess = rejected.min(hint.next());
                 self.next = guess.max(self.matched.next());

@@ -7,13 +7,16 @@
 
 use bytes::Bytes;
 
-use crate::kernel::{LogIndex, MemberId, ReadId};
+use crate::{
+    kernel::{LogIndex, MemberId, ReadId},
+    mutant,
+};
 
 use super::{
-    Body, ConfChange, ConfState, Entry, EntryKind, LEAVE_JOINT, ProposeError, Raft, Role,
-    log::ENTRY_OVERHEAD_BYTES, progress::Progress, read_index::Read,
+    Body, ConfChange, ConfState, Entry, EntryKind, LEAVE_JOINT, ProposeError, Raft, ReadState,
+    Role, log::ENTRY_OVERHEAD_BYTES, progress::Progress, read_index::Read,
 };
-use crate::{kernel::EntryId, mutant};
+use crate::kernel::EntryId;
 
 impl Raft {
     /// Proposes a command: appended on the leader, forwarded once on a follower.
@@ -56,6 +59,10 @@ impl Raft {
         let (boot, from) = (self.boot, self.config.id);
         match (self.role, self.leader) {
             (Role::Leader, _) => self.reads.add(Read { from, boot, id }),
+            (_, Some(_)) if mutant!("follower-reads-own-commit") => {
+                let index = self.log.committed();
+                self.output.read_states.push(ReadState { id, index });
+            }
             (_, Some(leader)) => self.send(leader, Body::ReadIndex { boot, id }),
             (_, None) => return Err(ProposeError::NoLeader),
         }
@@ -109,7 +116,10 @@ impl Raft {
         sequence: u64,
         entries: Vec<(EntryKind, Bytes)>,
     ) {
-        if self.role != Role::Leader || !self.forwards.accept(from, boot, sequence) {
+        if self.role != Role::Leader {
+            return;
+        }
+        if !self.forwards.accept(from, boot, sequence) && !mutant!("forward-taken-twice") {
             return;
         }
         for (kind, data) in entries {

@@ -80,6 +80,17 @@ impl Reads {
         self.round
     }
 
+    /// Adds what waits to a round that is already on its way. Only a planted bug does that: answers
+    /// to that round may be older than these reads.
+    pub fn join_running(&mut self, index: LogIndex) -> bool {
+        let Some(round) = self.rounds.back_mut() else {
+            return false;
+        };
+        round.index = index;
+        round.reads.append(&mut self.waiting);
+        true
+    }
+
     /// Takes out the next round that is confirmed, if `confirmed` covers it.
     pub fn take_confirmed(&mut self, confirmed: u64) -> Option<Round> {
         if self.rounds.front()?.number > confirmed {

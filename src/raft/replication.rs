@@ -5,7 +5,10 @@
 //! own term by counting; a read is answered only from a commit index of the own term and after a
 //! round that began later than the read.
 
-use crate::kernel::{EntryId, LogIndex, MemberId};
+use crate::{
+    kernel::{EntryId, LogIndex, MemberId},
+    mutant,
+};
 
 use super::{
     Body, ProgressState, Raft, ReadState, Role,
@@ -50,8 +53,12 @@ impl Raft {
         if matched.index > last || !ours {
             return;
         }
+        let arrived = match mutant!("reply-counts-all-sent") {
+            true => matched.index.max(progress.next.prev()),
+            false => matched.index,
+        };
         let probed = progress.state == ProgressState::Probe && progress.matched == matched.index;
-        if !progress.advance(matched.index) && !probed {
+        if !progress.advance(arrived) && !probed {
             return;
         }
         match progress.state {
@@ -62,7 +69,7 @@ impl Raft {
             ProgressState::Snapshot => {}
         }
         self.sends_due = true;
-        if matched.index > self.log.committed() {
+        if arrived > self.log.committed() {
             self.maybe_commit();
         }
         self.finish_transfer(from);
@@ -123,7 +130,8 @@ impl Raft {
         };
         let index = LogIndex::new(quorum::reached(&self.conf, matched));
         let before = self.log.committed();
-        if index <= before || self.log.term_at(index) != Some(self.term) {
+        let is_own = self.log.term_at(index) == Some(self.term);
+        if index <= before || !(is_own || mutant!("older-term-commit")) {
             return;
         }
         assert!(index <= self.log.last().index, "committed beyond the log");
@@ -150,14 +158,19 @@ impl Raft {
     /// which it does once an entry of its own term is (thesis 6.4).
     pub(super) fn reads_ready(&self) -> bool {
         let committed_term = self.log.term_at(self.log.committed());
-        self.reads.is_ready() && committed_term == Some(self.term)
+        let knows = committed_term == Some(self.term) || mutant!("read-before-own-commit");
+        self.reads.is_ready() && knows
     }
 
     pub(super) fn flush_reads(&mut self) {
         if !self.reads_ready() {
             return;
         }
-        let round = self.reads.begin(self.log.committed());
+        let index = self.log.committed();
+        if mutant!("read-joins-running-round") && self.reads.join_running(index) {
+            return;
+        }
+        let round = self.reads.begin(index);
         if let Some(own) = self.progress.get_mut(&self.config.id) {
             own.read_round = round;
         }
@@ -171,7 +184,8 @@ impl Raft {
         let confirmed = quorum::reached(&self.conf, |id| {
             let peer = self.progress.get(&id);
             let answered = peer.map_or(0, |progress| progress.read_round);
-            if id == own { newest } else { answered }
+            let trusted = id == own || mutant!("read-without-quorum");
+            if trusted { newest } else { answered }
         });
         while let Some(round) = self.reads.take_confirmed(confirmed) {
             self.answer_reads(round);
@@ -195,7 +209,10 @@ impl Raft {
         let round = self.reads.round();
         for (&id, progress) in &peers {
             if id != self.config.id {
-                let commit = progress.matched.min(self.log.committed());
+                let commit = match mutant!("heartbeat-commit-unbounded") {
+                    true => self.log.committed(),
+                    false => progress.matched.min(self.log.committed()),
+                };
                 self.send(id, Body::Heartbeat { commit, round });
             }
         }

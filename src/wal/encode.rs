@@ -20,7 +20,10 @@ use super::{
     record::SegmentHead,
     segment::sector_ceil,
 };
-use crate::kernel::{ClusterId, EntryId, LogIndex, MemberId, SegmentId};
+use crate::{
+    kernel::{ClusterId, EntryId, LogIndex, MemberId, SegmentId},
+    mutant,
+};
 
 /// Room for what a segment repeats, without the mark.
 const CARRY_BYTES: u64 = 256;
@@ -126,7 +129,8 @@ impl Encoder {
                 )
             })
             .collect();
-        let zeros = recovered.torn.iter().map(|torn| SegmentWrite {
+        let torn = recovered.torn.iter().filter(|_| !mutant!("torn-tail-kept"));
+        let zeros = torn.map(|torn| SegmentWrite {
             segment: torn.segment,
             offset: torn.offset,
             bytes: Bytes::from(vec![
@@ -260,7 +264,10 @@ impl Encoder {
     /// there are older ones; the caller removes those, oldest first. Entries after the durable mark
     /// stay in any case.
     pub fn take_removable(&mut self, keep_after: LogIndex) -> Option<SegmentId> {
-        let bound = keep_after.min(self.durable.mark);
+        let bound = match mutant!("segments-removed-early") {
+            true => self.outline.last().index,
+            false => keep_after.min(self.durable.mark),
+        };
         let (&stays, &previous) = self
             .table
             .range(..=self.durable.segment)

@@ -2,7 +2,7 @@
 //! The layout and the reasons of the verdicts are in the parent module.
 
 use super::{Finding, SECTOR_BYTES, segment::sector_ceil};
-use crate::kernel::SegmentId;
+use crate::{kernel::SegmentId, mutant};
 
 /// Bytes of the head of a write.
 pub(super) const HEAD_BYTES: usize = 48;
@@ -110,7 +110,8 @@ pub(super) fn read(
         return Reading::Fault(finding);
     }
     let (write, behind) = rest.split_at(head.write_bytes());
-    if checksum(head.previous, &write[HEAD_BYTES..]) == head.content {
+    let whole = checksum(head.previous, &write[HEAD_BYTES..]) == head.content;
+    if whole || mutant!("torn-write-accepted") {
         let records = &write[HEAD_BYTES..HEAD_BYTES + head.length as usize];
         let next = Place {
             segment,
@@ -123,6 +124,7 @@ pub(super) fn read(
     let unfinished = head.is_unfinished(write);
     match (unfinished, is_blank(behind)) {
         (true, true) => torn(),
+        (_, _) if mutant!("damage-cut-as-torn") => torn(),
         (true, false) => Reading::Fault(Finding::WriteIncomplete),
         (false, _) => Reading::Fault(Finding::ContentDamaged),
     }

@@ -183,6 +183,7 @@ impl Hub {
             watcher.position = Position::Synced { from: window.end };
             stream.behind.remove(&watch.id);
             self.synced.insert(&watcher.span, watch);
+            self.caught_up += 1;
         } else {
             watcher.position = Position::Behind { next: window.end };
         }

@@ -42,6 +42,9 @@ pub struct Hub {
     pub(super) turn: StreamId,
     pub(super) output: Output,
     pub(super) events_sent: u64,
+    pub(super) caught_up: u64,
+    fell_behind: u64,
+    set_back: u64,
     ticks: BTreeSet<(Instant, StreamId)>,
 }
 
@@ -58,6 +61,12 @@ pub struct Counters {
     pub answers_waiting: usize,
     /// Events handed out since boot.
     pub events_sent: u64,
+    /// Watches that read history to its end since boot.
+    pub caught_up: u64,
+    /// Synced watches that fell behind a blocked stream since boot.
+    pub fell_behind: u64,
+    /// Synced watches that an installed image sent back to history since boot.
+    pub set_back: u64,
 }
 
 impl Hub {
@@ -73,6 +82,9 @@ impl Hub {
             turn: StreamId::ZERO,
             output: Vec::new(),
             events_sent: 0,
+            caught_up: 0,
+            fell_behind: 0,
+            set_back: 0,
             ticks: BTreeSet::new(),
         }
     }
@@ -220,6 +232,7 @@ impl Hub {
                     self.synced.remove(&watcher.span, watch);
                     watcher.position = Position::Behind { next };
                     found.behind.insert(*id);
+                    self.set_back += 1;
                 }
             }
             if found.is_ready() {
@@ -295,6 +308,9 @@ impl Hub {
         let zero = Counters {
             streams: self.streams.len(),
             events_sent: self.events_sent,
+            caught_up: self.caught_up,
+            fell_behind: self.fell_behind,
+            set_back: self.set_back,
             ..Counters::default()
         };
         streams.fold(zero, |sum, stream| Counters {
@@ -478,6 +494,7 @@ impl Hub {
                 next: self.revision,
             };
             stream.behind.insert(watch.id);
+            self.fell_behind += 1;
             return Ok(());
         }
         self.send_events(watch, batch, &positions, store)?;

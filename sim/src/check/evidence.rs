@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Timeline;
+use super::facts::Facts;
 use super::prepare::{Kind, Prepared};
 use crate::history::*;
 
@@ -19,6 +20,8 @@ pub struct Trace {
     pub kind: EventKind,
     /// The value written, if it was seen.
     pub value: Option<Text>,
+    /// The revision that created the pair, and its version, if they were seen.
+    pub birth: Option<(i64, i64)>,
 }
 
 /// All that is known.
@@ -32,6 +35,10 @@ pub struct Evidence {
     pub absent: BTreeSet<usize>,
     /// What unclaimed revisions did.
     pub traces: BTreeMap<i64, BTreeSet<Trace>>,
+    /// What is known about the time between revisions.
+    pub facts: Facts,
+    /// Spans of revisions that no known operation claims, first and last, rising.
+    holes: Vec<(i64, i64)>,
     /// The revision that the history begins with.
     first_revision: i64,
     /// The last revision that anything names.
@@ -59,10 +66,14 @@ impl Evidence {
             ..Evidence::default()
         };
         evidence.claim(prepared);
+        evidence.find_holes();
         for op in &prepared.ops {
             let is_believed = sources == Sources::All || op.kind != Kind::Aside;
             if let (Outcome::Ok(response), true) = (&op.source.outcome, is_believed) {
-                evidence.see_reply(&op.request, &response.reply);
+                let moved = matches!(op.kind, Kind::Write(_) | Kind::Revoke(_));
+                let until = response.header.revision - i64::from(moved);
+                evidence.last_revision = evidence.last_revision.max(response.header.revision);
+                evidence.see_reply(&op.request, &response.reply, until);
             }
         }
         if sources == Sources::All {
@@ -76,7 +87,25 @@ impl Evidence {
             }
         }
         evidence.find_out(prepared);
+        evidence.facts.conclude(prepared, &evidence.claims);
         evidence
+    }
+
+    fn find_holes(&mut self) {
+        let mut next = self.first_revision + 1;
+        for revision in self.claims.keys() {
+            if *revision > next {
+                self.holes.push((next, *revision - 1));
+            }
+            next = next.max(*revision + 1);
+        }
+        self.holes.push((next, i64::MAX));
+    }
+
+    /// Whether nobody claims one of these revisions.
+    fn has_hole(&self, first: i64, last: i64) -> bool {
+        let at = self.holes.partition_point(|(_, end)| *end < first);
+        self.holes.get(at).is_some_and(|(start, _)| *start <= last)
     }
 
     fn claim(&mut self, prepared: &Prepared<'_>) {
@@ -94,24 +123,32 @@ impl Evidence {
         }
     }
 
-    fn see_reply(&mut self, request: &Request, reply: &Reply) {
+    /// What a reply shows, which is true until a revision.
+    fn see_reply(&mut self, request: &Request, reply: &Reply, until: i64) {
         match reply {
             Reply::Range(reply) => {
-                let keys_only = matches!(request, Request::Range(range) if range.keys_only);
+                let Request::Range(range) = request else {
+                    return;
+                };
+                let until = if range.revision > 0 {
+                    range.revision
+                } else {
+                    until
+                };
                 for kv in &reply.kvs {
-                    self.see_pair(kv, keys_only);
+                    self.see_pair(kv, range.keys_only, until);
                 }
             }
             Reply::Put(reply) => {
                 if let Some(kv) = &reply.prev_kv {
-                    self.see_pair(kv, false);
+                    self.see_pair(kv, false, until);
                 }
             }
             Reply::DeleteRange(reply) => {
                 reply
                     .prev_kvs
                     .iter()
-                    .for_each(|kv| self.see_pair(kv, false));
+                    .for_each(|kv| self.see_pair(kv, false, until));
             }
             Reply::Txn(reply) => {
                 let Request::Txn(txn) = request else { return };
@@ -121,7 +158,7 @@ impl Evidence {
                     &txn.failure
                 };
                 for (op, reply) in ops.iter().zip(&reply.responses) {
-                    self.see_reply(op, reply);
+                    self.see_reply(op, reply, until);
                 }
             }
             Reply::Compact
@@ -135,47 +172,57 @@ impl Evidence {
 
     fn see_event(&mut self, event: &WatchEvent) {
         match event.kind {
-            EventKind::Put => self.see_pair(&event.kv, false),
+            EventKind::Put => self.see_pair(&event.kv, false, event.kv.mod_revision),
             EventKind::Delete => {
                 self.see(
                     event.kv.mod_revision,
                     &event.kv.key,
                     EventKind::Delete,
                     None,
+                    None,
                 );
             }
         }
         if let Some(before) = &event.prev_kv {
-            self.see_pair(before, false);
+            self.see_pair(before, false, event.kv.mod_revision - 1);
         }
     }
 
-    fn see_pair(&mut self, kv: &KeyValue, keys_only: bool) {
+    fn see_pair(&mut self, kv: &KeyValue, keys_only: bool, until: i64) {
+        let last = until.max(kv.mod_revision);
+        self.last_revision = self.last_revision.max(kv.mod_revision);
+        if !self.has_hole(kv.create_revision, last) {
+            return;
+        }
         let value = if keys_only { None } else { Some(&kv.value) };
-        self.see(kv.mod_revision, &kv.key, EventKind::Put, value);
+        let birth = Some((kv.create_revision, kv.version));
+        self.see(kv.mod_revision, &kv.key, EventKind::Put, value, birth);
         if kv.create_revision != kv.mod_revision {
-            self.see(kv.create_revision, &kv.key, EventKind::Put, None);
+            let birth = Some((kv.create_revision, 1));
+            self.see(kv.create_revision, &kv.key, EventKind::Put, None, birth);
         }
+        self.facts.see(kv, until);
     }
 
-    fn see(&mut self, revision: i64, key: &Text, kind: EventKind, value: Option<&Text>) {
+    fn see(
+        &mut self,
+        revision: i64,
+        key: &Text,
+        kind: EventKind,
+        value: Option<&Text>,
+        birth: Option<(i64, i64)>,
+    ) {
         self.last_revision = self.last_revision.max(revision);
         if revision <= self.first_revision || self.claims.contains_key(&revision) {
             return;
         }
-        let traces = self.traces.entry(revision).or_default();
-        if value.is_none()
-            && traces
-                .iter()
-                .any(|trace| trace.key == *key && trace.kind == kind)
-        {
-            return;
-        }
-        traces.insert(Trace {
+        let trace = Trace {
             key: key.clone(),
             kind,
             value: value.cloned(),
-        });
+            birth,
+        };
+        self.traces.entry(revision).or_default().insert(trace);
     }
 
     /// Gives a revision to each unknown operation that alone could have written what it shows.
@@ -242,8 +289,29 @@ impl Evidence {
         }
     }
 
+    /// Whether a request can be the step to a revision that nobody claims, as far as can be told
+    /// without trying it.
+    pub fn allows_request(&self, revision: i64, request: &Request) -> bool {
+        let Request::Put(put) = request else {
+            return true;
+        };
+        let is_seen_elsewhere = |trace: &Trace| {
+            trace.key != put.key
+                || trace
+                    .value
+                    .as_ref()
+                    .is_some_and(|value| *value != put.value)
+        };
+        let mut traces = self.traces.get(&revision).into_iter().flatten();
+        let fits = put.ignore_value || !traces.any(is_seen_elsewhere);
+        fits && self.facts.allow_put(revision, &put.key)
+    }
+
     /// Whether what a step did fits what is known of the revision it made.
     pub fn allows(&self, revision: i64, events: &[WatchEvent]) -> bool {
+        if !self.claims.contains_key(&revision) && !self.facts.allow(revision, events) {
+            return false;
+        }
         let Some(traces) = self.traces.get(&revision) else {
             return true;
         };
@@ -251,10 +319,9 @@ impl Evidence {
             events.iter().any(|event| {
                 event.kv.key == trace.key
                     && event.kind == trace.kind
-                    && trace
-                        .value
-                        .as_ref()
-                        .is_none_or(|value| *value == event.kv.value)
+                    && (trace.value.as_ref()).is_none_or(|value| *value == event.kv.value)
+                    && (trace.birth)
+                        .is_none_or(|birth| birth == (event.kv.create_revision, event.kv.version))
             })
         })
     }

@@ -364,7 +364,8 @@ impl<'p> Checker<'p, '_> {
             Claim::Alive { granted, keys, .. } => {
                 let mut possible = lives
                     .iter()
-                    .filter(|life| life.begin.0 <= ret && call <= life.end.1)
+                    .filter(|life| life.begin.0 <= ret)
+                    .filter(|life| call <= life.end.1 || !life.is_certain)
                     .peekable();
                 if possible.peek().is_none() {
                     return Err(format!("says that lease {id} lives, but it does not"));
@@ -393,6 +394,15 @@ impl<'p> Checker<'p, '_> {
     fn most(&self, seconds: i64) -> Time {
         let nanos = u64::try_from(seconds).unwrap_or(0).saturating_mul(SECOND);
         nanos.saturating_add((nanos / MILLION).saturating_mul(self.prepared.history.meta.drift_ppm))
+    }
+
+    /// How long a lease lives at least that was promised at a moment.
+    fn least_from(&self, from: Time, seconds: i64) -> Time {
+        let until = from.saturating_add(self.least(seconds));
+        let jumps = self.prepared.history.meta.clock_jumps.iter();
+        let within = jumps.filter(|(at, _)| (from..=until).contains(at));
+        let lost = within.fold(0, |sum: Time, (_, by)| sum.saturating_add(*by));
+        until.saturating_sub(lost)
     }
 
     /// Whether somebody may have revoked the lease without a place in the order.
@@ -426,7 +436,7 @@ impl<'p> Checker<'p, '_> {
                 });
                 let promises: Vec<_> = granted.chain(renewals).collect();
                 for (op, from, seconds) in promises {
-                    let until = from.saturating_add(self.least(seconds));
+                    let until = self.least_from(from, seconds);
                     if gone < until {
                         let text =
                             format!("promised lease {id} until {until}, but it was gone at {gone}");

@@ -14,13 +14,17 @@
 //!    because the lease is missing may yet come before it.
 //! 4. What is not asked for (the end of an idle lease, an unknown grant) is placed only if the
 //!    answer of an open operation depends on it.
+//! 5. Of unknown operations that are alike, the first one is tried for all.
+//! 6. A state that another one has with fewer unknown operations used up is dropped: what can come
+//!    from it can come from the other.
 //!
 //! Memory holds the open operations and the possible states, not the history: wherever nothing is
 //! open and one state is left, the search starts anew from it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::alike::Alike;
 use super::evidence::{Evidence, Sources};
 use super::prepare::{Kind, Moment, Prepared, events_by_time};
 use super::witness::Witness;
@@ -29,8 +33,10 @@ use crate::history::*;
 use crate::model::{Model, agree};
 
 mod explore;
+mod maybes;
 
 use explore::Explorer;
+use maybes::Maybes;
 
 /// One step of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,7 +180,8 @@ fn search_with(
         prepared,
         options,
         open: Vec::new(),
-        maybes: Vec::new(),
+        maybes: Maybes::default(),
+        alike: Alike::new(prepared),
         states: vec![State {
             model: Model::new(&prepared.history.meta),
             placed: Vec::new(),
@@ -207,7 +214,8 @@ struct Searcher<'p, 'h> {
     /// among them are those whose revision was found out.
     open: Vec<usize>,
     /// Unknown operations that are called and may or may not have a place.
-    maybes: Vec<usize>,
+    maybes: Maybes,
+    alike: Alike,
     states: Vec<State>,
     tape: Tape,
     steps: u64,
@@ -225,7 +233,10 @@ impl Searcher<'_, '_> {
         let sources = known.map(|(place, op)| (place, op.source));
         for (_, moment, place) in events_by_time(sources, self.options) {
             match moment {
-                Moment::Call if self.is_maybe(place) => self.maybes.push(place),
+                Moment::Call if self.is_maybe(place) => {
+                    let kind = self.prepared.ops[place].kind;
+                    self.maybes.push(kind, self.alike.class_of(place), place);
+                }
                 Moment::Call => self.open.push(place),
                 Moment::Return => self.on_return(place)?,
             }
@@ -248,25 +259,31 @@ impl Searcher<'_, '_> {
         }
         self.returned += 1;
         self.close(place);
-        // Unknown operations that every state has placed are over.
-        let common: Vec<usize> = match self.states.split_first() {
-            Some((first, rest)) => {
-                let everywhere = |p: &usize| rest.iter().all(|state| state.placed.contains(p));
-                first.placed.iter().copied().filter(everywhere).collect()
-            }
-            None => Vec::new(),
-        };
-        for place in common {
-            if self.prepared.ops[place].source.ret.is_none() {
-                self.close(place);
-            }
-        }
+        self.close_common();
         Ok(())
+    }
+
+    /// Unknown operations that every state has placed are over.
+    fn close_common(&mut self) {
+        let Some((first, rest)) = self.states.split_first() else {
+            return;
+        };
+        let unknown = |place: &usize| self.prepared.ops[*place].source.ret.is_none();
+        let everywhere = |place: &usize| rest.iter().all(|state| state.placed.contains(place));
+        let placed = first.placed.iter().copied();
+        let common: Vec<usize> = placed.filter(|p| unknown(p) && everywhere(p)).collect();
+        for place in common {
+            self.close(place);
+        }
     }
 
     fn close(&mut self, place: usize) {
         self.open.retain(|open| *open != place);
-        self.maybes.retain(|maybe| *maybe != place);
+        if self.prepared.ops[place].source.ret.is_none() {
+            let class = self.alike.class_of(place);
+            self.maybes
+                .remove(self.prepared.ops[place].kind, class, place);
+        }
         for state in &mut self.states {
             state.placed.retain(|placed| *placed != place);
         }
@@ -310,6 +327,7 @@ impl Searcher<'_, '_> {
         for (state, paths) in states.into_iter().zip(plans) {
             self.follow(state, paths, &mut seen);
         }
+        self.drop_dominated();
         if self.states.len() > self.options.states_max {
             return Err(End::GaveUp(format!(
                 "more than {} states",
@@ -340,6 +358,34 @@ impl Searcher<'_, '_> {
                 self.states.push(after);
             }
         }
+    }
+
+    /// Of states that are the same but for the unknown operations they have used up, keeps those
+    /// that leave the most.
+    fn drop_dominated(&mut self) {
+        if self.states.len() < 2 {
+            return;
+        }
+        let mut groups: BTreeMap<u64, Vec<State>> = BTreeMap::new();
+        let states = std::mem::take(&mut self.states);
+        let is_maybe = |place: &usize| self.is_maybe(*place);
+        for state in states {
+            let (used, fixed): (Vec<usize>, Vec<usize>) =
+                state.placed.iter().copied().partition(is_maybe);
+            let group = groups.entry(print_of(&state.model, &fixed)).or_default();
+            let is_within = |one: &[usize], other: &[usize]| {
+                one.iter().all(|place| other.binary_search(place).is_ok())
+            };
+            let used_by = |other: &State| -> Vec<usize> {
+                other.placed.iter().copied().filter(is_maybe).collect()
+            };
+            if group.iter().any(|other| is_within(&used_by(other), &used)) {
+                continue;
+            }
+            group.retain(|other| !is_within(&used, &used_by(other)));
+            group.push(state);
+        }
+        self.states = groups.into_values().flatten().collect();
     }
 
     fn take(&mut self, state: &mut State, step: Move) {

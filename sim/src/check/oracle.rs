@@ -240,7 +240,7 @@ impl<'p> Replayer<'p, '_> {
         }
         let Some(place) = place else { return };
         let op = self.op(place);
-        if !is_same_request(&op.request, &commit.request) {
+        if !is_same_request(&op.request, &commit.request, &self.prepared.history.meta) {
             let text = format!("is another request in the log, at {}", commit.index);
             self.report_uncommitted(place, text);
             return;
@@ -362,11 +362,12 @@ impl<'p> Replayer<'p, '_> {
     }
 }
 
-/// The same, but for the lease id that the cluster chose.
-fn is_same_request(asked: &Request, logged: &Request) -> bool {
+/// The same, but for what the cluster decides: an id where none is given, and the least TTL.
+fn is_same_request(asked: &Request, logged: &Request, meta: &Meta) -> bool {
     match (asked, logged) {
-        (Request::LeaseGrant(asked), Request::LeaseGrant(logged)) if asked.id == 0 => {
-            asked.ttl == logged.ttl
+        (Request::LeaseGrant(asked), Request::LeaseGrant(logged)) => {
+            let ttl = |grant: &LeaseGrantRequest| grant.ttl.max(meta.lease_ttl_min);
+            (asked.id == 0 || asked.id == logged.id) && ttl(asked) == ttl(logged)
         }
         (asked, logged) => asked == logged,
     }

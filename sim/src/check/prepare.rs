@@ -195,14 +195,19 @@ fn check_processes(history: &History) -> Result<(), Violation> {
 }
 
 fn check_commits(history: &History, by_id: &BTreeMap<u64, usize>) -> Result<(), Violation> {
-    let mut last = None;
+    let mut last: Option<&Commit> = None;
     for commit in &history.commits {
-        let text = if last.is_some_and(|last| commit.index <= last) {
+        let is_revoke = |commit: &Commit| matches!(commit.request, Request::LeaseRevoke(_));
+        let falls = |last: &Commit| match is_revoke(last) && is_revoke(commit) {
+            true => commit.index < last.index,
+            false => commit.index <= last.index,
+        };
+        let text = if last.is_some_and(falls) {
             "the log does not rise"
         } else if commit.op.is_some_and(|id| !by_id.contains_key(&id)) {
             "carries an operation that is not in the history"
         } else {
-            last = Some(commit.index);
+            last = Some(commit);
             continue;
         };
         return Err(Violation {

@@ -7,15 +7,18 @@ use super::*;
 
 use crate::broken::generate::{Shape, history};
 
-fn assert_right(shape: &Shape) {
-    let history = history(shape);
-    let options = Options {
+fn patient() -> Options {
+    Options {
         steps_max: 200_000,
         states_max: 200,
         plain_ops_max: 60,
         ..Options::default()
-    };
-    let report = check(&history, &options);
+    }
+}
+
+fn assert_right(shape: &Shape) {
+    let history = history(shape);
+    let report = check(&history, &patient());
     // Equal values and unknown outcomes can leave too many orders to decide.
     let is_hard = !shape.unique && shape.unknown > 3;
     if is_hard && report.breaks(Guarantee::Undecided) {
@@ -88,4 +91,56 @@ fn a_million_operations_within_a_minute() {
             60.0 / all.as_secs_f64(),
         );
     }
+}
+
+/// Which shapes the search gives up on. `CASES=20000 cargo test -p fated-sim -- --ignored gives_up`.
+#[test]
+#[ignore = "a survey"]
+fn what_the_search_gives_up_on() {
+    let cases = std::env::var("CASES").map_or(2000, |n| n.parse().unwrap());
+    let mut dice = crate::broken::generate::Dice::new(7);
+    let mut found = [0_u64; 8];
+    let mut runs = [0_u64; 8];
+    let mut steps = [0_u64; 8];
+    let mut wrong = 0;
+    for _ in 0..cases {
+        let shape = Shape {
+            seed: dice.next(),
+            ops: 1 + dice.below(299) as usize,
+            clients: 1 + dice.below(11) as usize,
+            unknown: dice.below(15),
+            keys: 1 + dice.below(7),
+            unique: dice.percent(50),
+            leases: dice.percent(50),
+            compactions: dice.percent(50),
+            watches: dice.below(5) as usize,
+            commits: dice.percent(50),
+        };
+        let report = check(&history(&shape), &patient());
+        let at = usize::from(shape.unique)
+            + 2 * usize::from(shape.leases)
+            + 4 * usize::from(shape.commits);
+        runs[at] += 1;
+        steps[at] += report.steps;
+        if report.breaks(Guarantee::Undecided) {
+            found[at] += 1;
+        } else {
+            if !report.is_ok() {
+                wrong += 1;
+                println!("{shape:?}\n{report}");
+            }
+        }
+    }
+    for at in 0..8 {
+        println!(
+            "unique {} leases {} log {}: gave up {} of {}, {} steps each",
+            at & 1,
+            at >> 1 & 1,
+            at >> 2,
+            found[at],
+            runs[at],
+            steps[at] / runs[at].max(1)
+        );
+    }
+    assert_eq!(wrong, 0, "right histories that were judged wrong");
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use fated_sim::{history::History, plan::Plan, run, trace::Keep};
+use fated_sim::{counters::required, history::History, plan::Plan, run, trace::Keep};
 
 use super::{
     Outcome, Place, in_file, plan_text,
@@ -33,6 +33,31 @@ pub struct Batch {
     /// Write the plans of failing seeds into this directory.
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
+    /// Fail too if something did not happen that must, as every batch of a thousand seeds does.
+    #[arg(long)]
+    demands: bool,
+}
+
+/// A batch that must go through everything.
+#[derive(Args)]
+pub struct Counted {
+    /// How many seeds.
+    #[arg(default_value_t = required::SEEDS)]
+    count: u64,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Counted {
+    pub fn batch(self) -> Batch {
+        Batch {
+            count: Some(self.count),
+            minutes: None,
+            place: self.place,
+            save: None,
+            demands: true,
+        }
+    }
 }
 
 pub fn soak(batch: &Batch, json: bool) -> Outcome {
@@ -71,10 +96,15 @@ pub fn soak(batch: &Batch, json: bool) -> Outcome {
     );
     progress.clear();
     let real = began.elapsed();
+    let demands = batch.demands || tally.seeds >= required::SEEDS;
+    let reached = !demands || required::missing(&tally.counters, tally.seeds).is_empty();
     if json {
         println!("{}", tally.json(real));
     } else {
-        print!("{}", tell::table(&tally.counters));
+        match demands {
+            true => print!("{}", tell::required(&tally.counters, tally.seeds)),
+            false => print!("{}", tell::table(&tally.counters)),
+        }
         println!("{}", tally.line(real));
         for failure in &tally.failures {
             println!("replay: cargo sim run {}", failure.seed);
@@ -82,7 +112,7 @@ pub fn soak(batch: &Batch, json: bool) -> Outcome {
     }
     match unsaved {
         Some(why) => Err(why),
-        None => Ok(tally.failures.is_empty()),
+        None => Ok(tally.failures.is_empty() && reached),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{env, fmt::Write as _, process::Command, sync::OnceLock, time::Duration
 
 use fated_sim::{
     check,
-    counters::Counters,
+    counters::{Counters, required},
     plan::Plan,
     run::{self, Report},
     trace::Keep,
@@ -148,6 +148,37 @@ pub fn table(counters: &Counters) -> String {
     let mut text = String::new();
     for (name, count) in counters.iter() {
         writeln!(text, "{count:>12}  {name}").expect("a string takes everything");
+    }
+    text
+}
+
+/// What must have happened and how often it did, everything else that was counted, and what is
+/// missing.
+pub fn required(counters: &Counters, seeds: u64) -> String {
+    let (all, missing) = (required::all(), required::missing(counters, seeds));
+    let mut text = format!("{:>12} {:>10} {:>8}\n", "count", "per seed", "in 1000");
+    let mut line = |name: &str, least: &str, meaning: &str| {
+        let count = counters.get(name);
+        let each = count as f64 / seeds.max(1) as f64;
+        writeln!(text, "{count:>12} {each:>10.3} {least:>8}  {name}{meaning}")
+            .expect("a string takes everything");
+    };
+    for it in &all {
+        line(it.name, &it.least.to_string(), &format!(": {}", it.meaning));
+    }
+    for (name, _) in counters.iter() {
+        if all.iter().all(|it| it.name != name) {
+            line(name, "", "");
+        }
+    }
+    for it in missing {
+        let count = counters.get(it.name);
+        writeln!(
+            text,
+            "MISSING: {}: {count} times, not {}",
+            it.name, it.least
+        )
+        .expect("a string takes everything");
     }
     text
 }

@@ -17,12 +17,12 @@ use super::{Outcome, Seeds, in_file, tell::Tally};
 pub struct Twice {
     #[command(flatten)]
     seeds: Seeds,
+    /// Give LMDB to one of the two runs and not to the other.
+    #[arg(long)]
+    lmdb: bool,
     /// Compare with a run of the same seed in a process of its own too.
     #[arg(long)]
     processes: bool,
-    /// Run it once with LMDB under the members and once without.
-    #[arg(long)]
-    lmdb: bool,
     /// Compare with what `hashes` has printed, perhaps before a rebuild.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
@@ -109,21 +109,27 @@ fn parse_hashes(text: &str) -> Result<BTreeMap<u64, u64>, String> {
         .collect()
 }
 
-/// Two runs in this process, and the first step in which they differ.
+/// Two runs in this process, and the first step in which they differ. The second one is disturbed
+/// in everything that must not matter, and may have the other kind of store.
 fn compare(seed: u64, lmdb: bool) -> (Report, Option<String>) {
-    let plans = [false, lmdb].map(|flips| {
+    let plan = |flips| {
         let mut plan = Plan::draw(seed);
         plan.disks.lmdb ^= flips;
         plan
-    });
-    let [first, second] = plans.clone().map(|plan| run::run(plan, Keep::Marks));
-    if first.marks == second.marks && first.violation == second.violation {
+    };
+    let both = |keep: Keep| {
+        let first = run::run(plan(false), keep.clone());
+        (first, run::run_disturbed(plan(lmdb), keep))
+    };
+    let (mut first, second) = both(Keep::Marks);
+    let marks = std::mem::take(&mut first.marks);
+    if marks == second.marks && first.violation == second.violation {
         return (first, None);
     }
-    let pairs = first.marks.iter().zip(&second.marks);
+    let pairs = marks.iter().zip(&second.marks);
     let step = pairs.take_while(|(one, other)| one == other).count();
     let mut story = format!("seed {seed} differs from step {} on", step + 1);
-    let [one, other] = plans.map(|plan| run::run(plan, Keep::Lines));
+    let (one, other) = both(Keep::Lines);
     let mut lines = one.lines.iter().zip(&other.lines);
     if let Some((one, other)) = lines.find(|(one, other)| one != other) {
         story += &format!("\n  {one}\n  {other}");

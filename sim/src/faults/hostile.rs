@@ -6,7 +6,7 @@ use fated::kernel::Entropy;
 use super::{DiskFault, Fault, FaultKind, Part, Point, Shape, Target};
 use crate::{draw, plan::ClusterPlan};
 
-const CLASSES: usize = 9;
+const CLASSES: usize = 10;
 
 /// The schedule of a plan. At most `damaged_max` members lose their disks' trust for good.
 pub(super) fn draw(
@@ -77,8 +77,14 @@ fn draw_class(
             target,
             bytes_per_ms: draw::log_uniform(1, 1000, entropy),
         },
+        // A log write that is on its way is torn.
+        6 => FaultKind::CrashAt {
+            target,
+            point: Point::LogWritten,
+            power: true,
+        },
         // The points behind the common ones.
-        6..=8 => {
+        7 | 8 => {
             let rare = &Point::ALL[10..];
             FaultKind::CrashAt {
                 target,
@@ -86,6 +92,10 @@ fn draw_class(
                 power: entropy.one_in(2),
             }
         }
+        9 => FaultKind::CrashFirst {
+            point: Point::OF_IMAGES[draw::index(Point::OF_IMAGES.len(), entropy)],
+            power: entropy.one_in(2),
+        },
         _ => return,
     };
     faults.push(Fault {

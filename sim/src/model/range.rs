@@ -81,8 +81,8 @@ impl Model {
                 keys_only: false,
                 ..request.clone()
             };
-            self.sorted
-                .push(answer_range(found.clone(), &unlimited).kvs);
+            let considered = considered(found.clone(), request);
+            self.sorted.push(answer_range(considered, &unlimited).kvs);
         }
         answer_range(found, request)
     }
@@ -122,7 +122,7 @@ pub fn answers_as_at(
         keys_only: false,
         ..request.clone()
     };
-    let allowed = answer_range(found.clone(), &unlimited).kvs;
+    let allowed = answer_range(considered(found.clone(), request), &unlimited).kvs;
     let model = answer_range(found, request);
     (model.more, model.count) == (observed.more, observed.count)
         && pairs_agree(request, &model.kvs, &observed.kvs, &allowed)
@@ -137,6 +137,7 @@ pub(super) fn answer_range(mut kvs: Vec<KeyValue>, request: &RangeRequest) -> Ra
             ..RangeReply::default()
         };
     }
+    kvs = considered(kvs, request);
     kvs.retain(|kv| passes(kv, request));
     kvs.sort_by(|a, b| by_target(a, b, request));
     let mut more = false;
@@ -150,6 +151,23 @@ pub(super) fn answer_range(mut kvs: Vec<KeyValue>, request: &RangeRequest) -> Ra
         }
     }
     RangeReply { kvs, more, count }
+}
+
+/// What a read looks at before it sorts. With a limit and no order etcd stops behind the limit, also
+/// if a target is named: it sorts what it has found until then.
+fn considered(mut kvs: Vec<KeyValue>, request: &RangeRequest) -> Vec<KeyValue> {
+    let filters = [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ];
+    let has_filters = filters.iter().any(|revision| *revision != 0);
+    if request.limit > 0 && request.sort_order == SortOrder::None && !has_filters {
+        let most = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        kvs.truncate(most.saturating_add(1));
+    }
+    kvs
 }
 
 fn passes(kv: &KeyValue, request: &RangeRequest) -> bool {
@@ -190,7 +208,16 @@ pub(super) fn pairs_agree(
     observed: &[KeyValue],
     allowed: &[KeyValue],
 ) -> bool {
-    if model == observed {
+    // Whether a lease is told with a key alone depends on the server's version.
+    let is_same = |model: &KeyValue, observed: &KeyValue| {
+        let bare = || KeyValue {
+            lease: 0,
+            ..model.clone()
+        };
+        model == observed || (request.keys_only && bare() == *observed)
+    };
+    let mut pairs = model.iter().zip(observed);
+    if model.len() == observed.len() && pairs.all(|(a, b)| is_same(a, b)) {
         return true;
     }
     if request.sort_target == SortTarget::Key || model.len() != observed.len() {
@@ -205,7 +232,7 @@ pub(super) fn pairs_agree(
         if request.keys_only {
             stripped.value = Text::default();
         }
-        if stripped != *kv || chosen.iter().any(|other| other.key == kv.key) {
+        if !is_same(&stripped, kv) || chosen.iter().any(|other| other.key == kv.key) {
             return false;
         }
         chosen.push(full);

@@ -42,6 +42,11 @@ impl Frontend {
         cx.tell(Mail::Consensus(ConsensusInput::ReadIndex { id }));
     }
 
+    /// How many barriers were started again since boot.
+    pub fn barriers_repeated(&self) -> u64 {
+        self.barriers_repeated
+    }
+
     /// Tries the barrier again under a fresh id, so that late confirmations of the old one count
     /// for nothing.
     pub(super) fn retry_round(&mut self, cx: &mut Context<'_, Mail>) {
@@ -54,6 +59,7 @@ impl Frontend {
         };
         let calls: Vec<_> = round.calls.into_iter().filter(alive).collect();
         if !calls.is_empty() {
+            self.barriers_repeated += 1;
             self.start_round(calls, cx);
         }
     }
@@ -71,9 +77,6 @@ impl Frontend {
         for (call, behind) in round.calls {
             match behind {
                 Behind::Read(request) => reads.push((call, request)),
-                Behind::KeepAlive(lease) => {
-                    cx.tell(Mail::Applier(ApplierInput::KeepAlive { call, id: lease }));
-                }
                 Behind::Publish => cx.tell(Mail::Frontend(FrontendInput::Published)),
                 Behind::Change(change) => reconfigure(call, change, cx),
             }
@@ -120,10 +123,11 @@ impl Frontend {
     }
 
     /// As leader: a lease is renewed or read only behind the barrier, so that a deposed leader
-    /// which does not know it yet can promise nothing.
+    /// which does not know it yet can promise nothing, and one that has not applied a grant yet
+    /// does not take its lease for gone.
     fn lead(&mut self, call: CallId, request: PeerRequest) {
         let behind = match request {
-            PeerRequest::KeepAlive(request) => Behind::KeepAlive(request.id),
+            PeerRequest::KeepAlive(request) => Behind::Read(Request::LeaseKeepAlive(request)),
             PeerRequest::TimeToLive(request) => Behind::Read(Request::LeaseTimeToLive(request)),
             PeerRequest::Promote(request) => Behind::Change(Change::Promote(request)),
         };

@@ -29,7 +29,6 @@ pub(super) enum Route {
 #[derive(Debug)]
 pub(super) enum Behind {
     Read(Request),
-    KeepAlive(i64),
     Publish,
     Change(Change),
 }

@@ -11,7 +11,7 @@ pub(super) struct Explorer<'s, 'p, 'h> {
     evidence: &'s Evidence,
     witness: &'s Witness<'h>,
     open: &'s [usize],
-    maybes: &'s [usize],
+    maybes: &'s Maybes,
     state: &'s mut State,
     goal: Goal,
     path: Vec<Move>,
@@ -67,17 +67,6 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         let placed = &self.state.placed;
         let open = self.open.iter().copied();
         open.filter(|place| !placed.contains(place)).collect()
-    }
-
-    /// Unknown operations of one kind that are not placed.
-    fn waiting_maybes(&self, kind: Kind) -> Vec<usize> {
-        let placed = &self.state.placed;
-        let maybes = self
-            .maybes
-            .iter()
-            .copied()
-            .filter(|place| self.op(*place).kind == kind);
-        maybes.filter(|place| !placed.contains(place)).collect()
     }
 
     /// One state on the way: first what may be placed at once, then every choice.
@@ -229,9 +218,9 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
             }
         });
         if self.is_compaction_wanted() {
-            places.extend(self.waiting_maybes(Kind::MaybeCompact));
+            places.extend(self.maybes.compactions(&self.state.placed));
         }
-        let mut grants = self.waiting_maybes(Kind::MaybeGrant);
+        let mut grants: Vec<usize> = self.maybes.grants(&self.state.placed).collect();
         grants.retain(|place| self.is_lease_wanted(&self.op(*place).leases));
         places.extend(grants);
         for place in places {
@@ -263,12 +252,16 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         }
         for place in waiting {
             let op = self.op(place);
-            if op.kind == Kind::Revoke(next) && self.has_keys(&op.leases) {
+            let in_time = self.witness.is_in_time(next, op.source.call);
+            if in_time && op.kind == Kind::Revoke(next) && self.has_keys(&op.leases) {
                 self.branch(place, Some(next))?;
             }
         }
-        for place in self.waiting_maybes(Kind::MaybeWrite) {
-            if self.witness.is_in_time(next, self.op(place).source.call) {
+        let writes: Vec<usize> = self.maybes.writes(&self.state.placed).collect();
+        for place in writes {
+            let op = self.op(place);
+            let in_time = self.witness.is_in_time(next, op.source.call);
+            if in_time && self.evidence.allows_request(next, &op.request) {
                 self.branch(place, Some(next))?;
             }
         }
@@ -329,7 +322,7 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         let next = self.state.model.revision() + 1;
         let mut wishers = self.waiting();
         if !self.evidence.claims.contains_key(&next) {
-            wishers.extend(self.waiting_maybes(Kind::MaybeWrite));
+            wishers.extend(self.maybes.writes(&self.state.placed));
         }
         let names = |place: &usize| !self.op(*place).leases.is_disjoint(leases);
         wishers.iter().any(names)
