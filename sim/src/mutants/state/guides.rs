@@ -9,7 +9,7 @@ use crate::{
     mutants::strike_often,
     plan::{ClockPlan, Plan, WatchLimits},
     script::{LeaseStep, Naming, Part, Step, What, WideStep},
-    watching::WatcherPlan,
+    watching::{Scope, WatcherPlan},
 };
 
 fn dice(plan: &Plan) -> Entropy {
@@ -59,6 +59,9 @@ fn watcher() -> WatcherPlan {
         fragment: false,
         cancels: false,
         requires_leader: false,
+        scope: Scope::Keys,
+        more: Vec::new(),
+        swaps_ms: 0,
     }
 }
 
