@@ -9,7 +9,7 @@ use crate::{
     mutants::strike_often,
     plan::{ClockPlan, Plan, WatchLimits},
     script::{LeaseStep, Naming, Part, Step, What, WideStep},
-    watching::WatcherPlan,
+    watching::{Scope, WatcherPlan},
 };
 
 fn dice(plan: &Plan) -> Entropy {
@@ -58,6 +58,9 @@ fn watcher() -> WatcherPlan {
         keep_ms: 60_000,
         fragment: false,
         cancels: false,
+        scope: Scope::Keys,
+        more: Vec::new(),
+        swaps_ms: 0,
     }
 }
 
