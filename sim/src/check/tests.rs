@@ -19,11 +19,6 @@ fn patient() -> Options {
 fn assert_right(shape: &Shape) {
     let history = history(shape);
     let report = check(&history, &patient());
-    // Equal values and unknown outcomes can leave too many orders to decide.
-    let is_hard = !shape.unique && shape.unknown > 3;
-    if is_hard && report.breaks(Guarantee::Undecided) {
-        return;
-    }
     assert!(report.is_ok(), "{shape:?}\n{report}");
     assert_eq!(report.ops, history.ops.len());
 }
@@ -34,6 +29,11 @@ fn shape() -> impl Strategy<Value = Shape> {
     (any::<u64>(), sizes, flags).prop_map(|(seed, sizes, flags)| {
         let (ops, clients, unknown, keys, watches) = sizes;
         let (unique, leases, compactions, commits) = flags;
+        // Without the log every unknown outcome is a riddle of its own, and where a fourth of all
+        // outcomes is unknown a search may come to give up, which is a failure. So that this is no
+        // excuse for less, those histories keep to a tenth. (The share counts twice: requests and
+        // answers get lost.)
+        let unknown = if commits { unknown } else { unknown % 6 };
         Shape {
             seed,
             ops,
@@ -108,7 +108,7 @@ fn what_the_search_gives_up_on() {
             seed: dice.next(),
             ops: 1 + dice.below(299) as usize,
             clients: 1 + dice.below(11) as usize,
-            unknown: dice.below(15),
+            unknown: dice.below(std::env::var("UNKNOWN").map_or(15, |n| n.parse().unwrap())),
             keys: 1 + dice.below(7),
             unique: dice.percent(50),
             leases: dice.percent(50),
@@ -144,4 +144,53 @@ fn what_the_search_gives_up_on() {
         );
     }
     assert_eq!(wrong, 0, "right histories that were judged wrong");
+}
+
+#[test]
+#[ignore]
+fn one_shape() {
+    let shapes = [
+        Shape {
+            seed: 7203724074304214688,
+            ops: 219,
+            clients: 8,
+            unknown: 4,
+            keys: 4,
+            unique: false,
+            leases: true,
+            compactions: true,
+            watches: 0,
+            commits: false,
+        },
+        Shape {
+            seed: 5736821470144759946,
+            ops: 272,
+            clients: 11,
+            unknown: 5,
+            keys: 5,
+            unique: false,
+            leases: true,
+            compactions: true,
+            watches: 0,
+            commits: false,
+        },
+    ];
+    for shape in shapes {
+        let history = history(&shape);
+        let prepared = Prepared::new(&history, &patient()).unwrap();
+        let search = linearizable::search(&prepared, None, &patient());
+        println!(
+            "SHAPE {:?} {:?} {:?}",
+            search.violation, search.doubt, search.prefix_tail
+        );
+        let mut shape = shape;
+        shape.commits = true;
+        let history = crate::broken::generate::history(&shape);
+        for op in &history.ops {
+            println!("{}", serde_json::to_string(op).unwrap());
+        }
+        for c in &history.commits {
+            println!("LOG {}", serde_json::to_string(c).unwrap());
+        }
+    }
 }
