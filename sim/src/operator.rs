@@ -16,6 +16,7 @@ use fated::{
     membership::Member as Seat,
     node::InitialMember,
     pb::etcdserverpb as rpc,
+    raft::ConfState,
 };
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     faults::Point,
     membership::MemberChange,
     plan::Plan,
+    roster,
     world::{Item, World},
 };
 
@@ -154,6 +156,31 @@ impl World {
         (0..self.members.len())
             .filter(|at| self.votes(*at))
             .collect()
+    }
+
+    /// Whether every voter that is left still counts members who are gone for good, and needs them
+    /// for a quorum: whoever knew that their removal was committed was removed by it, or lost that
+    /// knowledge with its power. A configuration comes into force when it is applied, so nobody
+    /// can help them but the operator.
+    pub fn are_stranded(&self) -> bool {
+        let here = |id: MemberId| {
+            let mut slots = 0..self.members.len();
+            slots.any(|at| self.members[at].id == id && self.belongs(at))
+        };
+        let newest = self.observer.roster.cluster().conf_state();
+        let newest = ConfState {
+            voters: newest.voters,
+            voters_outgoing: newest.voters_outgoing,
+            learners: newest.learners,
+            learners_next: newest.learners_next,
+            auto_leave: newest.auto_leave,
+        };
+        let voters = self.voters();
+        let cannot = |at: &usize| {
+            let conf = self.observer.roster.in_force(self.members[*at].id);
+            conf.is_some_and(|conf| *conf != newest && !roster::reached(conf, here))
+        };
+        !voters.is_empty() && roster::reached(&newest, here) && voters.iter().all(cannot)
     }
 
     /// How many voters the cluster counts, whatever became of them.

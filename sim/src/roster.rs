@@ -52,6 +52,11 @@ impl Roster {
         self.in_force.remove(&member);
     }
 
+    /// What a member had in force after its last turn of this life.
+    pub fn in_force(&self, member: MemberId) -> Option<&ConfState> {
+        self.in_force.get(&member)
+    }
+
     /// Whether the quorum is reached that a member needed in its last turn. A change that came into
     /// force within the turn may have come before or behind what is asked about.
     pub fn reached(&self, node: &Node<Store>, holds: impl Fn(MemberId) -> bool) -> bool {
