@@ -525,7 +525,9 @@ impl<B: Backend> Applier<B> {
                 result: Ok(response),
             }));
             // An image that came meanwhile has waited for this, perhaps for nothing else.
-            self.maybe_install(cx);
+            if !mutant!("defragmentation-forgets-the-image") {
+                self.maybe_install(cx);
+            }
             return Ok(());
         }
         if self
