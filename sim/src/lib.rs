@@ -19,6 +19,7 @@ pub mod mutants;
 pub mod observe;
 pub mod plan;
 pub mod queue;
+pub mod relevant;
 pub mod roster;
 pub mod script;
 pub mod store;

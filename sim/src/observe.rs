@@ -30,6 +30,8 @@ pub struct Violation {
     pub guarantee: String,
     /// What was seen.
     pub story: String,
+    /// The virtual time at which it shows, if that was not at the end of the run.
+    pub at: Option<u64>,
 }
 
 impl Violation {
@@ -38,7 +40,15 @@ impl Violation {
         Self {
             guarantee: guarantee.into(),
             story: story.into(),
+            at: None,
         }
+    }
+
+    /// It shows at this time, although it was found later.
+    #[must_use]
+    pub fn shown_at(mut self, nanos: u64) -> Self {
+        self.at = Some(nanos);
+        self
     }
 }
 

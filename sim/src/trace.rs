@@ -36,7 +36,8 @@ pub struct Trace {
 #[derive(Debug)]
 enum Sink {
     Nowhere,
-    Kept(VecDeque<String>),
+    /// The last lines up to a time.
+    Kept(VecDeque<String>, u64),
     File(BufWriter<File>),
 }
 
@@ -50,6 +51,8 @@ pub enum Keep {
     Marks,
     /// The last lines.
     Lines,
+    /// The last lines up to this virtual time.
+    Until(u64),
     /// All lines, in a file.
     File(String),
 }
@@ -83,7 +86,8 @@ impl Trace {
     pub fn new(keep: &Keep) -> io::Result<Self> {
         let sink = match keep {
             Keep::Hash | Keep::Marks => Sink::Nowhere,
-            Keep::Lines => Sink::Kept(VecDeque::new()),
+            Keep::Lines => Sink::Kept(VecDeque::new(), u64::MAX),
+            Keep::Until(time) => Sink::Kept(VecDeque::new(), *time),
             Keep::File(path) => Sink::File(BufWriter::new(File::create(Path::new(path))?)),
         };
         Ok(Self {
@@ -112,6 +116,9 @@ impl Trace {
 
     /// Adds a line about a member.
     pub fn line(&mut self, now: u64, member: MemberId, view: &View, what: &str) {
+        if matches!(self.sink, Sink::Kept(_, until) if now > until) {
+            return;
+        }
         let mut what: String = what.chars().take(WHAT_CHARS_MAX).collect();
         what.retain(|char| char != '\n');
         let line = TraceLine {
@@ -131,7 +138,7 @@ impl Trace {
     fn push(&mut self, line: String) {
         match &mut self.sink {
             Sink::Nowhere => {}
-            Sink::Kept(lines) => {
+            Sink::Kept(lines, _) => {
                 if lines.len() == LINES_KEPT {
                     lines.pop_front();
                 }
@@ -160,7 +167,7 @@ impl Trace {
     /// The last lines, if they were kept.
     pub fn take_lines(&mut self) -> Vec<String> {
         match &mut self.sink {
-            Sink::Kept(lines) => lines.drain(..).collect(),
+            Sink::Kept(lines, _) => lines.drain(..).collect(),
             Sink::Nowhere | Sink::File(_) => Vec::new(),
         }
     }

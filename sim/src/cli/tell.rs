@@ -6,6 +6,7 @@ use fated_sim::{
     check,
     counters::{Counters, required},
     plan::Plan,
+    relevant::relevant,
     run::{self, Report},
     trace::Keep,
 };
@@ -189,9 +190,9 @@ pub fn failure(plan: &Plan, report: &Report, command: &str) -> String {
     let Some(violation) = &report.violation else {
         return String::new();
     };
-    let again = run::run(plan.clone(), Keep::Lines);
+    let again = run::run(plan.clone(), violation.at.map_or(Keep::Lines, Keep::Until));
     let mut text = String::new();
-    for line in &again.lines[again.lines.len().saturating_sub(LINES_SHOWN)..] {
+    for line in relevant(&again.lines, &violation.story, LINES_SHOWN) {
         text += line;
         text.push('\n');
     }
