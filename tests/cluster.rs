@@ -7,6 +7,7 @@ mod failover;
 mod leases;
 mod ledger;
 mod load;
+mod members;
 mod pause;
 mod single;
 mod three;

@@ -144,8 +144,8 @@ pub struct Options {
     pub plain_ops_max: usize,
     /// How many steps a search may take before it gives up.
     pub steps_max: u64,
-    /// How many states a search may hold at a time before it gives up.
-    pub states_max: usize,
+    /// How many ways a search looks for from one state to the next return.
+    pub ways_max: usize,
     /// How the checkers are broken.
     pub weak: BTreeSet<Weakness>,
 }
@@ -155,7 +155,7 @@ impl Default for Options {
         Options {
             plain_ops_max: 300,
             steps_max: 20_000_000,
-            states_max: 500,
+            ways_max: 1_000,
             weak: BTreeSet::new(),
         }
     }

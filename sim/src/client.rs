@@ -159,14 +159,6 @@ impl Clients {
         })
     }
 
-    /// Whether every probe was answered well.
-    pub fn probes_done(&self) -> bool {
-        self.clients.iter().all(|client| match &client.script {
-            Script::Steps { .. } => true,
-            Script::Probe { left } => *left == 0,
-        })
-    }
-
     /// Members whose probe was not answered yet.
     pub fn probes_open(&self) -> Vec<usize> {
         let open = |client: &&Client| matches!(client.script, Script::Probe { left } if left > 0);
@@ -176,6 +168,12 @@ impl Clients {
 }
 
 impl World {
+    /// Whether every probe was answered well, but for those of members that were removed meanwhile.
+    pub fn probes_done(&self) -> bool {
+        let open = self.clients.probes_open();
+        open.into_iter().all(|at| !self.belongs(at))
+    }
+
     /// Every client begins its script.
     pub fn start_clients(&mut self) {
         for client in 0..self.clients.clients.len() {

@@ -16,6 +16,7 @@ use fated::{
     membership::Member as Seat,
     node::InitialMember,
     pb::etcdserverpb as rpc,
+    raft::ConfState,
 };
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     faults::Point,
     membership::MemberChange,
     plan::Plan,
+    roster,
     world::{Item, World},
 };
 
@@ -156,6 +158,31 @@ impl World {
             .collect()
     }
 
+    /// Whether every voter that is left still counts members who are gone for good, and needs them
+    /// for a quorum: whoever knew that their removal was committed was removed by it, or lost that
+    /// knowledge with its power. A configuration comes into force when it is applied, so nobody
+    /// can help them but the operator.
+    pub fn are_stranded(&self) -> bool {
+        let here = |id: MemberId| {
+            let mut slots = 0..self.members.len();
+            slots.any(|at| self.members[at].id == id && self.belongs(at))
+        };
+        let newest = self.observer.roster.cluster().conf_state();
+        let newest = ConfState {
+            voters: newest.voters,
+            voters_outgoing: newest.voters_outgoing,
+            learners: newest.learners,
+            learners_next: newest.learners_next,
+            auto_leave: newest.auto_leave,
+        };
+        let voters = self.voters();
+        let cannot = |at: &usize| {
+            let conf = self.observer.roster.in_force(self.members[*at].id);
+            conf.is_some_and(|conf| *conf != newest && !roster::reached(conf, here))
+        };
+        !voters.is_empty() && roster::reached(&newest, here) && voters.iter().all(cannot)
+    }
+
     /// How many voters the cluster counts, whatever became of them.
     fn voters_counted(&self) -> usize {
         let members = self.observer.roster.cluster().members();
@@ -287,12 +314,23 @@ impl World {
         member.standing.runs() && self.observer.roster.cluster().is_removed(member.id)
     }
 
+    /// Whether somebody who stays knows of a removal. Before that no operator can, and the member
+    /// may be the only one that could still tell.
+    fn is_known_removed(&self, at: usize) -> bool {
+        let Some(index) = self.observer.roster.removed_at(self.members[at].id) else {
+            return false;
+        };
+        let mut voters = self.voters().into_iter();
+        voters.any(|other| self.members[other].up && self.members[other].view.applied >= index)
+    }
+
     /// A machine for a new member: one that is free, or that of a member which was removed. Its
     /// disk is empty.
     fn take_slot(&mut self) -> Option<usize> {
         let members = 0..self.members.len();
         let cluster = self.observer.roster.cluster();
-        let gone = |at: &usize| cluster.is_removed(self.members[*at].id);
+        let gone =
+            |at: &usize| cluster.is_removed(self.members[*at].id) && self.is_known_removed(*at);
         let free = |at: &usize| self.members[*at].standing == Standing::Free;
         let at = members
             .clone()
@@ -524,8 +562,13 @@ impl World {
 
     /// A removed member's machine is switched off, if it still runs.
     pub fn on_switch_off(&mut self, at: usize, boot: u64) {
-        if self.members[at].boot == boot {
+        if self.members[at].boot != boot {
+            return;
+        }
+        if self.is_known_removed(at) {
             self.kill(at);
+        } else {
+            self.after(100_000_000, Item::SwitchOff { at, boot });
         }
     }
 

@@ -303,6 +303,24 @@ impl Runner {
         self.shared.world().fail(Violation::new(guarantee, story));
     }
 
+    /// Members did not come to serve or to be equal. That is a failure, unless those who are left
+    /// cannot know that they are alone; then the run ends here.
+    fn fail_to_serve(&self, guarantee: &'static str, story: String) {
+        let mut world = self.shared.world();
+        if world.is_over {
+            return;
+        }
+        if world.are_stranded() {
+            world.is_over = true;
+            world
+                .counters
+                .hit("members: those left could not know of it");
+            return;
+        }
+        drop(world);
+        self.fail(guarantee, story);
+    }
+
     fn patience(&self) -> u64 {
         PATIENCE_NANOS + 30 * 1_000_000 * self.shared.world().plan.cluster.election_ms
     }
@@ -332,8 +350,10 @@ impl Runner {
         }
         self.until(plan.faults_ms * 1_000_000, |_| false).await;
         self.liveness(&plan).await;
-        self.heal().await;
-        if plan.last_cut {
+        if !self.shared.world().is_over {
+            self.heal().await;
+        }
+        if plan.last_cut && !self.shared.world().is_over {
             self.shared.world().cut_all_and_boot();
             self.converge().await;
             self.probe_all().await;
@@ -364,13 +384,10 @@ impl Runner {
             }
             candidates
         };
-        if !self
-            .until(self.patience(), |world| world.clients.probes_done())
-            .await
-        {
+        if !self.until(self.patience(), World::probes_done).await {
             let open = self.shared.world().clients.probes_open();
             let story = format!("core {core:?}, not served at {open:?}: {}", self.story());
-            self.fail("a healthy majority serves", story);
+            self.fail_to_serve("a healthy majority serves", story);
         }
     }
 
@@ -404,7 +421,7 @@ impl Runner {
             alive.all(equal) && world.leader().is_some() && world.lingering().is_empty()
         };
         if !self.until(self.patience(), done).await {
-            self.fail("healed members become equal", self.story());
+            self.fail_to_serve("healed members become equal", self.story());
         }
     }
 
@@ -415,13 +432,10 @@ impl Runner {
                 world.probe(at);
             }
         }
-        if !self
-            .until(self.patience(), |world| world.clients.probes_done())
-            .await
-        {
+        if !self.until(self.patience(), World::probes_done).await {
             let open = self.shared.world().clients.probes_open();
             let story = format!("not served at {open:?}: {}", self.story());
-            self.fail("a healed cluster serves", story);
+            self.fail_to_serve("a healed cluster serves", story);
         }
     }
 
@@ -429,7 +443,7 @@ impl Runner {
     async fn compare_hashes(&self) {
         let request = Request::HashKv(rpc::HashKvRequest { revision: 0 });
         let Some(answers) = self.ask_voters(&request).await else {
-            return self.fail("a healed cluster serves", "no answer to HashKV".to_owned());
+            return self.fail_to_serve("a healed cluster serves", "no answer to HashKV".to_owned());
         };
         let hash = |answer: &Answer| match answer {
             Ok(Response::HashKv(hash)) => Some((
@@ -455,7 +469,7 @@ impl Runner {
             let request = Request::MemberList(rpc::MemberListRequest { linearizable });
             let Some(answers) = self.ask_voters(&request).await else {
                 let story = "no answer to MemberList".to_owned();
-                return self.fail("a healed cluster serves", story);
+                return self.fail_to_serve("a healed cluster serves", story);
             };
             let world = self.shared.world();
             let cluster = world.observer.roster.cluster();
@@ -502,7 +516,8 @@ impl Runner {
         let request = Request::Hash(rpc::HashRequest {});
         loop {
             let Some(answers) = self.ask_voters(&request).await else {
-                return self.fail("a healed cluster serves", "no answer to Hash".to_owned());
+                return self
+                    .fail_to_serve("a healed cluster serves", "no answer to Hash".to_owned());
             };
             let hash = |answer: &Answer| match answer {
                 Ok(Response::Hash(hash)) => Some((

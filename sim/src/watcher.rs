@@ -1,16 +1,19 @@
 //! Clients that watch: quick and slow ones, from the past and from the future, over crashes of the
 //! member they are connected to. What they see is part of the history.
 //!
-//! A watcher has one stream at a time with one watch on it. When the stream ends it opens another
-//! at the next member and goes on behind what it has seen, or begins somewhere else.
+//! A watcher has one stream at a time with one watch on it, and perhaps more beside it. When the
+//! stream ends it opens another at the next member and goes on behind what it has seen, or begins
+//! somewhere else. A watch beside the first that ends is created anew on the same stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     history as h,
+    observe::Violation,
     plan::Plan,
     record,
-    watching::WatcherPlan,
+    watching::{Scope, WatchPlan, WatcherPlan},
+    work::requests::{OBJECTS, behind_prefix, name},
     world::{Item, World},
 };
 use fated::{
@@ -37,6 +40,8 @@ pub enum WatchItem {
     Lost { stream: StreamId },
     /// The watcher asks how far it is.
     Progress { stream: StreamId },
+    /// The watcher cancels one of its watches, to create it anew.
+    Swap { stream: StreamId },
     /// The watcher ends its stream.
     End { stream: StreamId },
 }
@@ -52,6 +57,17 @@ pub struct Watchers {
     pub history: Vec<h::WatchRecord>,
     /// No further stream is opened.
     pub stopped: bool,
+    /// Members that know no leader, with their boot.
+    leaderless: BTreeMap<(usize, u64), Leaderless>,
+}
+
+/// A member that knows no leader.
+#[derive(Clone, Copy, Debug)]
+struct Leaderless {
+    /// Since when, by its own clock.
+    since: u64,
+    /// Turns it ended when it was so for longer than a stream that wants a leader may last.
+    overdue: u32,
 }
 
 #[derive(Debug)]
@@ -60,13 +76,24 @@ struct Watcher {
     member: usize,
     /// The last revision it has heard of.
     revision: i64,
-    /// Where a watch that goes on begins.
-    next: i64,
-    request: h::WatchRequest,
-    called: u64,
+    /// Where each watch of its plan goes on.
+    next: Vec<i64>,
+    /// The watches of its stream, by the number that the member gave.
+    watches: BTreeMap<i64, Watch>,
+    /// Those that were asked for, oldest first: a member creates them in that order.
+    asked: VecDeque<Watch>,
     last_arrival: u64,
     /// It has asked for the end of its watch and listens whether that is kept.
     cancelled: bool,
+}
+
+/// One watch on a stream.
+#[derive(Clone, Debug)]
+struct Watch {
+    /// Which of its watcher's plan it is.
+    plan: usize,
+    request: h::WatchRequest,
+    called: u64,
 }
 
 impl Watchers {
@@ -76,9 +103,9 @@ impl Watchers {
             plan: plan_of.clone(),
             member: number % plan.cluster.members,
             revision: 1,
-            next: 0,
-            request: h::WatchRequest::default(),
-            called: 0,
+            next: vec![0; plan_of.more.len() + 1],
+            watches: BTreeMap::new(),
+            asked: VecDeque::new(),
             last_arrival: 0,
             cancelled: false,
         };
@@ -89,6 +116,7 @@ impl Watchers {
             entropy,
             history: Vec::new(),
             stopped: false,
+            leaderless: BTreeMap::new(),
         }
     }
 }
@@ -117,6 +145,7 @@ impl World {
                     self.stream_item(at, stream, union);
                 }
             }
+            WatchItem::Swap { stream } => self.on_swap(stream),
             WatchItem::End { stream } => self.on_end(stream),
         }
     }
@@ -130,10 +159,9 @@ impl World {
         let at = watcher.member;
         if watcher.plan.cancels && !watcher.cancelled {
             watcher.cancelled = true;
-            self.counters.hit("watch: cancelled by its client");
-            let cancel = rpc::WatchCancelRequest { watch_id: 0 };
-            let union = rpc::watch_request::RequestUnion::CancelRequest(cancel);
-            self.stream_item(at, stream, union);
+            let first = watcher.watches.iter().find(|(_, watch)| watch.plan == 0);
+            let first = first.map_or(0, |(id, _)| *id);
+            self.cancel(at, stream, first);
             return self.after(LISTENS_ON, Item::Watch(WatchItem::End { stream }));
         }
         self.event_now(at, Event::StreamClosed { stream });
@@ -148,33 +176,22 @@ impl World {
         if !self.members[at].serving {
             return self.open_later(number);
         }
-        let now = self.now;
         self.watchers.streams += 1;
         let stream = StreamId::new(self.watchers.streams);
         self.watchers.open.insert(stream, number);
         let watcher = &mut self.watchers.watchers[number];
-        let plan = &watcher.plan;
-        let start_revision = match plan.start {
-            _ if plan.resumes && watcher.next > 0 => watcher.next,
-            None => 0,
-            Some(distance) => (watcher.revision + distance).max(1),
-        };
-        watcher.request = h::WatchRequest {
-            key: crate::client::name(plan.from).as_str().into(),
-            range_end: crate::client::name(plan.to).as_str().into(),
-            start_revision,
-            no_put: plan.no_put,
-            no_delete: plan.no_delete,
-            prev_kv: plan.prev_kv,
-            progress_notify: plan.progress,
-            fragment: plan.fragment,
-        };
+        watcher.watches.clear();
+        watcher.asked.clear();
         watcher.cancelled = false;
-        watcher.called = now;
         watcher.last_arrival = 0;
-        let (keep, create) = (plan.keep_ms * 1_000_000, create_request(&watcher.request));
+        let count = watcher.next.len();
+        let keep = watcher.plan.keep_ms * 1_000_000;
+        let swaps = watcher.plan.swaps_ms * 1_000_000;
         self.counters.hit("watch: stream opened");
-        let credentials = Credentials::default();
+        let credentials = Credentials {
+            require_leader: self.watchers.watchers[number].plan.requires_leader,
+            ..Credentials::default()
+        };
         self.event_now(
             at,
             Event::StreamOpened {
@@ -182,10 +199,63 @@ impl World {
                 credentials,
             },
         );
-        let union = rpc::watch_request::RequestUnion::CreateRequest(create);
-        self.stream_item(at, stream, union);
+        for plan in 0..count {
+            self.create(stream, number, plan, 0);
+        }
+        if swaps > 0 && count > 1 {
+            self.after(swaps, Item::Watch(WatchItem::Swap { stream }));
+        }
         self.after(keep / 2, Item::Watch(WatchItem::Progress { stream }));
         self.after(keep, Item::Watch(WatchItem::End { stream }));
+    }
+
+    /// Asks for a watch on an open stream, where the plan has it begin, or behind a compaction.
+    fn create(&mut self, stream: StreamId, number: usize, plan: usize, compacted: i64) {
+        let listed = self.clients.shared.listed();
+        let watcher = &mut self.watchers.watchers[number];
+        let next = match watcher.plan.resumes {
+            true => watcher.next[plan].max(compacted),
+            false => compacted,
+        };
+        let watch = Watch {
+            plan,
+            request: request(
+                &watcher.plan.watches()[plan],
+                next,
+                watcher.revision,
+                listed,
+            ),
+            called: self.now,
+        };
+        let create = create_request(&watch.request);
+        watcher.asked.push_back(watch);
+        let at = watcher.member;
+        if plan > 0 {
+            self.counters.hit("watch: created beside another");
+        }
+        let union = rpc::watch_request::RequestUnion::CreateRequest(create);
+        self.stream_item(at, stream, union);
+    }
+
+    fn cancel(&mut self, at: usize, stream: StreamId, watch_id: i64) {
+        self.counters.hit("watch: cancelled by its client");
+        let cancel = rpc::WatchCancelRequest { watch_id };
+        let union = rpc::watch_request::RequestUnion::CancelRequest(cancel);
+        self.stream_item(at, stream, union);
+    }
+
+    /// The oldest watch beside the first is cancelled; when that is confirmed it is created anew.
+    fn on_swap(&mut self, stream: StreamId) {
+        let Some(number) = self.watchers.open.get(&stream).copied() else {
+            return;
+        };
+        let watcher = &self.watchers.watchers[number];
+        let (at, pause) = (watcher.member, watcher.plan.swaps_ms * 1_000_000);
+        let mut watches = watcher.watches.iter();
+        if let Some((id, _)) = watches.find(|(_, watch)| watch.plan > 0) {
+            self.cancel(at, stream, *id);
+        }
+        self.after(pause, Item::Watch(WatchItem::Swap { stream }));
     }
 
     fn stream_item(
@@ -207,11 +277,46 @@ impl World {
         self.after(pause, Item::Watch(WatchItem::Open { watcher: number }));
     }
 
+    /// A member has ended a turn and knows a leader, or none.
+    pub fn note_leader(&mut self, at: usize, has_leader: bool) {
+        let member = &self.members[at];
+        let key = (at, member.boot);
+        if has_leader {
+            self.watchers.leaderless.remove(&key);
+            return;
+        }
+        let local = member.clock.now(self.now).as_nanos();
+        let longest = 3 * 1_000_000 * self.plan.cluster.election_ms;
+        let entry = self.watchers.leaderless.entry(key);
+        let state = entry.or_insert(Leaderless {
+            since: local,
+            overdue: 0,
+        });
+        state.overdue += u32::from(local.saturating_sub(state.since) > longest);
+    }
+
+    /// A stream that wants a leader is ended in the turn in which its member has been without one
+    /// for too long, so nothing comes on it in later turns.
+    fn check_leader(&mut self, number: usize, at: usize, item: &StreamItem) {
+        let watcher = &self.watchers.watchers[number];
+        let key = (at, self.members[at].boot);
+        let state = self.watchers.leaderless.get(&key).copied();
+        let is_overdue = state.is_some_and(|state| state.overdue > 1);
+        if watcher.plan.requires_leader && is_overdue && matches!(item, StreamItem::Watch { .. }) {
+            let story = format!("m{at} still answers watcher {number}: {state:?}");
+            self.fail(Violation::new(
+                "a stream that wants a leader ends without one",
+                story,
+            ));
+        }
+    }
+
     /// A member sends something on a stream. It arrives in order, and is read at the watcher's pace.
     pub fn on_stream_out(&mut self, stream: StreamId, item: StreamItem) {
         let Some(number) = self.watchers.open.get(&stream).copied() else {
             return;
         };
+        self.check_leader(number, self.watchers.watchers[number].member, &item);
         let delay = self.network.client_delay();
         let slow = self
             .watchers
@@ -237,26 +342,27 @@ impl World {
         let watcher = &mut self.watchers.watchers[number];
         let revision = response.header.as_ref().map_or(0, |header| header.revision);
         watcher.revision = watcher.revision.max(revision);
-        if response.events.is_empty() {
-            if !response.created && !response.canceled {
-                self.counters.hit("watch: progress told");
-                watcher.next = watcher.next.max(revision + 1);
-            }
-        } else {
-            self.counters
-                .add("watch: events", response.events.len() as u64);
-            let last = response.events.iter().filter_map(|event| event.kv.as_ref());
-            let last = last.map(|kv| kv.mod_revision).max().unwrap_or_default();
-            watcher.next = watcher.next.max(last + 1);
-        }
         if response.canceled && response.compact_revision > 0 {
             self.counters.hit("watch: ended by a compaction");
-            watcher.next = response.compact_revision;
+        } else if !response.events.is_empty() {
+            let count = response.events.len() as u64;
+            self.counters.add("watch: events", count);
+        } else if !response.created && !response.canceled {
+            self.counters.hit("watch: progress told");
         }
-        let item = show(&response, revision, watcher);
-        let ends = response.canceled && !watcher.cancelled;
+        let watch = watcher.learn(&response, revision);
+        let item = show(&response, revision, watch.as_ref());
+        let is_cancelled = watcher.cancelled;
         self.note_watch(stream, number, item);
-        if ends {
+        let Some(watch) = watch.filter(|_| response.canceled) else {
+            return;
+        };
+        if watch.plan > 0 && response.created {
+            self.counters.hit("watch: refused beside another");
+        } else if watch.plan > 0 {
+            self.counters.hit("watch: created anew on its stream");
+            self.create(stream, number, watch.plan, response.compact_revision);
+        } else if !is_cancelled {
             self.event_now(at, Event::StreamClosed { stream });
             self.end_stream(stream);
         }
@@ -296,6 +402,63 @@ impl World {
     }
 }
 
+impl Watcher {
+    /// Remembers how far its watches are. The watch that the response is about, if it is one.
+    fn learn(&mut self, response: &rpc::WatchResponse, revision: i64) -> Option<Watch> {
+        let id = response.watch_id;
+        if response.created {
+            let watch = self.asked.pop_front()?;
+            if response.compact_revision > 0 {
+                self.next[watch.plan] = response.compact_revision;
+            }
+            if !response.canceled {
+                self.watches.insert(id, watch.clone());
+            }
+            return Some(watch);
+        }
+        if response.canceled {
+            let watch = self.watches.remove(&id)?;
+            if response.compact_revision > 0 {
+                self.next[watch.plan] = response.compact_revision;
+            }
+            return Some(watch);
+        }
+        let last = response.events.iter().filter_map(|event| event.kv.as_ref());
+        let last = last.map(|kv| kv.mod_revision).max().unwrap_or(revision);
+        let told = self.watches.iter().filter(|(of, _)| id == -1 || **of == id);
+        for (_, watch) in told {
+            let next = &mut self.next[watch.plan];
+            *next = (*next).max(last + 1);
+        }
+        self.watches.get(&id).cloned()
+    }
+}
+
+/// What is asked for: behind what was seen, or where the plan says.
+fn request(plan: &WatchPlan, next: i64, revision: i64, listed: i64) -> h::WatchRequest {
+    let (key, range_end) = match plan.scope {
+        Scope::Keys => (name(plan.from).into_bytes(), name(plan.to).into_bytes()),
+        Scope::Everything => (b"\0".to_vec(), b"\0".to_vec()),
+        Scope::Objects => (OBJECTS.as_bytes().to_vec(), behind_prefix(OBJECTS)),
+    };
+    let start_revision = match (plan.scope, plan.start) {
+        _ if next > 0 => next,
+        (Scope::Objects, _) if listed > 0 => listed + 1,
+        (_, None) => 0,
+        (_, Some(distance)) => (revision + distance).max(1),
+    };
+    h::WatchRequest {
+        key: key.into(),
+        range_end: range_end.into(),
+        start_revision,
+        no_put: plan.no_put,
+        no_delete: plan.no_delete,
+        prev_kv: plan.prev_kv,
+        progress_notify: plan.progress,
+        fragment: plan.fragment,
+    }
+}
+
 fn create_request(request: &h::WatchRequest) -> rpc::WatchCreateRequest {
     use rpc::watch_create_request::FilterType;
     let mut filters = Vec::new();
@@ -313,13 +476,13 @@ fn create_request(request: &h::WatchRequest) -> rpc::WatchCreateRequest {
     }
 }
 
-fn show(response: &rpc::WatchResponse, revision: i64, watcher: &Watcher) -> h::WatchItem {
+fn show(response: &rpc::WatchResponse, revision: i64, watch: Option<&Watch>) -> h::WatchItem {
     if response.created {
         return h::WatchItem::Created(h::WatchCreated {
-            call: watcher.called,
+            call: watch.map_or(0, |watch| watch.called),
             watch_id: response.watch_id,
             revision,
-            request: watcher.request.clone(),
+            request: watch.map(|watch| watch.request.clone()).unwrap_or_default(),
             canceled: response.canceled,
             cancel_reason: response.cancel_reason.clone(),
             compact_revision: response.compact_revision,

@@ -224,6 +224,8 @@ pub struct World {
     pub counters: Counters,
     pub trace: Trace,
     pub broken: Option<Violation>,
+    /// Nothing more can be asked of this cluster.
+    pub is_over: bool,
     /// Whether a member is having its turn; whoever runs the world waits meanwhile.
     pub busy: bool,
     pub runner: Option<Waker>,
@@ -253,6 +255,7 @@ impl World {
             counters,
             trace,
             broken: None,
+            is_over: false,
             busy: false,
             runner: None,
             plan,
@@ -492,6 +495,7 @@ impl World {
         if let Err(violation) = self.observer.on_turn(node, &mut self.counters) {
             self.fail(violation);
         }
+        self.note_leader(at, node.raft().leader().is_some());
         self.after_turn(at, node);
     }
 

@@ -18,6 +18,9 @@
 //! The dialling side greets first and the other side answers, so a wrong address shows before a
 //! single frame was sent.
 //!
+//! A greeting without cluster, sender and receiver is an inquiry, of a process that is no member
+//! yet: it is answered with a welcome, one frame that holds a `MemberListResponse`, and the end.
+//!
 //! Pure: bytes to meaning and back, for the sockets of production and for simulated links alike.
 
 use crate::{
@@ -122,10 +125,19 @@ impl Greeting {
         }))
     }
 
+    /// Asks whoever answers which cluster it belongs to and who the members are.
+    pub const INQUIRY: Self = Self {
+        verdict: Verdict::Welcome,
+        cluster: ClusterId::ZERO,
+        sender: MemberId::ZERO,
+        receiver: MemberId::ZERO,
+    };
+
     /// The answer of `member` to whoever dialled it. Frames may follow only if it is a welcome.
     pub fn answer(heard: Heard, cluster: ClusterId, member: MemberId) -> Self {
         let (verdict, receiver) = match heard {
             Heard::OtherVersion => (Verdict::Version, MemberId::ZERO),
+            Heard::Greeting(Self::INQUIRY) => (Verdict::Welcome, MemberId::ZERO),
             Heard::Greeting(said) if said.cluster != cluster => (Verdict::Cluster, said.sender),
             Heard::Greeting(said) if said.receiver != member => (Verdict::Receiver, said.sender),
             Heard::Greeting(said) => (Verdict::Welcome, said.sender),

@@ -509,6 +509,7 @@ impl<B: Backend> Applier<B> {
             self.defragmenting = None;
             let result = Err(ApiError::NoSpace);
             cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
+            self.maybe_install(cx);
             return Ok(());
         }
         if let DiskOutcome::Backend(size) = outcome?
@@ -523,6 +524,8 @@ impl<B: Backend> Applier<B> {
                 call,
                 result: Ok(response),
             }));
+            // An image that came meanwhile has waited for this, perhaps for nothing else.
+            self.maybe_install(cx);
             return Ok(());
         }
         if self

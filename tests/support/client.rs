@@ -7,10 +7,12 @@ use fated::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, HashKvRequest,
     HashKvResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
     LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest,
-    LeaseRevokeResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, MemberListRequest,
-    MemberListResponse, MoveLeaderRequest, PutRequest, PutResponse, RangeRequest, RangeResponse,
-    StatusRequest, StatusResponse, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest,
-    WatchResponse, cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
+    LeaseRevokeResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, MemberAddRequest,
+    MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
+    MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MoveLeaderRequest,
+    PutRequest, PutResponse, RangeRequest, RangeResponse, StatusRequest, StatusResponse,
+    TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+    cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
     maintenance_client::MaintenanceClient, watch_client::WatchClient, watch_request::RequestUnion,
 };
 use tokio::{
@@ -194,6 +196,27 @@ impl Client {
     pub fn members(&self) -> Result<MemberListResponse, Status> {
         let mut cluster = ClusterClient::new(self.channel());
         self.run(cluster.member_list(MemberListRequest { linearizable: true }))
+    }
+
+    /// Adds a member at a peer URL.
+    pub fn member_add(&self, url: &str, is_learner: bool) -> Result<MemberAddResponse, Status> {
+        let mut cluster = ClusterClient::new(self.channel());
+        self.run(cluster.member_add(MemberAddRequest {
+            peer_ur_ls: vec![url.to_owned()],
+            is_learner,
+        }))
+    }
+
+    /// Removes a member.
+    pub fn member_remove(&self, id: u64) -> Result<MemberRemoveResponse, Status> {
+        let mut cluster = ClusterClient::new(self.channel());
+        self.run(cluster.member_remove(MemberRemoveRequest { id }))
+    }
+
+    /// Makes a learner a voter.
+    pub fn member_promote(&self, id: u64) -> Result<MemberPromoteResponse, Status> {
+        let mut cluster = ClusterClient::new(self.channel());
+        self.run(cluster.member_promote(MemberPromoteRequest { id }))
     }
 
     /// The state of this member.

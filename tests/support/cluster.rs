@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tonic::{Code, Status};
 
 use super::{
     client::Client,
@@ -24,7 +25,9 @@ pub struct Builder {
 pub struct Cluster {
     /// The members, named `m0`, `m1` and so on.
     pub members: Vec<Server>,
-    _home: TempDir,
+    home: TempDir,
+    flags: Vec<String>,
+    born: usize,
     _permit: Permit,
 }
 
@@ -57,7 +60,9 @@ impl Builder {
         }
         let mut cluster = Cluster {
             members: plans.into_iter().map(Server::new).collect(),
-            _home: home,
+            home,
+            flags: self.flags,
+            born: self.members,
             _permit: permit,
         };
         cluster.start_all();
@@ -73,6 +78,65 @@ impl Cluster {
             flags: Vec::new(),
             permits: 1,
         }
+    }
+
+    /// Adds a member to the running cluster and starts it with an empty directory; returns its id.
+    /// The cluster refuses while it does not find itself healthy for long enough.
+    pub fn grow(&mut self, is_learner: bool) -> u64 {
+        let mut plan = Plan::new(&format!("m{}", self.born), self.home.path(), &self.flags);
+        self.born += 1;
+        let added = self.insist("add", |client| {
+            client.member_add(&plan.peer_url(), is_learner)
+        });
+        let id = added.member.expect("the new member").id;
+        let pair = |plan: &Plan| format!("{}={}", plan.name, plan.peer_url());
+        let others = self.members.iter().map(|member| pair(member.plan()));
+        let names: Vec<String> = others.chain([pair(&plan)]).collect();
+        plan.initial_cluster = names.join(",");
+        plan.joins = true;
+        let mut server = Server::new(plan);
+        server.start();
+        self.members.push(server);
+        id
+    }
+
+    /// Makes a learner a voter, as soon as it has caught up.
+    pub fn promote(&self, id: u64) {
+        self.insist("promote", |client| client.member_promote(id));
+    }
+
+    /// Removes a member, here and in the cluster, and waits for its process to end by itself.
+    pub fn shrink(&mut self, place: usize) {
+        let status = self.members[place].client().status().expect("it serves");
+        let id = status.header.expect("a header").member_id;
+        let mut leaving = self.members.remove(place);
+        self.insist("remove", |client| client.member_remove(id));
+        let status = leaving.wait_exit(Duration::from_secs(10));
+        assert!(status.success(), "a removed member ends in good order");
+        let line = "the member has been permanently removed from the cluster";
+        leaving.wait_log(line, Duration::from_secs(1));
+    }
+
+    /// Asks one member after the other until one does it. Only refusals are tried again.
+    pub fn insist<T>(&self, what: &str, ask: impl Fn(&Client) -> Result<T, Status>) -> T {
+        let clients = self.clients();
+        let mut turn = 0;
+        let done = wait_for(Duration::from_secs(20), || {
+            turn += 1;
+            match ask(&clients[turn % clients.len()]) {
+                Ok(done) => Some(done),
+                Err(refusal) => {
+                    let soft = [Code::Unavailable, Code::FailedPrecondition, Code::Unknown];
+                    assert!(soft.contains(&refusal.code()), "{what}: {refusal}");
+                    assert!(
+                        !refusal.message().contains("timed out"),
+                        "{what}: {refusal}"
+                    );
+                    None
+                }
+            }
+        });
+        done.unwrap_or_else(|| panic!("could not {what}:\n{}", self.tails()))
     }
 
     /// Starts every member that is down, then waits until all serve.

@@ -29,6 +29,8 @@ pub struct Plan {
     pub data_dir: PathBuf,
     /// The value of `--initial-cluster`.
     pub initial_cluster: String,
+    /// Whether it joins a cluster that runs.
+    pub joins: bool,
     /// Further flags.
     pub flags: Vec<String>,
 }
@@ -43,8 +45,14 @@ impl Plan {
             peer_port,
             data_dir: home.join(name),
             initial_cluster: format!("{name}=http://127.0.0.1:{peer_port}"),
+            joins: false,
             flags: flags.to_vec(),
         }
+    }
+
+    /// Where members reach it.
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer_port)
     }
 
     /// The flags of a usual Compose file.
@@ -59,7 +67,10 @@ impl Plan {
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
             format!("--initial-cluster={}", self.initial_cluster),
-            "--initial-cluster-state=new".to_owned(),
+            match self.joins {
+                true => "--initial-cluster-state=existing".to_owned(),
+                false => "--initial-cluster-state=new".to_owned(),
+            },
             "--initial-cluster-token=test".to_owned(),
         ];
         arguments.extend(self.flags.iter().cloned());

@@ -539,7 +539,7 @@ impl World {
         watcher.cursor = watcher.cursor.max(until);
         if !events.is_empty() {
             self.send(watcher.stream, events);
-        } else if is_synced {
+        } else if is_synced && revision >= watcher.request.start_revision {
             let progress = WatchResponse {
                 watch_id: if self.dice.percent(50) { 0 } else { -1 },
                 revision,

@@ -5,7 +5,7 @@
 //! that may run fast by the drift of [`Meta`]. A renewal that was acknowledged counts from its
 //! call: the member cannot have had it earlier. So the bounds hold for any delay of the network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::prepare::{Op, Prepared, broken};
 use super::times::Times;
@@ -67,6 +67,7 @@ fn lives(prepared: &Prepared<'_>, timeline: &Timeline, times: &Times) -> BTreeMa
             is_certain: true,
         });
     }
+    let shown = deletions_shown(prepared);
     let mut granted = Vec::new();
     let mut before = meta.revision;
     let mut latest_call = 0;
@@ -91,6 +92,11 @@ fn lives(prepared: &Prepared<'_>, timeline: &Timeline, times: &Times) -> BTreeMa
                     );
                     life.ended_by_itself = op.is_none();
                 }
+                let is_guess = op.is_none() && !timeline.is_log;
+                if is_guess && entry.revision > before && !shown.contains(&entry.revision) {
+                    let others = may_be_another(prepared, timeline, times.seen(entry.revision));
+                    mark_rivals(&mut lives, &attached(timeline, before), others);
+                }
             }
             Request::Range(_)
             | Request::Put(_)
@@ -107,7 +113,88 @@ fn lives(prepared: &Prepared<'_>, timeline: &Timeline, times: &Times) -> BTreeMa
     open_ends(&mut lives, timeline, latest_call);
     add_unplaced_grants(&mut lives, prepared, &granted);
     mark_uncertain(&mut lives, prepared, timeline);
+    if !timeline.is_log {
+        mark_exchangeable(&mut lives, prepared);
+    }
     lives
+}
+
+/// The leases that have keys at a revision.
+fn attached(timeline: &Timeline, revision: i64) -> BTreeSet<i64> {
+    let everything = KeyRange::new(&Text::from("\0"), &Text::from("\0"));
+    let kvs = timeline.archive.range_at(&everything, revision);
+    let leases = kvs.iter().map(|kv| kv.lease);
+    leases.filter(|lease| *lease != 0).collect()
+}
+
+/// The revisions of which a watch has shown that they deleted something.
+fn deletions_shown(prepared: &Prepared<'_>) -> BTreeSet<i64> {
+    let lines = prepared.history.watches.iter();
+    let responses = lines.filter_map(|line| match &line.item {
+        WatchItem::Response(response) => Some(response),
+        WatchItem::Created(_) | WatchItem::Canceled(_) | WatchItem::Closed => None,
+    });
+    let events = responses.flat_map(|response| &response.events);
+    let deletions = events.filter(|event| event.kind == EventKind::Delete);
+    deletions.map(|event| event.kv.mod_revision).collect()
+}
+
+/// Whether an unknown write could have made a revision that was seen at this time.
+fn may_be_another(prepared: &Prepared<'_>, timeline: &Timeline, seen: Option<Time>) -> bool {
+    let until = seen.unwrap_or(Time::MAX);
+    let mut unresolved = timeline.unresolved.iter();
+    unresolved.any(|place| prepared.ops[*place].source.call <= until)
+}
+
+/// A revision that only a guess explains as the end of a lease: any lease with keys could have
+/// ended there, if not an unknown write has made it.
+fn mark_rivals(lives: &mut BTreeMap<i64, Vec<Life>>, rivals: &BTreeSet<i64>, may_be_another: bool) {
+    if rivals.len() < 2 && !may_be_another {
+        return;
+    }
+    for id in rivals {
+        if let Some(life) = lives.get_mut(id).and_then(|lives| lives.last_mut()) {
+            life.is_certain = false;
+        }
+    }
+}
+
+/// Where a grant and a revocation of one lease overlap, a search may have told which life the
+/// revocation ended the other way round.
+fn mark_exchangeable(lives: &mut BTreeMap<i64, Vec<Life>>, prepared: &Prepared<'_>) {
+    let mut grants: BTreeMap<i64, Vec<(Time, Time)>> = BTreeMap::new();
+    let mut ends: BTreeMap<i64, Vec<(Time, Time)>> = BTreeMap::new();
+    for op in &prepared.ops {
+        let when = (op.source.call, op.source.ret.unwrap_or(Time::MAX));
+        match &*op.request {
+            _ if matches!(op.source.outcome, Outcome::Failed(_)) => (),
+            Request::LeaseGrant(grant) => grants.entry(grant.id).or_default().push(when),
+            Request::LeaseRevoke(lease) => ends.entry(lease.id).or_default().push(when),
+            Request::Range(_)
+            | Request::Put(_)
+            | Request::DeleteRange(_)
+            | Request::Txn(_)
+            | Request::Compact(_)
+            | Request::LeaseKeepAlive(_)
+            | Request::LeaseTimeToLive(_)
+            | Request::LeaseLeases => (),
+        }
+    }
+    let overlap = |one: (Time, Time), other: (Time, Time)| one.0 <= other.1 && other.0 <= one.1;
+    for (id, lives) in lives {
+        let (Some(grants), Some(ends)) = (grants.get(id), ends.get(id)) else {
+            continue;
+        };
+        for end in ends {
+            let others = grants.iter().filter(|grant| overlap(**grant, *end));
+            for grant in others {
+                let both = (grant.0.min(end.0), grant.1.max(end.1));
+                let touched = lives.iter_mut();
+                let touched = touched.filter(|life| overlap((life.begin.0, life.end.1), both));
+                touched.for_each(|life| life.is_certain = false);
+            }
+        }
+    }
 }
 
 /// Where an unknown write touches a key that a lease ever had, the search may have told the end of
@@ -201,13 +288,7 @@ fn open_ends(lives: &mut BTreeMap<i64, Vec<Life>>, timeline: &Timeline, latest_c
     if timeline.is_log {
         return;
     }
-    let archive = &timeline.archive;
-    let everything = KeyRange::new(&Text::from("\0"), &Text::from("\0"));
-    let attached: Vec<i64> = archive
-        .range_at(&everything, archive.last())
-        .iter()
-        .map(|kv| kv.lease)
-        .collect();
+    let attached = attached(timeline, timeline.archive.last());
     for (id, lives) in lives {
         let Some(life) = lives.last_mut() else {
             continue;

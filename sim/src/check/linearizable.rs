@@ -18,6 +18,10 @@
 //! 6. A state that another one has with fewer unknown operations used up is dropped: what can come
 //!    from it can come from the other.
 //!
+//! Of many possible states the search goes on with a few and sets the others aside, to turn back to
+//! them if those lead nowhere: one order is enough. What nobody ever reads can be in a thousand
+//! states, and any of them will do.
+//!
 //! Memory holds the open operations and the possible states, not the history: wherever nothing is
 //! open and one state is left, the search starts anew from it.
 
@@ -32,9 +36,11 @@ use super::{Guarantee, Options, Timeline, TimelineEntry, Violation, Weakness};
 use crate::history::*;
 use crate::model::{Model, agree};
 
+mod aside;
 mod explore;
 mod maybes;
 
+use aside::Aside;
 use explore::Explorer;
 use maybes::Maybes;
 
@@ -189,7 +195,9 @@ fn search_with(
         }],
         tape: Tape(Vec::new()),
         steps: 0,
+        at: 0,
         returned: 0,
+        aside: Aside::default(),
         evidence,
     };
     let verdict = searcher.run();
@@ -197,7 +205,7 @@ fn search_with(
 }
 
 /// Why a search ends early.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum End {
     /// This operation (none: a revision that something shows) cannot be placed.
     Refuted(Option<usize>, String),
@@ -219,7 +227,10 @@ struct Searcher<'p, 'h> {
     states: Vec<State>,
     tape: Tape,
     steps: u64,
+    /// How many calls and returns are behind.
+    at: usize,
     returned: usize,
+    aside: Aside,
 }
 
 impl Searcher<'_, '_> {
@@ -231,7 +242,23 @@ impl Searcher<'_, '_> {
         let known = ops
             .filter(|(place, op)| op.kind != Kind::Aside && !self.evidence.absent.contains(place));
         let sources = known.map(|(place, op)| (place, op.source));
-        for (_, moment, place) in events_by_time(sources, self.options) {
+        let events = events_by_time(sources, self.options);
+        loop {
+            match self.walk(&events) {
+                Err(End::Refuted(place, text)) => {
+                    if let Some(end) = self.turn_back(End::Refuted(place, text)) {
+                        return Err(end);
+                    }
+                }
+                outcome @ (Ok(()) | Err(End::GaveUp(_))) => return outcome,
+            }
+        }
+    }
+
+    /// Goes through the rest of the history with the states at hand.
+    fn walk(&mut self, events: &[(Time, Moment, usize)]) -> Result<(), End> {
+        while let Some((_, moment, place)) = events.get(self.at).copied() {
+            self.at += 1;
             match moment {
                 Moment::Call if self.is_maybe(place) => {
                     let kind = self.prepared.ops[place].kind;
@@ -259,6 +286,7 @@ impl Searcher<'_, '_> {
         }
         self.returned += 1;
         self.close(place);
+        self.set_aside()?;
         self.close_common();
         Ok(())
     }
@@ -296,6 +324,8 @@ impl Searcher<'_, '_> {
                 break;
             }
             self.advance(Goal::Revision(lowest + 1))?;
+            self.at += 1;
+            self.set_aside()?;
         }
         Ok(())
     }
@@ -305,7 +335,12 @@ impl Searcher<'_, '_> {
         let mut states = std::mem::take(&mut self.states);
         let mut plans = Vec::new();
         let mut why = None;
+        let mut is_cut_short = false;
+        let mut gave_up = None;
         for state in &mut states {
+            if gave_up.is_some() {
+                break;
+            }
             if goal.is_reached(state) {
                 plans.push(vec![Vec::new()]);
                 continue;
@@ -314,10 +349,16 @@ impl Searcher<'_, '_> {
             let outcome = explorer.run();
             let (paths, steps) = (std::mem::take(&mut explorer.paths), explorer.steps);
             why = why.max(explorer.why.take());
+            is_cut_short |= explorer.is_cut_short;
             plans.push(paths);
             self.steps += steps;
-            outcome?;
+            gave_up = gave_up.or(outcome.err());
         }
+        if let Some(end) = gave_up {
+            self.states = states;
+            return Err(end);
+        }
+        self.aside.is_some_forgotten |= is_cut_short;
         let count: usize = plans.iter().map(Vec::len).sum();
         if count == 0 {
             self.states = states;
@@ -328,12 +369,6 @@ impl Searcher<'_, '_> {
             self.follow(state, paths, &mut seen);
         }
         self.drop_dominated();
-        if self.states.len() > self.options.states_max {
-            return Err(End::GaveUp(format!(
-                "more than {} states",
-                self.options.states_max
-            )));
-        }
         Ok(())
     }
 
@@ -443,7 +478,11 @@ impl Searcher<'_, '_> {
 
     fn conclude(self, end: Option<End>) -> Search {
         let state = self.states.last();
-        let tape = state.map_or(TAPE_START, |state| state.tape);
+        let mut tape = state.map_or(TAPE_START, |state| state.tape);
+        let mut prefix = self.returned;
+        if let (Some(_), Some(farthest)) = (&end, &self.aside.farthest) {
+            (tape, prefix) = (farthest.tape, farthest.returned);
+        }
         let tail = self.tape.back_from(tape).filter_map(|step| match step {
             Move::Op(place) => Some(self.prepared.ops[place].source.id),
             Move::Expire(_) => None,
@@ -460,7 +499,7 @@ impl Searcher<'_, '_> {
             violation,
             doubt: None,
             by_log: false,
-            prefix: self.returned,
+            prefix,
             prefix_tail,
             steps: self.steps,
         }

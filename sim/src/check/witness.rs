@@ -39,6 +39,9 @@ struct Span<'h> {
     /// First and last revision covered.
     first: i64,
     last: i64,
+    /// Of a watch from now on: when it was known to be there. Until its first event it covers only
+    /// what was asked for after that.
+    since: Option<Time>,
     events: BTreeMap<i64, Vec<&'h WatchEvent>>,
     /// Events of a revision that is not known to be whole.
     pending: Vec<&'h WatchEvent>,
@@ -92,7 +95,7 @@ impl<'h> Witness<'h> {
             match &line.item {
                 WatchItem::Created(created) if created.canceled || created.watch_id < 0 => (),
                 WatchItem::Created(created) => {
-                    open.insert(key(created.watch_id), Span::new(&created.request));
+                    open.insert(key(created.watch_id), Span::new(created, line.time));
                 }
                 WatchItem::Response(response) if response.watch_id == -1 => {
                     let all = (line.client, line.stream, i64::MIN)..=key(i64::MAX);
@@ -135,13 +138,15 @@ impl<'h> Witness<'h> {
     }
 
     /// Whether a state that has just reached its revision is what everybody saw of it.
-    pub fn allows(&self, model: &mut Model) -> bool {
+    ///
+    /// The step was asked for at this time, if anybody asked.
+    pub fn allows(&self, model: &mut Model, call: Option<Time>) -> bool {
         let revision = model.revision();
         let spans = self
             .buckets
             .get(&(revision / BUCKET))
             .map_or(&[][..], Vec::as_slice);
-        let fits = |at: &usize| self.spans[*at].allows(revision, model.events());
+        let fits = |at: &usize| self.spans[*at].allows(revision, model.events(), call);
         if !spans.iter().all(fits) {
             return false;
         }
@@ -171,35 +176,36 @@ impl Sight<'_> {
 }
 
 impl<'h> Span<'h> {
-    fn new(request: &'h WatchRequest) -> Span<'h> {
+    fn new(created: &'h WatchCreated, time: Time) -> Span<'h> {
+        let request = &created.request;
         let key = if request.key.is_empty() {
             Text::from("\0")
         } else {
             request.key.clone()
         };
+        let is_from_now = request.start_revision <= 0;
         Span {
             range: KeyRange::new(&key, &request.range_end),
             request,
-            // A watch from now on covers what it shows, from its first event.
-            first: request.start_revision,
+            first: if is_from_now {
+                created.revision + 1
+            } else {
+                request.start_revision
+            },
             last: 0,
+            since: is_from_now.then_some(time),
             events: BTreeMap::new(),
             pending: Vec::new(),
         }
     }
 
     fn on_progress(&mut self, revision: i64) {
-        if self.first > 0 {
-            self.last = self.last.max(revision);
-        }
+        self.last = self.last.max(revision);
     }
 
     fn on_events(&mut self, response: &'h WatchResponse) {
         for event in &response.events {
             let revision = event.kv.mod_revision;
-            if self.first <= 0 {
-                self.first = revision;
-            }
             if self
                 .pending
                 .first()
@@ -224,8 +230,21 @@ impl<'h> Span<'h> {
             .insert(revision, std::mem::take(&mut self.pending));
     }
 
-    fn allows(&self, revision: i64, events: &[WatchEvent]) -> bool {
+    fn allows(&self, revision: i64, events: &[WatchEvent], call: Option<Time>) -> bool {
         if !(self.first..=self.last).contains(&revision) {
+            return true;
+        }
+        let is_before_all = || {
+            self.events
+                .keys()
+                .next()
+                .is_none_or(|first| revision < *first)
+        };
+        let is_after = |since: Time| call.is_some_and(|call| call > since);
+        if self
+            .since
+            .is_some_and(|since| !is_after(since) && is_before_all())
+        {
             return true;
         }
         let wanted = events.iter().filter(|event| {

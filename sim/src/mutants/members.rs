@@ -92,6 +92,6 @@ pub const TABLE: &[Planted] = &[
             "A removed member that says nothing is never told.",
             &[EQUAL],
         ),
-        guides::removals,
+        guides::silent_learners,
     ),
 ];

@@ -22,6 +22,7 @@ const RESUMABLE: Check = Holds("WatchResumable");
 const RELIABLE: Check = Holds("WatchReliable");
 const PREV_KV: Check = Holds("WatchPrevKv");
 const LIFETIME: Check = Holds("WatchLifetime");
+const LEADER: Check = Holds("a stream that wants a leader ends without one");
 const EARLY: Check = Holds("LeaseEarly");
 const LATE: Check = Holds("LeaseLate");
 const NO_HALT: Check = Holds("a member halts only for a fault of its own disk");
@@ -397,6 +398,15 @@ pub const TABLE: &[Planted] = &[
             &[PREV_KV],
         ),
         guides::watched,
+    ),
+    guided(
+        planted(
+            "stream-outlives-its-leader",
+            "second wave",
+            "A stream that wants a leader goes on without one.",
+            &[LEADER],
+        ),
+        guides::lonely,
     ),
     // Leases.
     guided(

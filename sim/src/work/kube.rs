@@ -13,11 +13,10 @@ use fated::{
 
 use super::{
     Desk, Job, Turn, answer, leases,
-    requests::{self, behind_prefix, compare, range_in, revision_of},
+    requests::{self, OBJECTS, behind_prefix, compare, range_in, revision_of},
 };
 use crate::{client::Outcome, script::KubeStep};
 
-const PREFIX: &str = "registry/pods/";
 const COMPACT_KEY: &str = "compact_rev_key";
 /// Seconds that events live.
 const EVENT_TTL: i64 = 5;
@@ -88,7 +87,7 @@ pub(super) fn job(step: &KubeStep) -> Box<dyn Job> {
 }
 
 fn object_key(object: u64) -> String {
-    format!("{PREFIX}{object:04}")
+    format!("{OBJECTS}{object:04}")
 }
 
 /// Everything of an object, whatever it was.
@@ -241,13 +240,13 @@ impl Job for List {
             return Turn::Done;
         }
         let from = match &self.after {
-            None => PREFIX.as_bytes().to_vec(),
+            None => OBJECTS.as_bytes().to_vec(),
             Some(last) => [last.as_slice(), b"\0"].concat(),
         };
         Turn::Ask(Request::Range(rpc::RangeRequest {
             limit: self.page,
             revision: self.revision,
-            ..requests::range(from, behind_prefix(PREFIX))
+            ..requests::range(from, behind_prefix(OBJECTS))
         }))
     }
 

@@ -12,6 +12,9 @@ use crate::draw;
 /// What keys that are never written begin with; conditions on them tell txns apart.
 pub const NEVER_PREFIX: &str = "never/";
 
+/// What the keys of Kubernetes' objects begin with.
+pub const OBJECTS: &str = "registry/pods/";
+
 /// Who asks, and for which time: what makes a write unlike all others.
 #[derive(Clone, Copy, Debug)]
 pub struct Author {

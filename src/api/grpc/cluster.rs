@@ -1,10 +1,9 @@
-//! Cluster: who the members are.
+//! Cluster: who the members are, and changes of them.
 
 use tonic::Request as Incoming;
 
 use super::{Answer, Edge, answered};
 use crate::{
-    api::status::not_yet,
     kernel::Request,
     pb::etcdserverpb::{
         MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
@@ -15,22 +14,28 @@ use crate::{
 
 #[tonic::async_trait]
 impl Cluster for Edge {
-    async fn member_add(&self, _: Incoming<MemberAddRequest>) -> Answer<MemberAddResponse> {
-        Err(not_yet("MemberAdd"))
+    async fn member_add(&self, incoming: Incoming<MemberAddRequest>) -> Answer<MemberAddResponse> {
+        answered!(self.call(incoming, Request::MemberAdd).await, MemberAdd)
     }
 
     async fn member_remove(
         &self,
-        _: Incoming<MemberRemoveRequest>,
+        incoming: Incoming<MemberRemoveRequest>,
     ) -> Answer<MemberRemoveResponse> {
-        Err(not_yet("MemberRemove"))
+        answered!(
+            self.call(incoming, Request::MemberRemove).await,
+            MemberRemove
+        )
     }
 
     async fn member_update(
         &self,
-        _: Incoming<MemberUpdateRequest>,
+        incoming: Incoming<MemberUpdateRequest>,
     ) -> Answer<MemberUpdateResponse> {
-        Err(not_yet("MemberUpdate"))
+        answered!(
+            self.call(incoming, Request::MemberUpdate).await,
+            MemberUpdate
+        )
     }
 
     async fn member_list(
@@ -42,8 +47,11 @@ impl Cluster for Edge {
 
     async fn member_promote(
         &self,
-        _: Incoming<MemberPromoteRequest>,
+        incoming: Incoming<MemberPromoteRequest>,
     ) -> Answer<MemberPromoteResponse> {
-        Err(not_yet("MemberPromote"))
+        answered!(
+            self.call(incoming, Request::MemberPromote).await,
+            MemberPromote
+        )
     }
 }

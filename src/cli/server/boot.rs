@@ -1,9 +1,12 @@
 //! From a checked configuration to a node: directories, lock, log, ids.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{
     config::{ClusterState, ServerConfig},
+    join,
     joint::{self, Store},
 };
 use crate::{
@@ -13,15 +16,20 @@ use crate::{
         log::Log,
         wal::{WalDir, create_private, sync_directory},
     },
-    kernel::{ClusterId, Entropy, Fault},
+    kernel::{ClusterId, Entropy, EntryId, Fault},
     membership::{
-        BootstrapError, cluster_id, initial_members, parse_initial_cluster, verify_advertised,
-        verify_local,
+        BootstrapError, InitialCluster, Member, assign_ids, cluster_id, initial_members,
+        parse_initial_cluster, verify_advertised, verify_local,
     },
     node::{InitialMember, Node, NodeConfig},
 };
 
 const CALLER: &str = "server/boot.rs:0";
+/// How long a member that joins waits for those that know the cluster.
+const JOIN_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a founder waits for those that may have founded the cluster before. Founders that start
+/// together do not answer each other, and this is what that costs.
+const FOUNDER_PATIENCE: Duration = Duration::from_millis(200);
 
 /// A node and what it stands on.
 pub struct Booted {
@@ -64,6 +72,11 @@ pub fn boot(config: &ServerConfig, log: &Log) -> Result<Booted, Fault> {
             }
             node_config.cluster = cluster;
             node_config.member = member;
+            // It was stopped before its first image came, and knows nobody yet.
+            let blank = found.first == EntryId::ZERO && found.entries.is_empty();
+            if blank && config.cluster_state == ClusterState::Existing {
+                told_again(config, &mut node_config)?;
+            }
         }
         None => found_member(config, &mut node_config)?,
     }
@@ -81,11 +94,7 @@ pub fn boot(config: &ServerConfig, log: &Log) -> Result<Booted, Fault> {
 /// Ids and members of a new cluster.
 fn found_member(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Fault> {
     if config.cluster_state == ClusterState::Existing {
-        return Err(Fault::State(
-            "joining an existing cluster is not supported by this version; \
-             found a new one with --initial-cluster-state=new"
-                .to_owned(),
-        ));
+        return join_cluster(config, node);
     }
     let (cluster, members) = founders(config).map_err(|error| Fault::State(error.to_string()))?;
     let own = members
@@ -93,8 +102,78 @@ fn found_member(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Faul
         .find(|member| member.name == config.node.name);
     node.member = own.expect("the local name was verified").id;
     node.cluster = cluster;
+    let others = members.iter().filter(|member| member.id != node.member);
+    let urls: Vec<String> = others.flat_map(|other| other.peer_urls.clone()).collect();
+    if let Ok(running) = join::ask(&urls, FOUNDER_PATIENCE)
+        && let Some(reason) = join::used_before(&running, cluster, node.member)
+    {
+        return Err(Fault::State(reason));
+    }
     node.initial_members = members;
     Ok(())
+}
+
+/// Id and peers of a member that was added to a running cluster, as that cluster tells them.
+fn join_cluster(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Fault> {
+    let state = |error: BootstrapError| Fault::State(error.to_string());
+    let initial = parse_initial_cluster(&config.initial_cluster).map_err(state)?;
+    verify_local(&initial, &node.name).map_err(state)?;
+    let running = ask_others(&initial, &node.name)?;
+    // Also where the flags are those of another day: it is the more important thing to say.
+    let same_urls = |member: &&Member| member.peer_urls == initial[&node.name];
+    let known = running.members.iter().find(same_urls);
+    if let Some(known) = known.filter(|known| known.started()) {
+        return Err(Fault::State(format!(
+            "member {:x} has run before, and its data is not in this data directory; restore the \
+             directory, or remove the member and add it anew",
+            known.id.get()
+        )));
+    }
+    let ids = assign_ids(&initial, &running.members).map_err(state)?;
+    node.member = ids[&node.name];
+    node.cluster = running.cluster;
+    node.joining = true;
+    node.initial_members = told_members(&running);
+    Ok(())
+}
+
+/// The addresses for a member that knows its id already.
+fn told_again(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Fault> {
+    let initial = parse_initial_cluster(&config.initial_cluster);
+    let initial = initial.map_err(|error| Fault::State(error.to_string()))?;
+    let running = ask_others(&initial, &node.name)?;
+    if running.cluster != node.cluster {
+        return Err(Fault::State(
+            "the members in --initial-cluster run another cluster than the one this data \
+             directory was begun for; correct the flag or remove the directory"
+                .to_owned(),
+        ));
+    }
+    node.joining = true;
+    node.initial_members = told_members(&running);
+    Ok(())
+}
+
+fn ask_others(initial: &InitialCluster, own: &str) -> Result<join::Running, Fault> {
+    let others = initial.iter().filter(|(name, _)| *name != own);
+    let urls: Vec<String> = others.flat_map(|(_, urls)| urls.clone()).collect();
+    join::ask(&urls, JOIN_PATIENCE).map_err(|reasons| {
+        Fault::State(format!(
+            "cannot fetch cluster info from peer urls: could not retrieve cluster information from \
+             the given URLs ({reasons}); start a member of the running cluster, or correct \
+             --initial-cluster"
+        ))
+    })
+}
+
+fn told_members(running: &join::Running) -> Vec<InitialMember> {
+    let members = running.members.iter();
+    let told = members.map(|member| InitialMember {
+        id: member.id,
+        name: member.name.clone(),
+        peer_urls: member.peer_urls.clone(),
+    });
+    told.collect()
 }
 
 /// The founders by etcd's rules: this member is among them, at the URLs it advertises, and no URL
@@ -171,7 +250,10 @@ mod tests {
                 "duplicate url",
             ),
             (&["--initial-cluster=default"], "name=url"),
-            (&["--initial-cluster-state=existing"], "joining"),
+            (
+                &["--initial-cluster-state=existing"],
+                "cannot fetch cluster info from peer urls",
+            ),
         ] {
             let refused = founded(arguments).unwrap_err();
             assert!(refused.contains(reason), "{arguments:?}: {refused}");

@@ -245,6 +245,8 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         heartbeat: Duration::from_millis(args.unsigned("heartbeat-interval")),
         election: Duration::from_millis(args.unsigned("election-timeout")),
         pre_vote: args.bool("pre-vote"),
+        strict_reconfig: args.bool("strict-reconfig-check"),
+        learners_max: positive("max-learners", args.signed("max-learners"))?,
         advance_ticks: args.bool("initial-election-tick-advance"),
         snapshot_count: args.unsigned("snapshot-count"),
         catchup_entries: args.unsigned("snapshot-catchup-entries"),

@@ -183,7 +183,12 @@ pub(super) const GROUPS: &[(&str, &[Flag])] = &[
                 "20s",
                 "Time a pinged client has to answer.",
             ),
-            inert("max-learners", Signed, "1"),
+            works(
+                "max-learners",
+                Signed,
+                "1",
+                "Learners the cluster may have at one time.",
+            ),
         ],
     ),
     (
@@ -253,7 +258,12 @@ pub(super) const GROUPS: &[(&str, &[Flag])] = &[
                 "true",
                 "Ask whether an election could be won before holding it.",
             ),
-            inert("strict-reconfig-check", Bool, "true"),
+            works(
+                "strict-reconfig-check",
+                Bool,
+                "true",
+                "Refuse changes of the members that could cost the quorum.",
+            ),
             refused("discovery", Text, ""),
             refused("discovery-token", Text, ""),
             refused("discovery-endpoints", List, ""),

@@ -4,6 +4,7 @@ pub mod args;
 pub mod boot;
 pub mod config;
 mod flags;
+mod join;
 mod joint;
 pub mod start;
 pub mod urls;

@@ -1,7 +1,8 @@
 //! Runs a server from its command line to its end.
 
-use std::{io::Write, os::unix::fs::FileTypeExt, process::ExitCode, time::Duration};
+use std::{io::Write, os::unix::fs::FileTypeExt, process::ExitCode, sync::Arc, time::Duration};
 
+use prost::Message;
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -22,11 +23,12 @@ use crate::{
     },
     host::tokio::{
         Answers, TokioHost, events,
-        links::{Identity, Links},
+        links::{Directory, Identity, Links},
         log::Log,
         signal,
     },
-    kernel::{ApiError, CallId, Fault, Response, StreamId, StreamItem},
+    kernel::{ApiError, CallId, Credentials, Fault, Request, Response, StreamId, StreamItem},
+    pb::etcdserverpb::MemberListRequest,
     reactor,
 };
 
@@ -93,9 +95,12 @@ fn run(args: &Args, log: &Log) -> Result<(), String> {
             log.info(CALLER, "closed the server", &[]);
             Ok(())
         }
-        fault @ (Fault::Disk(_) | Fault::Log(_) | Fault::State(_) | Fault::Removed) => {
-            Err(fault.to_string())
+        // What the operator asked for, and nothing that a restart would mend.
+        Fault::Removed => {
+            log.warn(CALLER, &Fault::Removed.to_string(), &[]);
+            Ok(())
         }
+        fault @ (Fault::Disk(_) | Fault::Log(_) | Fault::State(_)) => Err(fault.to_string()),
     }
 }
 
@@ -145,8 +150,15 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
         member: node_config.member,
         patience: node_config.election,
     };
-    let links = Links::open(identity, peer_listeners, queue.0.clone(), log.clone());
     let handle = Handle::new(queue.0.clone(), config.edge.clone());
+    let directory = directory(handle.clone());
+    let links = Links::open(
+        identity,
+        peer_listeners,
+        queue.0.clone(),
+        directory,
+        log.clone(),
+    );
     let desk = Desk {
         handle: handle.clone(),
         log: log.clone(),
@@ -173,6 +185,20 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     let _ = tokio::time::timeout(GOODBYE, farewell).await;
     drop(lock);
     Ok(fault)
+}
+
+/// What members that want to join are told: the members, as this one knows them.
+fn directory(handle: Handle) -> Directory {
+    Arc::new(move || {
+        let request = MemberListRequest::default();
+        let answer = handle.call(Credentials::default(), Request::MemberList(request));
+        Box::pin(async move {
+            match answer.await {
+                Ok(Response::MemberList(list)) => Some(list.encode_to_vec().into()),
+                Ok(_) | Err(_) => None,
+            }
+        })
+    })
 }
 
 /// What an operator looks for first when something is odd.

@@ -10,6 +10,8 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -31,7 +33,7 @@ use tokio::{
 
 use super::{
     log::Log,
-    wire::{self, Greeting, Verdict},
+    wire::{self, Greeting, Heard, Verdict},
 };
 use crate::kernel::{ClusterId, Event, LinkId, LinkOp, MemberId, limits};
 
@@ -51,6 +53,10 @@ const GREETINGS_MAX: usize = 128;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CALLER: &str = "tokio/links.rs:0";
 
+/// Tells who the members are, as an encoded `MemberListResponse`, to a process that wants to join.
+pub type Directory =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send>> + Send + Sync>;
+
 /// Which member this is, and how long it waits for others.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
@@ -68,13 +74,21 @@ pub struct Links {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     identity: Identity,
     events: UnboundedSender<Event>,
+    directory: Directory,
     log: Log,
     table: Mutex<BTreeMap<LinkId, Link>>,
     next_accepted: AtomicU64,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -101,11 +115,13 @@ impl Links {
         identity: Identity,
         listeners: Vec<TcpListener>,
         events: UnboundedSender<Event>,
+        directory: Directory,
         log: Log,
     ) -> Self {
         let shared = Arc::new(Shared {
             identity,
             events,
+            directory,
             log,
             table: Mutex::default(),
             next_accepted: AtomicU64::new(ACCEPTED_FIRST.get()),
@@ -236,10 +252,11 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let patience = shared.identity.patience;
-            let greeted = tokio::time::timeout(patience, answer(&shared.identity, socket)).await;
+            let greeted = tokio::time::timeout(patience, answer(&shared, socket)).await;
             drop(permit);
             match greeted.unwrap_or_else(|_| Err("no greeting arrived in time".to_owned())) {
-                Ok((socket, peer)) => {
+                Ok(None) => {}
+                Ok(Some((socket, peer))) => {
                     let raw = shared.next_accepted.fetch_add(1, Ordering::Relaxed);
                     let link = LinkId::new(raw);
                     let inner = Arc::clone(&shared);
@@ -258,21 +275,32 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 
 /// The accepting side of the greeting.
 async fn answer(
-    identity: &Identity,
+    shared: &Shared,
     mut socket: TcpStream,
-) -> Result<(TcpStream, MemberId), String> {
+) -> Result<Option<(TcpStream, MemberId)>, String> {
+    let identity = &shared.identity;
     socket
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
     let heard = wire::read_greeting(&mut socket).await?;
     let answer = Greeting::answer(heard, identity.cluster, identity.member);
+    if heard == Heard::Greeting(Greeting::INQUIRY) {
+        let members = (shared.directory)().await;
+        // Whoever asked may have stopped waiting.
+        if let Some(members) = members
+            && wire::write_greeting(&mut socket, &answer).await.is_ok()
+        {
+            let _ = wire::write_frame(&mut socket, &members).await;
+        }
+        return Ok(None);
+    }
     wire::write_greeting(&mut socket, &answer).await?;
     let sender = answer.receiver;
     match answer.verdict {
         Verdict::Welcome if sender == identity.member => {
             Err("this member dialled itself".to_owned())
         }
-        Verdict::Welcome => Ok((socket, sender)),
+        Verdict::Welcome => Ok(Some((socket, sender))),
         refusal @ (Verdict::Version | Verdict::Cluster | Verdict::Receiver) => {
             Err(refusal.reason().to_owned())
         }
@@ -448,7 +476,13 @@ mod tests {
             member: MemberId::new(1),
             patience: Duration::from_secs(60),
         };
-        let links = Links::open(identity, Vec::new(), events, log);
+        let links = Links::open(
+            identity,
+            Vec::new(),
+            events,
+            Arc::new(|| Box::pin(async { None })),
+            log,
+        );
         let link = LinkId::new(1);
         links.execute(LinkOp::Dial {
             link,

@@ -67,7 +67,13 @@ async fn member(cluster: u64, id: u64) -> Member {
         patience: Duration::from_secs(5),
     };
     let queue = events();
-    let links = Links::open(identity, vec![listener], queue.0.clone(), log.clone());
+    let links = Links::open(
+        identity,
+        vec![listener],
+        queue.0.clone(),
+        Arc::new(|| Box::pin(async { Some(Bytes::from_static(b"members")) })),
+        log.clone(),
+    );
     let lanes = LaneSet {
         wal: Box::new(WalWriter::new(dir.clone())),
         keep: Box::new(WalKeeper::new(dir)),

@@ -26,6 +26,16 @@ pub(super) async fn write_greeting<W: AsyncWrite + Unpin>(
     to.flush().await.map_err(text)
 }
 
+/// Sends one frame.
+pub(super) async fn write_frame<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    payload: &[u8],
+) -> Result<(), String> {
+    to.write_all(&header(payload)).await.map_err(text)?;
+    to.write_all(payload).await.map_err(text)?;
+    to.flush().await.map_err(text)
+}
+
 /// Reads one frame; `None` when the other side ended the link between two frames.
 pub(super) async fn read_frame<R: AsyncRead + Unpin>(
     from: &mut R,

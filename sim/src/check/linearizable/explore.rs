@@ -21,6 +21,8 @@ pub(super) struct Explorer<'s, 'p, 'h> {
     pub(super) paths: Vec<Vec<Move>>,
     /// Steps taken.
     pub(super) steps: u64,
+    /// Whether there were more ways than it looked for.
+    pub(super) is_cut_short: bool,
     /// What stood in the way.
     pub(super) why: Option<Why>,
 }
@@ -45,6 +47,7 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
             steps_left: searcher.options.steps_max.saturating_sub(searcher.steps),
             paths: Vec::new(),
             steps: 0,
+            is_cut_short: false,
             why: None,
         }
     }
@@ -93,12 +96,10 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         }
         if self.goal.is_reached(self.state) {
             self.paths.push(self.path.clone());
-            if self.paths.len() > self.options.states_max {
-                return Err(End::GaveUp(format!(
-                    "more than {} states",
-                    self.options.states_max
-                )));
-            }
+            return Ok(());
+        }
+        if self.paths.len() >= self.options.ways_max {
+            self.is_cut_short = true;
             return Ok(());
         }
         self.choose_beside()?;
@@ -281,7 +282,7 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         }
         let wanted = revision.unwrap_or(before);
         let fits = self.state.model.revision() == wanted
-            && (revision.is_none() || self.is_seen_so(wanted));
+            && (revision.is_none() || self.is_seen_so(wanted, Some(self.op(place).source.call)));
         let outcome = if fits { self.node() } else { Ok(()) };
         self.state.model.take_back(mark);
         self.state.placed.pop();
@@ -293,7 +294,7 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         self.count()?;
         let mark = self.state.model.mark();
         let answer = self.state.model.step(&end_of(lease));
-        let fits = answer.is_ok() && revision.is_none_or(|at| self.is_seen_so(at));
+        let fits = answer.is_ok() && revision.is_none_or(|at| self.is_seen_so(at, None));
         self.path.push(Move::Expire(lease));
         let outcome = if fits { self.node() } else { Ok(()) };
         self.path.pop();
@@ -302,9 +303,9 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
     }
 
     /// Whether the step that was just taken to a revision is what others saw of it.
-    fn is_seen_so(&mut self, revision: i64) -> bool {
+    fn is_seen_so(&mut self, revision: i64, call: Option<Time>) -> bool {
         self.evidence.allows(revision, self.state.model.events())
-            && self.witness.allows(&mut self.state.model)
+            && self.witness.allows(&mut self.state.model, call)
     }
 
     fn has_keys(&self, leases: &BTreeSet<i64>) -> bool {

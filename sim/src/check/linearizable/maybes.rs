@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::check::Kind;
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Maybes {
     writes: BTreeMap<usize, Vec<usize>>,
     grants: BTreeMap<usize, Vec<usize>>,

@@ -2,6 +2,8 @@
 //!
 //! Invariant: each is the plan of its seed with some fields drawn otherwise, by the seed alone.
 
+use std::cell::Cell;
+
 use fated::kernel::Entropy;
 
 use super::super::strike_often;
@@ -350,6 +352,21 @@ pub fn transfer_to_the_dead(plan: &mut Plan) {
     );
 }
 
+/// Learners are removed while nobody hears them, and have nothing to say when they are heard again.
+pub fn silent_learners(plan: &mut Plan) {
+    set_members(plan, 3);
+    changing(plan, 300, |entropy| match entropy.one_in(2) {
+        true => MemberChange::Add { learner: true },
+        false => MemberChange::Remove { nth: nth(entropy) },
+    });
+    strike_often(plan, 300, 3_000, |members, entropy| FaultKind::Isolate {
+        target: Target::Member(members + draw::index(SLOTS_MAX - members, entropy)),
+        inbound: false,
+        outbound: true,
+        hold: false,
+    });
+}
+
 /// Members that miss more than the log keeps, and crashes while images come in.
 pub fn images(plan: &mut Plan) {
     begin(plan);
@@ -424,12 +441,16 @@ pub fn many_learners(plan: &mut Plan) {
 
 /// Voters come and go through joint configurations, on a network that delays.
 pub fn joint_changes(plan: &mut Plan) {
-    changing(plan, 400, |entropy| {
+    // From four voters to five: three of five may be two of four.
+    set_members(plan, 4);
+    let turn = Cell::new(0);
+    changing(plan, 500, |entropy| {
+        turn.set(turn.get() + 1);
         let nth = nth(entropy);
-        match entropy.below(6) {
-            0 | 1 => MemberChange::Add { learner: false },
-            2 => MemberChange::Add { learner: true },
-            3 | 4 => MemberChange::Promote { nth },
+        match turn.get() % 3 {
+            1 => MemberChange::Add { learner: true },
+            // It has the log by then, so its answers come as soon as those of the others.
+            2 => MemberChange::Promote { nth },
             _ => MemberChange::Remove { nth },
         }
     });

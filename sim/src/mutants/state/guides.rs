@@ -9,7 +9,7 @@ use crate::{
     mutants::strike_often,
     plan::{ClockPlan, Plan, WatchLimits},
     script::{LeaseStep, Naming, Part, Step, What, WideStep},
-    watching::WatcherPlan,
+    watching::{Scope, WatcherPlan},
 };
 
 fn dice(plan: &Plan) -> Entropy {
@@ -58,6 +58,10 @@ fn watcher() -> WatcherPlan {
         keep_ms: 60_000,
         fragment: false,
         cancels: false,
+        requires_leader: false,
+        scope: Scope::Keys,
+        more: Vec::new(),
+        swaps_ms: 0,
     }
 }
 
@@ -120,6 +124,19 @@ pub fn images(plan: &mut Plan) {
         watcher.slow_us = 20;
         watcher.keep_ms = 5000;
         watcher.start = (number % 2 == 0).then_some(-2);
+    }
+}
+
+/// Members alone for a long time, with streams that want a leader.
+pub fn lonely(plan: &mut Plan) {
+    images(plan);
+    plan.cluster.heartbeat_ms = 20;
+    plan.cluster.election_ms = 200;
+    for fault in &mut plan.faults {
+        fault.for_ms = 3000;
+    }
+    for watcher in &mut plan.watchers {
+        watcher.requires_leader = true;
     }
 }
 

@@ -1,0 +1,146 @@
+//! The member set changes while clients work.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use fated::pb::etcdserverpb::MemberListResponse;
+
+use super::load::Load;
+use crate::support::{Client, Cluster, Random, wait_for};
+
+/// Without an answer to a linearizable read for no longer than this: an election, on a machine that
+/// runs many debug builds at once.
+const GAP_MAX: Duration = Duration::from_secs(6);
+
+/// Goal: a cluster grows from one member to three to five and shrinks to three again, and one
+/// member is replaced after its disk was lost, while nothing acknowledged is lost and reads go on.
+/// Method: a ledger of what writers were told, and a reader that measures how long it went without
+/// an answer from any member.
+#[test]
+fn a_cluster_grows_shrinks_and_replaces_a_member_under_load() {
+    let seed = Random::seed();
+    eprintln!("FATED_SEED={seed}");
+    let mut cluster = Cluster::of(1)
+        .flag("--snapshot-count=300")
+        .flag("--max-learners=2")
+        .start();
+    let first = cluster.members[0].endpoint();
+    let mut load = Load::start(std::slice::from_ref(&first), 2, seed);
+    let reader = Reader::start(vec![first]);
+
+    cluster.grow(false);
+    let learner = cluster.grow(true);
+    cluster.promote(learner);
+    assert_voters(&cluster, 3);
+    load.write_through(&[cluster.members[2].endpoint()], 1, seed);
+    reader.use_also(&cluster);
+
+    let learners = [cluster.grow(true), cluster.grow(true)];
+    learners.map(|id| cluster.promote(id));
+    assert_voters(&cluster, 5);
+    reader.use_also(&cluster);
+
+    // The leader and another one go, in the end not the member the writers use.
+    let leaving = match cluster.leader() {
+        0 | 2 => 1,
+        leader => leader,
+    };
+    cluster.shrink(leaving);
+    let last = cluster.members.len() - 1;
+    cluster.shrink(last);
+    assert_voters(&cluster, 3);
+
+    replace_lost(&mut cluster);
+    assert_voters(&cluster, 3);
+    let gap = reader.finish();
+    load.finish().verify(&cluster);
+    cluster.assert_same_hash();
+    assert!(gap < GAP_MAX, "no linearizable read for {gap:?}");
+}
+
+/// A member that lost its disk does not come back as who it was, and another takes its place.
+fn replace_lost(cluster: &mut Cluster) {
+    let place = cluster.members.len() - 1;
+    let status = cluster.members[place].client().status().unwrap();
+    let id = status.header.unwrap().member_id;
+    let mut lost = cluster.members.remove(place);
+    lost.kill();
+    fs::remove_dir_all(&lost.plan().data_dir).unwrap();
+    lost.spawn();
+    let status = lost.wait_exit(Duration::from_secs(10));
+    assert!(!status.success(), "it has run before");
+    lost.wait_log("has run before", Duration::from_secs(1));
+    cluster.insist("remove", |client| client.member_remove(id));
+    let learner = cluster.grow(true);
+    cluster.promote(learner);
+}
+
+fn assert_voters(cluster: &Cluster, count: usize) {
+    let clients = cluster.clients();
+    // A member that was just promoted may have to hear of it first.
+    let agreed = wait_for(Duration::from_secs(5), || {
+        let lists = clients.iter().map(|client| client.members().ok());
+        let lists: Option<Vec<_>> = lists.collect();
+        let all = |list: &MemberListResponse| {
+            let voters = list.members.iter().filter(|member| !member.is_learner);
+            list.members.len() == count && voters.count() == count
+        };
+        lists?.iter().all(all).then_some(())
+    });
+    agreed.unwrap_or_else(|| panic!("not {count} voters:\n{}", cluster.tails()));
+}
+
+/// Reads linearizably, one member after the other, and remembers the longest time without success.
+struct Reader {
+    stop: Arc<AtomicBool>,
+    endpoints: Arc<std::sync::Mutex<Vec<String>>>,
+    thread: thread::JoinHandle<Duration>,
+}
+
+impl Reader {
+    fn start(endpoints: Vec<String>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let endpoints = Arc::new(std::sync::Mutex::new(endpoints));
+        let (over, known) = (Arc::clone(&stop), Arc::clone(&endpoints));
+        let thread = thread::spawn(move || {
+            let (mut gap, mut last) = (Duration::ZERO, Instant::now());
+            let mut turn = 0;
+            while !over.load(Ordering::Relaxed) {
+                turn += 1;
+                let endpoint = {
+                    let known = known.lock().unwrap();
+                    known[turn % known.len()].clone()
+                };
+                let client = Client::new(&endpoint).with_timeout(Duration::from_millis(700));
+                if client.get("read").is_ok() {
+                    gap = gap.max(last.elapsed());
+                    last = Instant::now();
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            gap.max(last.elapsed())
+        });
+        Self {
+            stop,
+            endpoints,
+            thread,
+        }
+    }
+
+    fn use_also(&self, cluster: &Cluster) {
+        let endpoints = cluster.members.iter().map(|member| member.endpoint());
+        *self.endpoints.lock().unwrap() = endpoints.collect();
+    }
+
+    fn finish(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("reading does not panic")
+    }
+}
