@@ -299,7 +299,7 @@ impl<B: Backend> Applier<B> {
             removed: cluster.removed().collect(),
         }));
         if cluster.is_removed(self.member) {
-            cx.tell(Mail::Frontend(FrontendInput::Removed));
+            cx.tell(Mail::Frontend(FrontendInput::Removed { told: false }));
         }
     }
 

@@ -55,9 +55,6 @@ impl<B: Backend> Node<B> {
             }
             Some(log) => restore(config, log, &machine)?,
         };
-        if machine.cluster().is_removed(config.member) {
-            return Err(Fault::Removed);
-        }
         let known = addresses(config, &machine);
         let raft_config = raft_config(config);
         let raft = Raft::new(raft_config, recovered, entropy.fork("raft"));

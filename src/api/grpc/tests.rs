@@ -22,7 +22,7 @@ use crate::{
     },
     pb::{
         etcdserverpb::{
-            self as rpc, cluster_client::ClusterClient, kv_client::KvClient,
+            self as rpc, kv_client::KvClient,
             lease_client::LeaseClient, maintenance_client::MaintenanceClient,
             watch_client::WatchClient,
         },
@@ -167,9 +167,9 @@ async fn bad_requests_do_not_reach_the_core() {
     };
     let refused = client.range_stream(sorted).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
-    let mut cluster = ClusterClient::new(bench.channel().await);
-    let refused = cluster
-        .member_add(rpc::MemberAddRequest::default())
+    let mut maintenance = MaintenanceClient::new(bench.channel().await);
+    let refused = maintenance
+        .downgrade(rpc::DowngradeRequest::default())
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
