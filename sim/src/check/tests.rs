@@ -9,8 +9,6 @@ use crate::broken::generate::{Shape, history};
 
 fn patient() -> Options {
     Options {
-        steps_max: 2_000_000,
-        ways_max: 1_000,
         plain_ops_max: 60,
         ..Options::default()
     }
@@ -29,11 +27,10 @@ fn shape() -> impl Strategy<Value = Shape> {
     (any::<u64>(), sizes, flags).prop_map(|(seed, sizes, flags)| {
         let (ops, clients, unknown, keys, watches) = sizes;
         let (unique, leases, compactions, commits) = flags;
-        // Without the log every unknown outcome is a riddle of its own, and where a fourth of all
-        // outcomes is unknown a search may come to give up, which is a failure. So that this is no
-        // excuse for less, those histories keep to a tenth. (The share counts twice: requests and
-        // answers get lost.)
-        let unknown = if commits { unknown } else { unknown % 6 };
+        // Without the log every lost answer is a riddle, and at a fourth of all a search may come
+        // to give up, which is a failure. These histories keep to a sixth. (The share counts twice:
+        // requests and answers get lost.)
+        let unknown = if commits { unknown } else { unknown % 10 };
         Shape {
             seed,
             ops,
@@ -144,53 +141,4 @@ fn what_the_search_gives_up_on() {
         );
     }
     assert_eq!(wrong, 0, "right histories that were judged wrong");
-}
-
-#[test]
-#[ignore]
-fn one_shape() {
-    let shapes = [
-        Shape {
-            seed: 7203724074304214688,
-            ops: 219,
-            clients: 8,
-            unknown: 4,
-            keys: 4,
-            unique: false,
-            leases: true,
-            compactions: true,
-            watches: 0,
-            commits: false,
-        },
-        Shape {
-            seed: 5736821470144759946,
-            ops: 272,
-            clients: 11,
-            unknown: 5,
-            keys: 5,
-            unique: false,
-            leases: true,
-            compactions: true,
-            watches: 0,
-            commits: false,
-        },
-    ];
-    for shape in shapes {
-        let history = history(&shape);
-        let prepared = Prepared::new(&history, &patient()).unwrap();
-        let search = linearizable::search(&prepared, None, &patient());
-        println!(
-            "SHAPE {:?} {:?} {:?}",
-            search.violation, search.doubt, search.prefix_tail
-        );
-        let mut shape = shape;
-        shape.commits = true;
-        let history = crate::broken::generate::history(&shape);
-        for op in &history.ops {
-            println!("{}", serde_json::to_string(op).unwrap());
-        }
-        for c in &history.commits {
-            println!("LOG {}", serde_json::to_string(c).unwrap());
-        }
-    }
 }

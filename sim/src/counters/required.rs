@@ -382,7 +382,7 @@ const CHECKS: &[Line] = &[
         1000,
     ),
     (
-        "check: search and replay agree",
+        "check: order found from what clients saw alone",
         "the search over answers alone came to an end",
         500,
     ),
