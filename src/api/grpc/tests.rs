@@ -22,9 +22,8 @@ use crate::{
     },
     pb::{
         etcdserverpb::{
-            self as rpc, kv_client::KvClient,
-            lease_client::LeaseClient, maintenance_client::MaintenanceClient,
-            watch_client::WatchClient,
+            self as rpc, kv_client::KvClient, lease_client::LeaseClient,
+            maintenance_client::MaintenanceClient, watch_client::WatchClient,
         },
         mvccpb::KeyValue,
     },
