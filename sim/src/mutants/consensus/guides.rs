@@ -83,11 +83,11 @@ pub fn torn_writes(plan: &mut Plan) {
             };
         }
     }
-    for step in plan.clients.iter_mut().flatten() {
+    for (number, step) in plan.clients.iter_mut().flatten().enumerate() {
         // A short write behind a long one that was cut leaves the rest of it where it was.
-        if let What::Put { key, bytes } = &mut step.what {
-            *bytes = [3_000, 10][draw::usize(*key % 2)];
-        }
+        let bytes = [3_000, 3_000, 10][number % 3];
+        let key = number as u64 % 20;
+        step.what = What::Put { key, bytes };
     }
 }
 
