@@ -75,7 +75,7 @@ pub fn torn_writes(plan: &mut Plan) {
     crashes(plan);
     plan.cluster.segment_bytes = 65_536;
     for (number, fault) in plan.faults.iter_mut().enumerate() {
-        if number % 3 > 0 {
+        if number % 4 > 0 {
             fault.kind = FaultKind::CrashAt {
                 target: Target::Member(number % plan.cluster.members),
                 point: Point::LogWritten,
@@ -83,10 +83,11 @@ pub fn torn_writes(plan: &mut Plan) {
             };
         }
     }
-    for step in plan.clients.iter_mut().flatten() {
-        if let What::Put { bytes, .. } = &mut step.what {
-            *bytes = 3_000;
-        }
+    for (number, step) in plan.clients.iter_mut().flatten().enumerate() {
+        // A short write behind a long one that was cut leaves the rest of it where it was.
+        let bytes = [3_000, 3_000, 10][number % 3];
+        let key = number as u64 % 20;
+        step.what = What::Put { key, bytes };
     }
 }
 
@@ -448,7 +449,7 @@ pub fn joint_changes(plan: &mut Plan) {
     // From four voters to five: three of five may be two of four.
     set_members(plan, 4);
     let turn = Cell::new(0);
-    changing(plan, 500, |entropy| {
+    changing(plan, 250, |entropy| {
         turn.set(turn.get() + 1);
         let nth = nth(entropy);
         match turn.get() % 3 {
