@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 use bytes::Bytes;
 
 use self::{
-    change::reconfigure,
+    change::{Leaving, reconfigure},
     route::{Behind, Route, learner_may},
 };
 use super::{
@@ -85,8 +85,8 @@ pub struct Frontend {
     overlay_bytes: usize,
     corrupt: bool,
     stopping: Option<Instant>,
-    /// When this member, which the cluster removed, stops.
-    leaving: Option<Instant>,
+    /// This member was removed from the cluster.
+    leaving: Option<Leaving>,
     publishing: Option<Publishing>,
     ready: bool,
 }
@@ -217,7 +217,7 @@ impl Frontend {
             FrontendInput::Reconfigured { call, outcome } => {
                 self.on_reconfigured(call, outcome, cx);
             }
-            FrontendInput::Removed => self.on_removed(cx),
+            FrontendInput::Removed { told } => self.on_removed(told, cx),
         }
     }
 
@@ -427,6 +427,10 @@ impl Frontend {
         let Some(call) = self.pending.call_of(request) else {
             return;
         };
+        if let Some(leaving) = self.leaving.as_mut().filter(|leaving| !leaving.told) {
+            leaving.last_words.push((call, result));
+            return;
+        }
         if let Ok(Response::Compact(_)) = &result
             && let Some(waiting) = self.pending.get_mut(call)
             && waiting.physical.is_some()
@@ -593,7 +597,7 @@ impl Frontend {
             forwarded,
             self.parked_retry,
             self.stopping,
-            self.leaving,
+            self.leaving.as_ref().map(|leaving| leaving.until),
             self.pending.deadline(),
         ]
         .into_iter()
@@ -629,7 +633,8 @@ impl Frontend {
         if self.stopping.is_some_and(|deadline| deadline <= cx.now) {
             self.stop(cx);
         }
-        if self.leaving.is_some_and(|deadline| deadline <= cx.now) {
+        let over = |leaving: &Leaving| leaving.until <= cx.now;
+        if self.leaving.as_ref().is_some_and(over) {
             self.leave(cx);
         }
     }

@@ -36,12 +36,12 @@ use super::{Guarantee, Options, Timeline, TimelineEntry, Violation, Weakness};
 use crate::history::*;
 use crate::model::{Model, agree};
 
+mod advance;
 mod aside;
 mod explore;
 mod maybes;
 
 use aside::Aside;
-use explore::Explorer;
 use maybes::Maybes;
 
 /// One step of an order.
@@ -282,7 +282,7 @@ impl Searcher<'_, '_> {
             .iter()
             .any(|state| !state.placed.contains(&place))
         {
-            self.advance(Goal::Place(place))?;
+            self.advance(Goal::Place(place), self.at - 1)?;
         }
         self.returned += 1;
         self.close(place);
@@ -323,104 +323,11 @@ impl Searcher<'_, '_> {
             if lowest >= self.evidence.last_revision {
                 break;
             }
-            self.advance(Goal::Revision(lowest + 1))?;
+            self.advance(Goal::Revision(lowest + 1), self.at)?;
             self.at += 1;
             self.set_aside()?;
         }
         Ok(())
-    }
-
-    /// Replaces every state that has not reached the goal by all that come from it and have.
-    fn advance(&mut self, goal: Goal) -> Result<(), End> {
-        let mut states = std::mem::take(&mut self.states);
-        let mut plans = Vec::new();
-        let mut why = None;
-        let mut is_cut_short = false;
-        let mut gave_up = None;
-        for state in &mut states {
-            if gave_up.is_some() {
-                break;
-            }
-            if goal.is_reached(state) {
-                plans.push(vec![Vec::new()]);
-                continue;
-            }
-            let mut explorer = Explorer::new(self, state, goal);
-            let outcome = explorer.run();
-            let (paths, steps) = (std::mem::take(&mut explorer.paths), explorer.steps);
-            why = why.max(explorer.why.take());
-            is_cut_short |= explorer.is_cut_short;
-            plans.push(paths);
-            self.steps += steps;
-            gave_up = gave_up.or(outcome.err());
-        }
-        if let Some(end) = gave_up {
-            self.states = states;
-            return Err(end);
-        }
-        self.aside.is_some_forgotten |= is_cut_short;
-        let count: usize = plans.iter().map(Vec::len).sum();
-        if count == 0 {
-            self.states = states;
-            return Err(self.refute(goal, why));
-        }
-        let mut seen = BTreeSet::new();
-        for (state, paths) in states.into_iter().zip(plans) {
-            self.follow(state, paths, &mut seen);
-        }
-        self.drop_dominated();
-        Ok(())
-    }
-
-    /// Walks all paths of one state; the last of them without a copy.
-    fn follow(&mut self, state: State, paths: Vec<Vec<Move>>, seen: &mut BTreeSet<u64>) {
-        let mut rest = paths.len();
-        let mut state = Some(state);
-        for path in paths {
-            rest -= 1;
-            let taken = if rest == 0 {
-                state.take()
-            } else {
-                state.clone()
-            };
-            let mut after = taken.expect("taken with the last path only");
-            for step in path {
-                self.take(&mut after, step);
-            }
-            after.placed.sort_unstable();
-            after.model.keep();
-            if seen.insert(after.print()) {
-                self.states.push(after);
-            }
-        }
-    }
-
-    /// Of states that are the same but for the unknown operations they have used up, keeps those
-    /// that leave the most.
-    fn drop_dominated(&mut self) {
-        if self.states.len() < 2 {
-            return;
-        }
-        let mut groups: BTreeMap<u64, Vec<State>> = BTreeMap::new();
-        let states = std::mem::take(&mut self.states);
-        let is_maybe = |place: &usize| self.is_maybe(*place);
-        for state in states {
-            let (used, fixed): (Vec<usize>, Vec<usize>) =
-                state.placed.iter().copied().partition(is_maybe);
-            let group = groups.entry(print_of(&state.model, &fixed)).or_default();
-            let is_within = |one: &[usize], other: &[usize]| {
-                one.iter().all(|place| other.binary_search(place).is_ok())
-            };
-            let used_by = |other: &State| -> Vec<usize> {
-                other.placed.iter().copied().filter(is_maybe).collect()
-            };
-            if group.iter().any(|other| is_within(&used_by(other), &used)) {
-                continue;
-            }
-            group.retain(|other| !is_within(&used, &used_by(other)));
-            group.push(state);
-        }
-        self.states = groups.into_values().flatten().collect();
     }
 
     fn take(&mut self, state: &mut State, step: Move) {

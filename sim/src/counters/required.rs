@@ -96,6 +96,11 @@ const IMAGES: &[Line] = &[
         100,
     ),
     (
+        "image: thrown away",
+        "an image came too late, or another one came",
+        5,
+    ),
+    (
         "image: receiving ended by a crash",
         "the receiver died with half an image",
         5,
@@ -382,7 +387,7 @@ const CHECKS: &[Line] = &[
         1000,
     ),
     (
-        "check: search and replay agree",
+        "check: order found from what clients saw alone",
         "the search over answers alone came to an end",
         500,
     ),

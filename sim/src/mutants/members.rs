@@ -85,13 +85,14 @@ pub const TABLE: &[Planted] = &[
         ),
         guides::removals,
     ),
-    guided(
-        planted(
+    Planted {
+        // The swarm comes to it now and then; no guide did better.
+        seeds_max: 300,
+        ..planted(
             "silent-member-not-told",
             "P25, etcd 20995",
             "A removed member that says nothing is never told.",
             &[EQUAL],
-        ),
-        guides::silent_learners,
-    ),
+        )
+    },
 ];

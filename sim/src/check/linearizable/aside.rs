@@ -28,6 +28,8 @@ pub(super) struct Aside {
     pub(super) farthest: Option<Farthest>,
     /// Dead ends since one came farther than all before.
     in_vain: usize,
+    /// How many guesses the states at hand are to be tried with next, if more than at first.
+    pub(super) reach: usize,
 }
 
 /// Where the search stood when it set states aside.
@@ -38,6 +40,7 @@ struct Heap {
     maybes: Maybes,
     at: usize,
     returned: usize,
+    reach: usize,
 }
 
 /// The dead end that came farthest.
@@ -71,18 +74,30 @@ impl Searcher<'_, '_> {
         }
         self.states.sort_by_key(|state| state.placed.len());
         let rest = self.states.split_off(KEPT);
-        aside.heaps.push_back(Heap {
-            states: rest,
+        self.set_heap_aside(rest, at, 0);
+        Ok(())
+    }
+
+    /// Keeps states as they are before a return, to try them with more guesses.
+    pub(super) fn set_aside_for_more(&mut self, states: Vec<State>, at: usize, reach: usize) {
+        if !states.is_empty() {
+            self.set_heap_aside(states, at, reach);
+        }
+    }
+
+    fn set_heap_aside(&mut self, states: Vec<State>, at: usize, reach: usize) {
+        self.aside.heaps.push_back(Heap {
+            states,
             open: self.open.clone(),
             maybes: self.maybes.clone(),
             at,
             returned: self.returned,
+            reach,
         });
-        if aside.heaps.len() > HEAPS_MAX {
-            aside.heaps.pop_front();
-            aside.is_some_forgotten = true;
+        if self.aside.heaps.len() > HEAPS_MAX {
+            self.aside.heaps.pop_front();
+            self.aside.is_some_forgotten = true;
         }
-        Ok(())
     }
 
     /// Takes up what was set aside last. If nothing is left, why no order was found.
@@ -114,7 +129,7 @@ impl Searcher<'_, '_> {
             );
         };
         let rest = heap.states.split_off(heap.states.len().min(KEPT));
-        (self.at, self.returned) = (heap.at, heap.returned);
+        (self.at, self.returned, self.aside.reach) = (heap.at, heap.returned, heap.reach);
         self.states = std::mem::replace(&mut heap.states, rest);
         (self.open, self.maybes) = (heap.open.clone(), heap.maybes.clone());
         if !heap.states.is_empty() {

@@ -1,6 +1,6 @@
 //! All ways from one state to a goal. The state is changed in place and put back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
@@ -15,12 +15,23 @@ pub(super) struct Explorer<'s, 'p, 'h> {
     state: &'s mut State,
     goal: Goal,
     path: Vec<Move>,
-    seen: BTreeSet<u64>,
+    /// States that were looked at, and with how many guesses left.
+    seen: BTreeMap<u64, usize>,
     steps_left: u64,
-    /// The ways found.
-    pub(super) paths: Vec<Vec<Move>>,
+    /// How many guesses may still be made on this path.
+    guesses_left: usize,
     /// Steps taken.
     pub(super) steps: u64,
+    found: Found,
+}
+
+/// What a search from one state has found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The ways.
+    pub(super) paths: Vec<Vec<Move>>,
+    /// Whether there may be ways with more guesses.
+    pub(super) is_bounded: bool,
     /// Whether there were more ways than it looked for.
     pub(super) is_cut_short: bool,
     /// What stood in the way.
@@ -32,6 +43,7 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         searcher: &'s Searcher<'p, 'h>,
         state: &'s mut State,
         goal: Goal,
+        guesses: usize,
     ) -> Explorer<'s, 'p, 'h> {
         Explorer {
             prepared: searcher.prepared,
@@ -43,13 +55,16 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
             state,
             goal,
             path: Vec::new(),
-            seen: BTreeSet::new(),
+            seen: BTreeMap::new(),
             steps_left: searcher.options.steps_max.saturating_sub(searcher.steps),
-            paths: Vec::new(),
+            guesses_left: guesses,
             steps: 0,
-            is_cut_short: false,
-            why: None,
+            found: Found::default(),
         }
+    }
+
+    pub(super) fn into_found(self) -> Found {
+        self.found
     }
 
     /// Finds all ways; an error if there are too many steps to take.
@@ -91,15 +106,19 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         }
         let mut placed = self.state.placed.clone();
         placed.sort_unstable();
-        if !self.seen.insert(print_of(&self.state.model, &placed)) {
+        let guesses_left = self.guesses_left;
+        let print = print_of(&self.state.model, &placed);
+        // With more guesses left there is more to find.
+        let been = self.seen.insert(print, guesses_left);
+        if been.is_some_and(|before| before >= guesses_left) {
             return Ok(());
         }
         if self.goal.is_reached(self.state) {
-            self.paths.push(self.path.clone());
+            self.found.paths.push(self.path.clone());
             return Ok(());
         }
-        if self.paths.len() >= self.options.ways_max {
-            self.is_cut_short = true;
+        if self.found.paths.len() >= self.options.ways_max {
+            self.found.is_cut_short = true;
             return Ok(());
         }
         self.choose_beside()?;
@@ -191,8 +210,13 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
             return;
         }
         let revision = self.state.model.revision();
-        if self.why.as_ref().is_none_or(|why| why.revision <= revision) {
-            self.why = Some(Why {
+        if self
+            .found
+            .why
+            .as_ref()
+            .is_none_or(|why| why.revision <= revision)
+        {
+            self.found.why = Some(Why {
                 revision,
                 place,
                 text,
@@ -277,13 +301,20 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
     /// Goes on from an operation placed here, if it makes just this revision (none: no new one).
     fn branch(&mut self, place: usize, revision: Option<i64>) -> Result<(), End> {
         let (mark, before) = (self.state.model.mark(), self.state.model.revision());
+        let is_guess = self.op(place).source.ret.is_none() && !self.open.contains(&place);
+        if is_guess && self.guesses_left == 0 {
+            self.found.is_bounded = true;
+            return Ok(());
+        }
         if !self.attempt(place)? {
             return Ok(());
         }
+        self.guesses_left -= usize::from(is_guess);
         let wanted = revision.unwrap_or(before);
         let fits = self.state.model.revision() == wanted
             && (revision.is_none() || self.is_seen_so(wanted, Some(self.op(place).source.call)));
         let outcome = if fits { self.node() } else { Ok(()) };
+        self.guesses_left += usize::from(is_guess);
         self.state.model.take_back(mark);
         self.state.placed.pop();
         self.path.pop();
@@ -291,6 +322,11 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
     }
 
     fn expire(&mut self, lease: i64, revision: Option<i64>) -> Result<(), End> {
+        if self.guesses_left == 0 {
+            self.found.is_bounded = true;
+            return Ok(());
+        }
+        self.guesses_left -= 1;
         self.count()?;
         let mark = self.state.model.mark();
         let answer = self.state.model.step(&end_of(lease));
@@ -298,6 +334,7 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         self.path.push(Move::Expire(lease));
         let outcome = if fits { self.node() } else { Ok(()) };
         self.path.pop();
+        self.guesses_left += 1;
         self.state.model.take_back(mark);
         outcome
     }

@@ -118,6 +118,25 @@ pub fn lazy_backend(plan: &mut Plan) {
     plan.cluster.batch_ms = plan.cluster.batch_ms.max(50);
 }
 
+/// The same with large entries, so that a batch of the backend spans segments of the log, and
+/// crashes right behind their removal.
+pub fn lazy_backend_of_large_entries(plan: &mut Plan) {
+    lazy_backend(plan);
+    plan.cluster.batch_operations = 1_000;
+    plan.cluster.batch_ms = 300;
+    let points = [Point::SegmentUnlinked, Point::SegmentsRemoved];
+    for (number, fault) in plan.faults.iter_mut().enumerate() {
+        if let FaultKind::CrashAt { point, .. } = &mut fault.kind {
+            *point = points[number % 2];
+        }
+    }
+    for step in plan.clients.iter_mut().flatten() {
+        if let What::Put { bytes, .. } = &mut step.what {
+            *bytes = 1_500;
+        }
+    }
+}
+
 /// One member whose log is damaged, early enough that it starts again.
 pub fn rot(plan: &mut Plan) {
     begin(plan);
@@ -350,21 +369,6 @@ pub fn transfer_to_the_dead(plan: &mut Plan) {
             },
         },
     );
-}
-
-/// Learners are removed while nobody hears them, and have nothing to say when they are heard again.
-pub fn silent_learners(plan: &mut Plan) {
-    set_members(plan, 3);
-    changing(plan, 300, |entropy| match entropy.one_in(2) {
-        true => MemberChange::Add { learner: true },
-        false => MemberChange::Remove { nth: nth(entropy) },
-    });
-    strike_often(plan, 300, 3_000, |members, entropy| FaultKind::Isolate {
-        target: Target::Member(members + draw::index(SLOTS_MAX - members, entropy)),
-        inbound: false,
-        outbound: true,
-        hold: false,
-    });
 }
 
 /// Members that miss more than the log keeps, and crashes while images come in.
