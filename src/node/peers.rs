@@ -324,8 +324,8 @@ impl Peers {
         false
     }
 
-    /// Tells removed members that are still connected, again and again, because nothing that is said
-    /// here is sure to be heard, and some of them would wait silently for ever.
+    /// Tells removed members that are still connected, again and again, because nothing that is
+    /// said here is sure to be heard, and some of them would wait silently for ever.
     fn remind(&mut self, cx: &mut Context<'_, Mail>) {
         if mutant!("removed-member-heard") || mutant!("silent-member-not-told") {
             self.remind_at = None;

@@ -43,7 +43,9 @@ fn a_cluster_grows_shrinks_and_replaces_a_member_under_load() {
     reader.use_also(&cluster);
 
     let learners = [cluster.grow(true), cluster.grow(true)];
-    learners.map(|id| cluster.promote(id));
+    for id in learners {
+        cluster.promote(id);
+    }
     assert_voters(&cluster, 5);
     reader.use_also(&cluster);
 
