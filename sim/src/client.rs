@@ -20,6 +20,9 @@ use crate::{
     world::{Item, World},
 };
 
+/// How long clients think at most once they are in a hurry.
+const HURRIED_WAIT: u64 = 10_000_000;
+
 mod steps;
 
 use steps::{branch_counter, changes_nothing, check_at_the_edge};
@@ -90,6 +93,8 @@ pub struct Clients {
     pub history: Vec<Operation>,
     /// Scripts begin no further step.
     pub stopped: bool,
+    /// Nobody thinks any more: what is left of the scripts is done at once.
+    pub hurry: bool,
     /// What clients know together.
     pub shared: Shared,
 }
@@ -143,6 +148,7 @@ impl Clients {
             calls: 0,
             history: Vec::new(),
             stopped: false,
+            hurry: false,
         }
     }
 
@@ -247,18 +253,36 @@ impl World {
             true => Turn::Done,
             false => self.with_job(number, |job, desk| job.next(desk)),
         };
-        let client = &mut self.clients.clients[number];
         match turn {
             Turn::Ask(request) => self.call(number, None, request),
-            Turn::AskAt(member, request) => self.call(number, Some(member), request),
+            Turn::AskAt(member, request) if self.belongs(member) => {
+                self.call(number, Some(member), request);
+            }
+            // Nobody is there to be asked any more.
+            Turn::AskAt(..) => {
+                self.with_job(number, |job, desk| job.hear(desk, &Outcome::Refused));
+                let pause = self.thinking(HURRIED_WAIT);
+                self.after(pause, Item::Client(ClientItem::Think { client: number }));
+            }
             Turn::Pause(nanos) => {
+                let nanos = self.thinking(nanos);
                 self.after(nanos, Item::Client(ClientItem::Think { client: number }));
             }
             Turn::Done => {
+                let client = &mut self.clients.clients[number];
                 client.job = None;
                 let pause = client.next_wait();
+                let pause = self.thinking(pause);
                 self.after(pause, Item::Client(ClientItem::Think { client: number }));
             }
+        }
+    }
+
+    /// How long a client thinks that would like to take so long.
+    fn thinking(&self, nanos: u64) -> u64 {
+        match self.clients.hurry {
+            true => nanos.min(HURRIED_WAIT),
+            false => nanos,
         }
     }
 
@@ -276,7 +300,7 @@ impl World {
                 client: number,
                 serial: client.serial,
             },
-            members: self.plan.cluster.members,
+            members: self.members.len(),
             revision: client.revision,
             seen: &client.seen,
             shared: &mut self.clients.shared,
@@ -465,7 +489,8 @@ impl World {
             let outcome = operation.outcome.clone();
             self.with_job(number, |job, desk| job.hear(desk, &outcome));
         } else {
-            pause += client.next_wait();
+            let wait = client.next_wait();
+            pause += self.thinking(wait);
         }
         self.after(pause, Item::Client(ClientItem::Think { client: number }));
     }

@@ -8,7 +8,11 @@ use crate::{observe::Violation, work, world::World};
 impl Runner {
     /// A plan holds a number of requests; where faults held clients up, they go on without.
     pub(super) async fn finish_scripts(&self) {
-        let least = self.shared.world().plan.operations_min;
+        let least = {
+            let mut world = self.shared.world();
+            world.clients.hurry = true;
+            world.plan.operations_min
+        };
         let enough =
             |world: &World| world.clients.history.len() as u64 >= least || world.clients.are_done();
         if least > 0 && !self.until(4 * PATIENCE_NANOS, enough).await {
