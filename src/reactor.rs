@@ -29,6 +29,7 @@ pub fn turn<B: Backend, H: Host>(
 ) -> Option<Fault> {
     let (now, wall) = (host.now(), host.wall()); // time stands still within a step
     node.step(now, wall, events, effects);
+    node.stepped(host.now().since(now));
     for effect in effects.drain(..) {
         if let Effect::Halt(fault) = effect {
             return Some(fault);

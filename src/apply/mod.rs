@@ -142,6 +142,7 @@ impl<B: Backend> StateMachine<B> {
         let mut applied = Applied {
             id: entry.id,
             origin: None,
+            op: None,
             result: Err(ApiError::Stopped),
             revisions: Vec::new(),
             conf_change: None,
@@ -179,6 +180,7 @@ impl<B: Backend> StateMachine<B> {
             proposer: MemberId::new(command.proposer),
             request: RequestId::new(command.request_id),
         });
+        applied.op = command.body.as_ref().map(op_name);
         let outcome = match command.body {
             Some(body) => match self.permitted(&body) {
                 Ok(()) => self.run(body, now, applied),
@@ -288,6 +290,22 @@ impl<B: Backend> StateMachine<B> {
             cluster::fold(hash, &self.cluster);
             hash.number(self.alarms.fingerprint());
         }
+    }
+}
+
+/// What etcd's metrics call a command.
+fn op_name(body: &Body) -> &'static str {
+    match body {
+        Body::Put(_) => "Put",
+        Body::DeleteRange(_) => "DeleteRange",
+        Body::Txn(_) => "Txn",
+        Body::Compact(_) => "Compaction",
+        Body::LeaseGrant(_) => "LeaseGrant",
+        Body::LeaseRevoke(_) => "LeaseRevoke",
+        Body::LeaseCheckpoint(_) => "LeaseCheckpoint",
+        Body::Alarm(_) => "Alarm",
+        Body::MemberPublish(_) => "ClusterMemberAttrSet",
+        Body::ClusterVersion(_) => "ClusterVersionSet",
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Applied {
     pub id: EntryId,
     /// Whose request it was; `None` for a leader's empty entry.
     pub origin: Option<Origin>,
+    /// What kind of request it was, by etcd's name; `None` for entries of the cluster's own.
+    pub op: Option<&'static str>,
     /// What the proposer answers its caller.
     pub result: Result<Response, ApiError>,
     /// New revisions with their events, in order.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{
     ApiError, CallId, DiskOp, Fault, LinkId, MemberId, SnapshotId, StoreCursor, StreamId, Ticket,
+    figure::Metric,
 };
 use crate::pb::etcdserverpb as rpc;
 
@@ -93,17 +94,6 @@ pub struct RangeChunkResponse {
     pub revision: i64,
     /// Whether this chunk ends the stream.
     pub last: bool,
-}
-
-/// One figure of `/metrics`.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Metric {
-    /// Full metric name.
-    pub name: &'static str,
-    /// Label pairs, in the order they are printed.
-    pub labels: Vec<(&'static str, String)>,
-    /// The value, as an integer: counters, sizes in bytes, booleans.
-    pub value: u64,
 }
 
 /// What goes out on a watch stream.

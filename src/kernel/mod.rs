@@ -8,6 +8,7 @@ pub mod effect;
 pub mod entropy;
 pub mod error;
 pub mod event;
+pub mod figure;
 pub mod id;
 pub mod limits;
 pub mod mutant;

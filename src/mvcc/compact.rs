@@ -68,9 +68,11 @@ impl Store {
             return false;
         };
         let target = pass.target;
+        let removed = &mut self.removed;
         let more = self
             .index
             .compact(&mut pass.cursor, target, records_max, |record| {
+                *removed += 1;
                 view.delete(Bucket::Key, record.encode().to_bytes());
             });
         if more {

@@ -35,6 +35,8 @@ pub struct Store {
     pub(super) pass: Option<Pass>,
     /// A transaction has changed something and is not finished.
     pub(super) writing: bool,
+    /// Records that compactions removed since the store was loaded.
+    pub(super) removed: u64,
 }
 
 impl Store {
@@ -82,6 +84,7 @@ impl Store {
             },
             pass: None,
             writing: false,
+            removed: 0,
         };
         store.start_pass();
         store.check();
@@ -106,6 +109,11 @@ impl Store {
     /// Keys the index holds, deleted ones that are not compacted yet included.
     pub fn keys_indexed(&self) -> usize {
         self.index.len()
+    }
+
+    /// Records that compactions removed since the store was loaded.
+    pub fn records_removed(&self) -> u64 {
+        self.removed
     }
 
     /// Asserts what must hold between calls.

@@ -8,12 +8,14 @@
 //! - While an image is being installed nothing is applied and nothing is read.
 
 mod images;
+mod meter;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
+use self::meter::Meter;
 use super::{
     NodeConfig,
     log_bytes::LogBytes,
@@ -69,7 +71,7 @@ pub struct Applier<B: Backend> {
     compaction_at: Option<Instant>,
     /// A finished compaction and the batch that holds its last deletions.
     compaction_done: Option<(i64, u64)>,
-    hashes: VecDeque<(CallId, HashKv)>,
+    hashes: VecDeque<(CallId, Instant, HashKv)>,
     size: BackendSize,
     /// The last point that was offered as a mark for the log.
     marked: LogIndex,
@@ -79,6 +81,7 @@ pub struct Applier<B: Backend> {
     ending: Vec<(CallId, i64)>,
     /// Term of the last applied entry.
     term: Term,
+    meter: Meter,
 }
 
 /// A batch on its way to the backend.
@@ -120,6 +123,7 @@ impl<B: Backend> Applier<B> {
             .compaction_running()
             .then_some(Instant::ZERO);
         Self {
+            meter: Meter::new(&machine, config.slow_apply),
             machine,
             member: config.member,
             tickets: Tickets::new(Owner::Applier),
@@ -169,12 +173,8 @@ impl<B: Backend> Applier<B> {
         let outcome = match input {
             ApplierInput::Apply(entries) => self.on_apply(entries, cx),
             ApplierInput::Read { index, calls } => self.on_read(index, calls, cx),
-            ApplierInput::Status {
-                call,
-                request,
-                raft,
-            } => {
-                self.on_status(call, &request, raft, cx);
+            ApplierInput::Status { call, raft } => {
+                self.on_status(call, raft, cx);
                 Ok(())
             }
             ApplierInput::Image { id } => self.on_image(id, cx),
@@ -234,7 +234,10 @@ impl<B: Backend> Applier<B> {
         let mut hashes = Vec::with_capacity(entries.len());
         for entry in entries {
             let bytes = entry.data.len() as u64;
+            let leases = self.machine.lessor().len();
             let applied = self.machine.apply(&entry, cx.now)?;
+            let lessor = self.machine.lessor();
+            self.meter.on_applied(&applied, leases, lessor.len());
             hashes.push(self.machine.state_hash());
             applied_bytes += bytes;
             if entry.id.term != self.term {
@@ -350,7 +353,7 @@ impl<B: Backend> Applier<B> {
                         .map_err(ApplyError::from),
                 )? {
                     Ok(hash) => {
-                        self.hashes.push_back((call, hash));
+                        self.hashes.push_back((call, cx.now, hash));
                         return Ok(());
                     }
                     Err(error) => Err(error),
@@ -360,7 +363,12 @@ impl<B: Backend> Applier<B> {
                 self.on_keep_alive(call, request.id, cx);
                 return Ok(());
             }
-            request => settle(query::answer(&self.machine, request, cx.now))?,
+            request => {
+                let is_range = matches!(request, Request::Range(_) | Request::RangeChunk(_));
+                let result = settle(query::answer(&self.machine, request, cx.now))?;
+                self.meter.on_read(&result, is_range);
+                result
+            }
         };
         cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
         Ok(())
@@ -368,17 +376,18 @@ impl<B: Backend> Applier<B> {
 
     /// Goes on with hashing, a slice per step.
     fn hash_slice(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
-        let Some((call, mut hash)) = self.hashes.pop_front() else {
+        let Some((call, began, mut hash)) = self.hashes.pop_front() else {
             return Ok(());
         };
         let step = hash.step(self.machine.store(), self.machine.view(), HASH_SLICE);
         match settle(step.map_err(ApplyError::from))? {
-            Ok(None) => self.hashes.push_back((call, hash)),
+            Ok(None) => self.hashes.push_back((call, began, hash)),
             Err(error) => {
                 let result = Err(error);
                 cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
             }
             Ok(Some(done)) => {
+                self.meter.on_hashed(cx.now.since(began));
                 let response = HashKvResponse {
                     header: crate::apply::kv::header(self.machine.store().revision()),
                     hash: done.hash,
@@ -392,25 +401,14 @@ impl<B: Backend> Applier<B> {
         Ok(())
     }
 
-    fn on_status(
-        &mut self,
-        call: CallId,
-        request: &Request,
-        raft: RaftStatus,
-        cx: &mut Context<'_, Mail>,
-    ) {
+    fn on_status(&mut self, call: CallId, raft: RaftStatus, cx: &mut Context<'_, Mail>) {
         let facts = query::Facts {
             raft,
             size: self.size,
             version: &self.settings.version,
             quota_bytes: self.settings.quota_bytes,
-            member: self.member,
         };
-        let response = if *request == Request::Metrics {
-            Response::Metrics(query::metrics(&self.machine, &facts))
-        } else {
-            Response::Status(query::status(&self.machine, &facts))
-        };
+        let response = Response::Status(query::status(&self.machine, &facts));
         cx.tell(Mail::Frontend(FrontendInput::Answer {
             call,
             result: Ok(response),
@@ -432,7 +430,10 @@ impl<B: Backend> Applier<B> {
         let header = crate::apply::kv::header(self.machine.store().revision());
         let answer = |ttl| Response::LeaseKeepAlive(LeaseKeepAliveResponse { header, id, ttl });
         let result = match renewal {
-            Ok(Renewal::Renewed { ttl }) => Ok(answer(ttl)),
+            Ok(Renewal::Renewed { ttl }) => {
+                self.meter.on_renewed();
+                Ok(answer(ttl))
+            }
             Ok(Renewal::ResetFirst(reset)) => {
                 cx.tell(Mail::Frontend(FrontendInput::ResetLease { call, reset }));
                 return;
@@ -616,7 +617,10 @@ impl<B: Backend> Applier<B> {
         if self.installing.is_some() || self.compaction_at.is_none_or(|at| at > cx.now) {
             return Ok(());
         }
+        let before = self.machine.store().records_removed();
         let more = self.machine.compact_slice(self.settings.compaction_slice);
+        let removed = self.machine.store().records_removed() - before;
+        self.meter.on_slice(removed, more, cx.now, cx.wall);
         self.compaction_at = more.then(|| cx.now.after(self.settings.compaction_pause));
         if !more {
             let revision = self.machine.store().compaction_finished();

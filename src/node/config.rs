@@ -56,6 +56,8 @@ pub struct NodeConfig {
     pub compaction_slice: usize,
     /// `--compaction-sleep-interval`: pause between two slices.
     pub compaction_pause: Duration,
+    /// `--warning-apply-duration`: applying that takes longer is counted as slow.
+    pub slow_apply: Duration,
     /// `--watch-progress-notify-interval`.
     pub progress_interval: Duration,
     /// Bytes on the way to one watch stream; further responses wait for credit.
@@ -112,6 +114,7 @@ impl Default for NodeConfig {
             batch_operations_max: limits::BATCH_OPERATIONS_MAX,
             compaction_slice: 1000,
             compaction_pause: Duration::from_millis(10),
+            slow_apply: Duration::from_millis(100),
             progress_interval: Duration::from_secs(600),
             stream_window_bytes: limits::STREAM_WINDOW_BYTES,
             fragment_bytes_max: usize::MAX,

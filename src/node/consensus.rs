@@ -33,6 +33,7 @@ pub struct Consensus {
     heartbeat: Duration,
     election: Duration,
     next_tick: Instant,
+    late_heartbeats: u64,
     /// A MoveLeader call that waits for its transfer.
     moving: Option<Moving>,
     /// The image that raft has accepted and the log has not recorded yet.
@@ -57,6 +58,7 @@ impl Consensus {
             heartbeat: config.heartbeat,
             election: config.election,
             next_tick: Instant::ZERO,
+            late_heartbeats: 0,
             moving: None,
             restoring: None,
             shown: None,
@@ -67,6 +69,12 @@ impl Consensus {
     /// The core, for reading.
     pub fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    /// Rounds of heartbeats that left a whole interval late since boot, because something held the
+    /// loop up.
+    pub fn late_heartbeats(&self) -> u64 {
+        self.late_heartbeats
     }
 
     /// Raft's figures at this moment.
@@ -160,13 +168,9 @@ impl Consensus {
             ConsensusInput::SnapshotDone { peer, index, ok } => {
                 self.raft.report_snapshot(peer, index, ok);
             }
-            ConsensusInput::Status { call, request } => {
+            ConsensusInput::Status { call } => {
                 let raft = self.status();
-                cx.tell(Mail::Applier(ApplierInput::Status {
-                    call,
-                    request,
-                    raft,
-                }));
+                cx.tell(Mail::Applier(ApplierInput::Status { call, raft }));
             }
             ConsensusInput::MoveLeader { call, to } => self.move_leader(call, to, cx),
             ConsensusInput::Reconfigure(mut wanted) => {
@@ -265,6 +269,8 @@ impl Consensus {
     /// One tick. After a long stall there is one tick, not many: time that nobody could use to send
     /// a heartbeat must not count against the others.
     pub fn on_deadline(&mut self, cx: &mut Context<'_, Mail>) {
+        let late = cx.now.since(self.next_tick) > self.heartbeat;
+        self.late_heartbeats += u64::from(late && self.raft.role() == Role::Leader);
         self.next_tick = cx.now.after(self.heartbeat);
         self.raft.tick();
         cx.tell(Mail::Integrity(IntegrityInput::Tick));

@@ -8,6 +8,7 @@
 
 mod change;
 mod leader;
+mod meter;
 mod route;
 
 use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
@@ -16,6 +17,7 @@ use bytes::Bytes;
 
 use self::{
     change::{Leaving, reconfigure},
+    meter::{Meter, timed},
     route::{Behind, Route, learner_may},
 };
 use super::{
@@ -89,6 +91,7 @@ pub struct Frontend {
     leaving: Option<Leaving>,
     publishing: Option<Publishing>,
     ready: bool,
+    meter: Meter,
 }
 
 #[derive(Debug)]
@@ -151,6 +154,7 @@ impl Frontend {
             leaving: None,
             publishing: None,
             ready: false,
+            meter: Meter::default(),
         }
     }
 
@@ -165,7 +169,9 @@ impl Frontend {
                 self.on_call(call, &credentials, request, cx);
             }
             FrontendInput::Cancel { call } => {
-                self.pending.remove(call);
+                if let Some(waiting) = self.pending.remove(call) {
+                    self.meter.on_cancelled(&waiting);
+                }
             }
             FrontendInput::Answer { call, result } => self.answer(call, result, cx),
             FrontendInput::Applied { request, result } => self.on_applied(request, result, cx),
@@ -237,6 +243,7 @@ impl Frontend {
             });
             return;
         }
+        let timed = timed(&request);
         match self.route(request, cx) {
             Route::Propose(body) => self.propose(call, Asker::Client, body, cx),
             Route::Barrier(behind) => {
@@ -256,14 +263,12 @@ impl Frontend {
                 self.ask_leader(call, request, cx);
             }
         }
+        self.pending.time(call, timed, cx.now);
     }
 
     /// What is refused before anything is done.
     fn admit(&self, credentials: &Credentials, request: &Request) -> Result<(), ApiError> {
-        let looks_only = matches!(
-            request,
-            Request::Status(_) | Request::Metrics | Request::MemberList(_)
-        );
+        let looks_only = matches!(request, Request::Status(_) | Request::MemberList(_));
         if (self.stopping.is_some() || self.leaving.is_some()) && !looks_only {
             return Err(ApiError::Stopped);
         }
@@ -304,6 +309,7 @@ impl Frontend {
             leader_changes,
             physical: None,
             compaction: None,
+            timed: None,
         };
         self.pending.insert(call, waiting, now, timed);
     }
@@ -337,6 +343,7 @@ impl Frontend {
             leader_changes: self.leader_changes,
             physical,
             compaction: None,
+            timed: None,
         };
         self.pending
             .insert(call, waiting, cx.now, physical.is_none());
@@ -352,9 +359,7 @@ impl Frontend {
 
     fn run_local(&mut self, call: CallId, request: Request, cx: &mut Context<'_, Mail>) {
         match request {
-            request @ (Request::Status(_) | Request::Metrics) => {
-                cx.tell(Mail::Consensus(ConsensusInput::Status { call, request }));
-            }
+            Request::Status(_) => cx.tell(Mail::Consensus(ConsensusInput::Status { call })),
             Request::Defragment(_) => cx.tell(Mail::Applier(ApplierInput::Defragment { call })),
             Request::MoveLeader(request) => {
                 let to = MemberId::new(request.target_id);
@@ -391,6 +396,8 @@ impl Frontend {
             }
             return;
         };
+        self.meter
+            .on_answered(&waiting, &result, self.role.role, cx.now);
         match waiting.asker {
             Asker::Client => {
                 let result = result.map(|mut response| {
@@ -513,6 +520,7 @@ impl Frontend {
         }
         self.leader_changes += 1;
         if role.leader.is_some() {
+            self.meter.leaders_seen += 1;
             self.offer_parked(cx);
             self.ask_again(cx);
             self.retry_forwarded(false, cx);

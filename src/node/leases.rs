@@ -31,6 +31,8 @@ pub struct Leases {
     version: String,
     /// The term this member leads in.
     leading: Option<Term>,
+    /// Leases whose end this member proposed because their time was over.
+    expired: u64,
 }
 
 impl Leases {
@@ -41,7 +43,13 @@ impl Leases {
             election: config.election,
             version: config.version.clone(),
             leading: None,
+            expired: 0,
         }
+    }
+
+    /// Leases whose end this member proposed, as the leader, because their time was over.
+    pub fn expired(&self) -> u64 {
+        self.expired
     }
 
     /// Handles one input.
@@ -114,6 +122,7 @@ impl Leases {
             .lessor_mut()
             .take_expired(cx.now, limits::LEASE_REVOKE_BATCH_MAX);
         if !expired.is_empty() {
+            self.expired += expired.len() as u64;
             let ids = expired.iter().map(|lease| lease.id.get()).collect();
             let births = expired.iter().map(|lease| lease.birth.get()).collect();
             self.propose(

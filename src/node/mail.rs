@@ -172,7 +172,6 @@ pub enum ConsensusInput {
     /// A call that needs raft's figures; they are added, then the applier answers.
     Status {
         call: CallId,
-        request: Request,
     },
     MoveLeader {
         call: CallId,
@@ -234,7 +233,6 @@ pub enum ApplierInput {
     },
     Status {
         call: CallId,
-        request: Request,
         raft: RaftStatus,
     },
     /// Cut the open batch, then pin the committed state under this id.

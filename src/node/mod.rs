@@ -12,6 +12,7 @@ pub mod applier;
 pub mod boot;
 pub mod config;
 pub mod consensus;
+pub mod figures;
 pub mod frontend;
 pub mod integrity;
 pub mod journal;
@@ -95,7 +96,14 @@ impl<B: Backend> Node<B> {
             self.start(&mut cx);
         }
         for event in events.drain(..) {
-            deliver_event(event, &mut cx);
+            match event {
+                Event::Call {
+                    call,
+                    request: Request::Metrics,
+                    ..
+                } => self.show_figures(call, &mut cx),
+                event => deliver_event(event, &mut cx),
+            }
         }
         self.fire_deadlines(&mut cx);
         let mut delivered = 0;

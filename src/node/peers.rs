@@ -1,9 +1,12 @@
 //! The network actor: one outgoing link per peer for what this member says, any number of incoming
 //! ones for what it hears. The medium may lose; nobody here retries, raft and the callers do.
 //!
-//! Inputs: `PeersInput`. Timers: when to dial a peer again, when to tell removed members again.
+//! Inputs: `PeersInput`. Timers: when to dial a peer again, when to tell removed members again, when
+//! to measure round trips.
 //! Invariants: at most one outgoing link or dial per peer; no outgoing link to a member that left;
 //! nothing that a removed member says is heard.
+
+mod quality;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 
+use self::quality::Quality;
 use super::{
     mail::{
         ConsensusInput, FrontendInput, IntegrityInput, Mail, PeerRequest, PeersInput,
@@ -49,6 +53,9 @@ pub struct Peers {
     /// When removed members that are still connected are told again.
     remind_at: Option<Instant>,
     next_link: LinkId,
+    /// When round trips are measured next.
+    ping_at: Option<Instant>,
+    pings: u64,
 }
 
 #[derive(Debug)]
@@ -60,6 +67,7 @@ struct Peer {
     up_since: Option<Instant>,
     /// Whether the operator has been told that the peer cannot be reached.
     complained: bool,
+    quality: Quality,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,6 +87,8 @@ impl Peers {
             removed: BTreeSet::new(),
             remind_at: None,
             next_link: LinkId::ZERO,
+            ping_at: None,
+            pings: 0,
         }
     }
 
@@ -164,6 +174,7 @@ impl Peers {
                 backoff: BACKOFF_MIN,
                 up_since: None,
                 complained: false,
+                quality: Quality::default(),
             });
             if peer.urls == urls {
                 continue;
@@ -224,6 +235,7 @@ impl Peers {
                 known.backoff = BACKOFF_MIN;
                 known.up_since = Some(cx.now);
                 known.complained = false;
+                self.ping_at.get_or_insert(cx.now);
                 log(
                     cx,
                     LogLevel::Info,
@@ -251,7 +263,7 @@ impl Peers {
             dial_at: cx.now.after(peer.backoff + jitter),
         };
         peer.backoff = peer.backoff.saturating_mul(2).min(BACKOFF_MAX);
-        peer.up_since = None;
+        peer.quality.lost += u64::from(peer.up_since.take().is_some());
         let id = *id;
         if !std::mem::replace(&mut peer.complained, true) {
             log(
@@ -279,13 +291,16 @@ impl Peers {
             Some(Frame::Raft(message)) if message.from == from && message.to == self.member => {
                 cx.tell(Mail::Consensus(ConsensusInput::Step(message)));
             }
-            Some(Frame::Raft(_)) => {}
-            Some(Frame::Peer(message)) => {
-                if let Some(body) = message.body {
-                    deliver(self.member, from, body, cx);
+            Some(Frame::Raft(_)) => self.garbled(from),
+            Some(Frame::Peer(message)) => match message.body {
+                Some(body @ (Body::Ping(_) | Body::Pong(_))) => {
+                    self.on_sign_of_life(from, &body, cx);
                 }
-            }
+                Some(body) => deliver(self.member, from, body, cx),
+                None => {}
+            },
             None => {
+                self.garbled(from);
                 cx.emit(Effect::Link(LinkOp::Close { link }));
                 if self.incoming.remove(&link).is_none() {
                     self.on_link_down(link, "an unknown message", cx);
@@ -301,6 +316,12 @@ impl Peers {
         }
     }
 
+    fn garbled(&mut self, from: MemberId) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.quality.received_failures += 1;
+        }
+    }
+
     fn send_body(&mut self, to: MemberId, body: Body, cx: &mut Context<'_, Mail>) {
         self.send(to, wire::encode_peer(&PeerMessage { body: Some(body) }), cx);
     }
@@ -311,6 +332,9 @@ impl Peers {
         if let Some(State::Up(link)) = state {
             cx.emit(Effect::Link(LinkOp::Send { link, bytes }));
             return true;
+        }
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.quality.sent_failures += 1;
         }
         // Whoever could reach us hears us on its own link: a member that joins or has moved may
         // know its leader's address no better than this.
@@ -370,6 +394,7 @@ impl Peers {
                 State::Dialing(_) | State::Up(_) => None,
             })
             .chain(self.remind_at)
+            .chain(self.ping_at)
             .min()
     }
 
@@ -378,6 +403,9 @@ impl Peers {
         self.dial_due(cx);
         if self.remind_at.is_some_and(|at| at <= cx.now) {
             self.remind(cx);
+        }
+        if self.ping_at.is_some_and(|at| at <= cx.now) {
+            self.ping(cx);
         }
     }
 
@@ -402,7 +430,7 @@ fn deliver(member: MemberId, from: MemberId, body: Body, cx: &mut Context<'_, Ma
         Body::Removed(removed) if removed.member == member.get() => {
             Mail::Frontend(FrontendInput::Removed { told: true })
         }
-        Body::Removed(_) => return,
+        Body::Removed(_) | Body::Ping(_) | Body::Pong(_) => return,
         Body::SnapshotChunk(chunk) => Mail::Snapshots(SnapshotsInput::Chunk { from, chunk }),
         Body::SnapshotAck(ack) => Mail::Snapshots(SnapshotsInput::Ack { from, ack }),
         Body::StateHash(report) => Mail::Integrity(IntegrityInput::Report {

@@ -42,6 +42,8 @@ pub struct Waiting {
     pub physical: Option<i64>,
     /// The same once the compaction is applied and only its deletions are awaited.
     pub compaction: Option<i64>,
+    /// What kind of call it is and when it came, where its duration is counted.
+    pub timed: Option<(&'static str, Instant)>,
 }
 
 /// The table of waiting calls.
@@ -86,6 +88,18 @@ impl Pending {
         assert_eq!(waiting.kind, Kind::Other, "a call waits for one proposal");
         waiting.kind = Kind::Write(request);
         self.requests.insert(request, call);
+    }
+
+    /// Has the duration of a call counted, unless it has its answer already.
+    pub fn time(&mut self, call: CallId, kind: Option<&'static str>, now: Instant) {
+        if let Some(waiting) = self.calls.get_mut(&call) {
+            waiting.timed = kind.map(|kind| (kind, now));
+        }
+    }
+
+    /// How many calls wait for an entry of ours.
+    pub fn writes(&self) -> usize {
+        self.requests.len()
     }
 
     /// Makes a call id for a peer's client.

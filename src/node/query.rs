@@ -1,12 +1,10 @@
-//! Answers that need only the state machine: reads, lists, status and figures.
+//! Answers that need only the state machine: reads, lists and status.
 
 use super::mail::RaftStatus;
 use crate::{
     apply::{ApplyError, StateMachine, kv::header},
     backend::Backend,
-    kernel::{
-        ApiError, BackendSize, Instant, LeaseId, MemberId, Request, Response, effect::Metric,
-    },
+    kernel::{ApiError, BackendSize, Instant, LeaseId, MemberId, Request, Response},
     lease::TimeToLive,
     pb::etcdserverpb::{
         AlarmMember, AlarmResponse, AlarmType, HashResponse, LeaseLeasesResponse, LeaseStatus,
@@ -25,8 +23,6 @@ pub struct Facts<'a> {
     pub version: &'a str,
     /// The space quota; 0 is none.
     pub quota_bytes: u64,
-    /// This member.
-    pub member: MemberId,
 }
 
 /// Answers a read from the current state.
@@ -159,42 +155,4 @@ fn storage_version<B: Backend>(machine: &StateMachine<B>) -> String {
         .cluster()
         .cluster_version()
         .map_or(String::new(), |version| version.to_string())
-}
-
-/// The member's figures under etcd's names.
-pub fn metrics<B: Backend>(machine: &StateMachine<B>, facts: &Facts<'_>) -> Vec<Metric> {
-    let leader = facts.raft.leader;
-    let figures: [(&'static str, u64); 9] = [
-        ("etcd_server_has_leader", u64::from(leader.is_some())),
-        (
-            "etcd_server_is_leader",
-            u64::from(leader == Some(facts.member)),
-        ),
-        ("etcd_server_is_learner", u64::from(facts.raft.is_learner)),
-        (
-            "etcd_server_proposals_committed_total",
-            facts.raft.committed.get(),
-        ),
-        (
-            "etcd_server_proposals_applied_total",
-            machine.applied_index().get(),
-        ),
-        ("etcd_mvcc_db_total_size_in_bytes", facts.size.file_bytes),
-        (
-            "etcd_mvcc_db_total_size_in_use_in_bytes",
-            facts.size.used_bytes,
-        ),
-        (
-            "etcd_debugging_mvcc_current_revision",
-            machine.store().revision().cast_unsigned(),
-        ),
-        ("etcd_server_quota_backend_bytes", facts.quota_bytes),
-    ];
-    figures
-        .map(|(name, value)| Metric {
-            name,
-            labels: Vec::new(),
-            value,
-        })
-        .into()
 }

@@ -7,6 +7,8 @@
 //!   a transfer goes on after a lost link.
 //! - At most `SNAPSHOT_CHUNKS_INFLIGHT_MAX` chunks of a transfer are in memory.
 
+mod meter;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -14,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 
+use self::meter::Meter;
 use super::{
     mail::{ApplierInput, ConsensusInput, FrontendInput, Mail, PeersInput, SnapshotsInput},
     ticket::{Owner, Tickets},
@@ -45,11 +48,12 @@ pub struct Snapshots {
     jobs: BTreeMap<Ticket, Job>,
     /// Images that wait for the applier's cut, then for being pinned.
     opening: BTreeMap<SnapshotId, OpenFor>,
-    /// Images pinned for clients.
-    pinned: BTreeMap<SnapshotId, ()>,
+    /// Images pinned for clients, and since when.
+    pinned: BTreeMap<SnapshotId, Instant>,
     sending: BTreeMap<MemberId, Sending>,
     receiving: Option<Receiving>,
     leading: bool,
+    meter: Meter,
 }
 
 #[derive(Debug)]
@@ -111,6 +115,7 @@ impl Default for Snapshots {
             sending: BTreeMap::new(),
             receiving: None,
             leading: false,
+            meter: Meter::default(),
         }
     }
 }
@@ -166,6 +171,7 @@ impl Snapshots {
             give_up_at: cx.now.after(GIVE_UP),
         };
         self.sending.insert(peer, sending);
+        self.meter.on_send(peer, cx.now);
         cx.tell(Mail::Applier(ApplierInput::Image { id }));
     }
 
@@ -187,7 +193,7 @@ impl Snapshots {
     fn on_opened(&mut self, id: SnapshotId, bytes_estimate: u64, cx: &mut Context<'_, Mail>) {
         match self.opening.remove(&id) {
             Some(OpenFor::Client(call)) => {
-                self.pinned.insert(id, ());
+                self.pinned.insert(id, cx.now);
                 let header = ResponseHeader::default();
                 let result = Ok(Response::SnapshotOpened {
                     id,
@@ -286,6 +292,7 @@ impl Snapshots {
         let Some(sending) = self.sending.remove(&peer) else {
             return;
         };
+        self.meter.on_sent(peer, ok, cx.now);
         if sending.opened {
             self.submit(Job::Ignored, DiskOp::SnapshotClose { id: sending.id }, cx);
         }
@@ -379,10 +386,12 @@ impl Snapshots {
         cx: &mut Context<'_, Mail>,
     ) {
         if let Some(old) = self.receiving.take() {
+            self.meter.on_received(old.from, false, cx.now);
             self.submit(Job::Ignored, DiskOp::StageDrop { id: old.local }, cx);
         }
         let local = self.fresh_id();
         log_transfer(cx, "receiving database snapshot", from, &meta);
+        self.meter.on_receive(from, cx.now);
         self.receiving = Some(Receiving {
             from,
             remote,
@@ -411,6 +420,7 @@ impl Snapshots {
 
     fn on_sealed(&mut self, id: SnapshotId, cx: &mut Context<'_, Mail>) {
         if let Some(receiving) = self.receiving.as_ref().filter(|of| of.local == id) {
+            self.meter.on_received(receiving.from, true, cx.now);
             cx.tell(Mail::Consensus(ConsensusInput::Restore {
                 snapshot: id,
                 meta: receiving.meta.clone(),
@@ -468,7 +478,8 @@ impl Snapshots {
     }
 
     fn on_close(&mut self, call: Option<CallId>, id: SnapshotId, cx: &mut Context<'_, Mail>) {
-        if self.pinned.remove(&id).is_some() {
+        if let Some(since) = self.pinned.remove(&id) {
+            self.meter.on_backup(cx.now.since(since));
             self.submit(Job::Ignored, DiskOp::SnapshotClose { id }, cx);
         }
         if let Some(call) = call {
@@ -519,6 +530,7 @@ impl Snapshots {
                 DiskErrorKind::Corrupt | DiskErrorKind::Missing,
             ) => {
                 if let Some(receiving) = self.receiving.take_if(|of| of.local == *id) {
+                    self.meter.on_received(receiving.from, false, cx.now);
                     log_transfer(
                         cx,
                         "refused a damaged snapshot",

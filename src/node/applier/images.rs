@@ -60,6 +60,7 @@ impl<B: Backend> Applier<B> {
             applied, installing.meta.id,
             "the image is not what its sender said it was"
         );
+        self.meter.on_installed(&self.machine);
         let index = applied.index;
         self.marked = index;
         self.log_bytes = LogBytes::default();

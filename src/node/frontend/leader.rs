@@ -3,7 +3,7 @@
 //! Invariants: one barrier is on its way at a time, and reads that come meanwhile wait for the
 //! next; a barrier that is tried again gets a fresh id, so that a late confirmation proves nothing.
 
-use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round, reconfigure};
+use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round, meter::PROMOTE, reconfigure};
 use crate::{
     kernel::{ApiError, CallId, Context, LogIndex, MemberId, ReadId, Request, Response, limits},
     mutant,
@@ -58,7 +58,9 @@ impl Frontend {
             matches!(behind, Behind::Publish) || pending.contains(*call)
         };
         let calls: Vec<_> = round.calls.into_iter().filter(alive).collect();
-        if !calls.is_empty() {
+        if calls.is_empty() {
+            self.meter.barriers_failed += 1;
+        } else {
             self.barriers_repeated += 1;
             self.start_round(calls, cx);
         }
@@ -160,6 +162,9 @@ impl Frontend {
         }
         let call = self.pending.peer_call();
         self.wait(call, Asker::Peer(from, id), true, cx.now);
+        if matches!(request, PeerRequest::Promote(_)) {
+            self.pending.time(call, Some(PROMOTE), cx.now);
+        }
         self.lead(call, request);
     }
 

@@ -98,8 +98,8 @@ impl Frontend {
             | Request::MoveLeader(_)
             | Request::SnapshotOpen
             | Request::SnapshotRead { .. }
-            | Request::SnapshotClose { .. }
-            | Request::Metrics) => Route::Local(request, false),
+            | Request::SnapshotClose { .. }) => Route::Local(request, false),
+            Request::Metrics => unreachable!("the node answers it from its actors"),
         }
     }
 }
