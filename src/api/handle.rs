@@ -9,14 +9,14 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::status;
+use super::{metrics::Instruments, status};
 use crate::{
     kernel::{
         ApiError, CallId, Credentials, Event, Request, Response, StreamId, StreamItem,
@@ -81,6 +81,7 @@ struct Shared {
     next: AtomicU64,
     table: Mutex<Table>,
     ready: watch::Sender<bool>,
+    instruments: Instruments,
 }
 
 /// Who waits. `open` becomes false when the core has stopped; then nothing waits any more.
@@ -94,6 +95,15 @@ struct Table {
 impl Handle {
     /// A handle whose requests go into this event queue.
     pub fn new(events: mpsc::UnboundedSender<Event>, limits: EdgeLimits) -> Self {
+        Self::measured(events, limits, Instruments::default())
+    }
+
+    /// The same, counting with these instruments.
+    pub fn measured(
+        events: mpsc::UnboundedSender<Event>,
+        limits: EdgeLimits,
+        instruments: Instruments,
+    ) -> Self {
         let table = Table {
             open: true,
             calls: BTreeMap::new(),
@@ -105,6 +115,7 @@ impl Handle {
             next: AtomicU64::new(1),
             table: Mutex::new(table),
             ready: watch::Sender::new(false),
+            instruments,
         };
         Self {
             shared: Arc::new(shared),
@@ -114,6 +125,11 @@ impl Handle {
     /// What the edge checks by itself.
     pub fn limits(&self) -> &EdgeLimits {
         &self.shared.limits
+    }
+
+    /// What the edge counts with.
+    pub fn instruments(&self) -> &Instruments {
+        &self.shared.instruments
     }
 
     /// Asks the core. Dropping the future before its end cancels the call.
@@ -181,7 +197,11 @@ impl Handle {
     /// The core sends on a stream. Unknown streams are gone.
     pub fn stream_item(&self, stream: StreamId, item: StreamItem) {
         if let Some(items) = self.shared.table().streams.get(&stream) {
-            let _ = items.send(Sent::Item(item));
+            if let StreamItem::Watch { response, .. } = &item {
+                self.instruments().watch().arrived(response);
+            }
+            // The receiver leaves the table before it goes.
+            let _ = items.send(Sent::Item(item, Instant::now()));
         }
     }
 
@@ -214,7 +234,8 @@ impl Handle {
             let _ = waiting.send(Err(ApiError::Stopped));
         }
         for items in streams.into_values() {
-            let _ = items.send(Sent::Item(StreamItem::End(ApiError::Stopped)));
+            let end = StreamItem::End(ApiError::Stopped);
+            let _ = items.send(Sent::Item(end, Instant::now()));
         }
         self.shared.ready.send_replace(false);
     }
@@ -309,7 +330,7 @@ impl StreamRequests {
 /// What a watch stream is sent: by the core, or by the edge when the client's half broke.
 #[derive(Debug)]
 enum Sent {
-    Item(StreamItem),
+    Item(StreamItem, Instant),
     Failure(Status),
 }
 
@@ -330,12 +351,14 @@ impl Stream for StreamItems {
             return Poll::Ready(None);
         }
         match ready!(self.items.poll_recv(cx)) {
-            Some(Sent::Item(StreamItem::Watch { response, bytes })) => {
+            Some(Sent::Item(StreamItem::Watch { response, bytes }, since)) => {
                 let stream = self.stream;
+                let meter = self.shared.instruments.watch();
+                meter.taken(&response, since.elapsed());
                 self.shared.tell(Event::StreamCredit { stream, bytes });
                 Poll::Ready(Some(Ok(*response)))
             }
-            Some(Sent::Item(StreamItem::End(error))) => {
+            Some(Sent::Item(StreamItem::End(error), _)) => {
                 self.ended = true;
                 Poll::Ready(Some(Err(status::of(error))))
             }
@@ -353,6 +376,9 @@ impl Drop for StreamItems {
         let stream = self.stream;
         if self.shared.table().streams.remove(&stream).is_some() {
             self.shared.tell(Event::StreamClosed { stream });
+        }
+        while let Ok(Sent::Item(StreamItem::Watch { response, .. }, _)) = self.items.try_recv() {
+            self.shared.instruments.watch().lost(&response);
         }
     }
 }

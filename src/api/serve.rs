@@ -58,13 +58,27 @@ pub enum Listener {
 pub struct Service {
     handle: Handle,
     routes: Routes,
+    /// Whether this is a port for figures and health only.
+    figures_only: bool,
 }
 
 impl Service {
     /// Everything the core behind the handle offers.
     pub fn new(handle: Handle) -> Self {
         let routes = grpc::routes(&handle);
-        Self { handle, routes }
+        Self {
+            handle,
+            routes,
+            figures_only: false,
+        }
+    }
+
+    /// The same core behind a port that shows its figures and its health and nothing else.
+    pub fn figures_only(&self) -> Self {
+        Self {
+            figures_only: true,
+            ..self.clone()
+        }
     }
 
     /// Serves connections until `stop` turns true; then lets each finish what it is doing.
@@ -130,17 +144,24 @@ impl Service {
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        if self.figures_only {
+            return Ok(router::figures(&self.handle, &request).await);
+        }
         if !is_grpc(request.headers()) {
             return Ok(router::answer(&self.handle, request).await);
         }
+        let rpcs = self.handle.instruments().rpcs().clone();
+        Ok(rpcs.count(request, |request| self.call(request)).await)
+    }
+
+    async fn call(self, request: Request<Body>) -> Response<Body> {
         let timeout = grpc_timeout(request.headers());
-        let answering = self.routes.oneshot(request.map(Body::new));
-        let Some(mut response) = within(timeout, answering).await else {
-            return Ok(status::of(ApiError::DeadlineExceeded).into_http());
+        let answering = self.routes.oneshot(request);
+        let Some(response) = within(timeout, answering).await else {
+            return status::of(ApiError::DeadlineExceeded).into_http();
         };
-        if let Ok(response) = &mut response {
-            status::reword_headers(response.headers_mut());
-        }
+        let mut response = response.unwrap_or_else(|impossible| match impossible {});
+        status::reword_headers(response.headers_mut());
         response
     }
 }

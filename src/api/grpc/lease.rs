@@ -1,7 +1,7 @@
 //! Lease: grants, revocations, keep-alives.
 
 use tokio::sync::mpsc;
-use tonic::{Request as Incoming, Status, Streaming};
+use tonic::{Code, Request as Incoming, Status, Streaming};
 
 use super::{Answer, Edge, Stream, answered, credentials, stream};
 use crate::{
@@ -70,7 +70,14 @@ impl Edge {
     ) -> Result<(), Status> {
         loop {
             let received = inbound.message().await;
-            let Some(request) = received.map_err(|error| status::of_inbound(&error))? else {
+            let received = received.map_err(|error| {
+                if error.code() != Code::Cancelled {
+                    let rpcs = self.handle.instruments().rpcs();
+                    rpcs.on_broken_stream("lease-keepalive");
+                }
+                status::of_inbound(&error)
+            });
+            let Some(request) = received? else {
                 return Ok(());
             };
             let id = request.id;

@@ -6,6 +6,7 @@ use super::{Answer, Edge, credentials};
 use crate::{
     api::{
         handle::{StreamItems, StreamRequests},
+        metrics::Rpcs,
         status,
     },
     kernel::ApiError,
@@ -20,14 +21,15 @@ impl Watch for Edge {
         let credentials = credentials(incoming.metadata())?;
         let opened = self.handle.open_stream(credentials);
         let (requests, items) = opened.map_err(status::of)?;
-        tokio::spawn(forward(incoming.into_inner(), requests));
+        let rpcs = self.handle.instruments().rpcs().clone();
+        tokio::spawn(forward(incoming.into_inner(), requests, rpcs));
         Ok(Outgoing::new(items))
     }
 }
 
 /// Hands requests to the core until the client has no more. A client that ends its side of the
 /// stream still wants events; one that vanished drops the other half, and with it the stream.
-async fn forward(mut inbound: Streaming<WatchRequest>, requests: StreamRequests) {
+async fn forward(mut inbound: Streaming<WatchRequest>, requests: StreamRequests, rpcs: Rpcs) {
     loop {
         match inbound.message().await {
             Ok(Some(request)) => requests.send(request),
@@ -35,7 +37,10 @@ async fn forward(mut inbound: Streaming<WatchRequest>, requests: StreamRequests)
             Err(error) if error.code() == Code::Cancelled => {
                 return requests.fail(status::of(ApiError::WatchCanceled));
             }
-            Err(error) => return requests.fail(status::of_inbound(&error)),
+            Err(error) => {
+                rpcs.on_broken_stream("watch");
+                return requests.fail(status::of_inbound(&error));
+            }
         }
         // One request per turn, so that a flood on one stream does not fill the event queue.
         tokio::task::yield_now().await;

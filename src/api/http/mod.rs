@@ -3,6 +3,7 @@
 //! `router` tells by the path who answers; each of the others answers for its own paths.
 
 pub mod endpoints;
+pub mod health;
 pub mod router;
 
 use bytes::Bytes;

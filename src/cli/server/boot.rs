@@ -14,6 +14,7 @@ use crate::{
         lanes::LaneSet,
         lock::DirLock,
         log::Log,
+        meter::Meter,
         wal::{WalDir, create_private, sync_directory},
     },
     kernel::{ClusterId, Entropy, EntryId, Fault},
@@ -44,7 +45,7 @@ pub struct Booted {
 }
 
 /// Makes a node of what lies in the data directory, or founds a new member there.
-pub fn boot(config: &ServerConfig, log: &Log) -> Result<Booted, Fault> {
+pub fn boot(config: &ServerConfig, log: &Log, meter: &Meter) -> Result<Booted, Fault> {
     let member_dir = config.data_dir.join("member");
     create_private(&member_dir)?;
     let lock = DirLock::take(&config.data_dir)?;
@@ -80,7 +81,7 @@ pub fn boot(config: &ServerConfig, log: &Log) -> Result<Booted, Fault> {
         }
         None => found_member(config, &mut node_config)?,
     }
-    let lanes = joint::lanes(&wal, &store);
+    let lanes = joint::lanes(&wal, &store, meter);
     let entropy = Entropy::from_seed(seed());
     let node = Node::boot(&node_config, recovered, store, entropy)?;
     Ok(Booted {

@@ -9,6 +9,7 @@ use crate::{
         lmdb::Lmdb,
         tokio::{
             lanes::{LaneSet, LaneWork},
+            meter::Meter,
             wal::{WalDir, WalKeeper, WalWriter},
         },
     },
@@ -40,10 +41,10 @@ pub(super) fn recover(dir: &WalDir, store: &Store) -> Result<Option<Recovered>, 
 }
 
 /// The lanes over the log and the backend.
-pub(super) fn lanes(wal: &WalDir, store: &Store) -> LaneSet {
+pub(super) fn lanes(wal: &WalDir, store: &Store, meter: &Meter) -> LaneSet {
     let lanes = Lanes::new(store.clone());
     LaneSet {
-        wal: Box::new(WalWriter::new(wal.clone())),
+        wal: Box::new(WalWriter::new(wal.clone(), meter.clone())),
         keep: Box::new(WalKeeper::new(wal.clone())),
         backend: Box::new(StoreLane(lanes.clone())),
         snapshot: Box::new(StoreLane(lanes)),

@@ -8,6 +8,7 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::meter::{Meter, Timed};
 use crate::kernel::{DiskError, DiskErrorKind, DiskOp, DiskOutcome, Event, Lane, Ticket};
 
 /// What runs on a lane's thread.
@@ -39,12 +40,17 @@ pub(super) struct Lanes {
 
 impl Lanes {
     /// Starts the threads. They end when this value goes.
-    pub(super) fn start(set: LaneSet, events: &UnboundedSender<Event>) -> io::Result<Self> {
+    pub(super) fn start(
+        set: LaneSet,
+        events: &UnboundedSender<Event>,
+        meter: &Meter,
+    ) -> io::Result<Self> {
+        let start = |name, work| start(name, work, events.clone(), meter.clone());
         Ok(Self {
-            wal: start("wal", set.wal, events.clone())?,
-            keep: start("keep", set.keep, events.clone())?,
-            backend: start("backend", set.backend, events.clone())?,
-            snapshot: start("snapshot", set.snapshot, events.clone())?,
+            wal: start("wal", set.wal)?,
+            keep: start("keep", set.keep)?,
+            backend: start("backend", set.backend)?,
+            snapshot: start("snapshot", set.snapshot)?,
         })
     }
 
@@ -65,6 +71,7 @@ fn start(
     name: &str,
     mut work: Box<dyn LaneWork>,
     events: UnboundedSender<Event>,
+    meter: Meter,
 ) -> io::Result<Sender<(Ticket, DiskOp)>> {
     let (submit, operations) = channel::<(Ticket, DiskOp)>();
     thread::Builder::new()
@@ -77,7 +84,7 @@ fn start(
                 let outcome = match &failed {
                     // What stands behind a failure would leave a gap if it took effect.
                     Some(error) => Err(DiskError::clone(error)),
-                    None => work.run(op),
+                    None => meter.disk(Timed::of(&op), || work.run(op)),
                 };
                 // A rewrite that found no room for its copy has left the store as it was.
                 if let Err(error) = &outcome
@@ -124,7 +131,8 @@ mod tests {
     fn a_lane_ends_with_its_first_failure() {
         let runs = Arc::new(AtomicU32::new(0));
         let (events, mut done) = unbounded_channel();
-        let lane = start("test", Box::new(Hiccup(Arc::clone(&runs))), events).unwrap();
+        let lane = start("test", Box::new(Hiccup(Arc::clone(&runs))), events, Meter::default());
+        let lane = lane.unwrap();
         for number in 1..=4 {
             let before = SegmentId::new(number);
             lane.send((Ticket::new(number), DiskOp::WalRemove { before }))

@@ -33,6 +33,7 @@ use tokio::{
 
 use super::{
     log::Log,
+    meter::{LinkMeter, Meter},
     wire::{self, Greeting, Heard, Verdict},
 };
 use crate::kernel::{ClusterId, Event, LinkId, LinkOp, MemberId, limits};
@@ -79,6 +80,7 @@ struct Shared {
     events: UnboundedSender<Event>,
     directory: Directory,
     log: Log,
+    meter: Meter,
     table: Mutex<BTreeMap<LinkId, Link>>,
     next_accepted: AtomicU64,
 }
@@ -96,6 +98,7 @@ struct Link {
     task: Option<AbortHandle>,
     frames: UnboundedSender<Bytes>,
     flow: Arc<Flow>,
+    meter: LinkMeter,
 }
 
 /// What is on its way through one link.
@@ -117,12 +120,14 @@ impl Links {
         events: UnboundedSender<Event>,
         directory: Directory,
         log: Log,
+        meter: Meter,
     ) -> Self {
         let shared = Arc::new(Shared {
             identity,
             events,
             directory,
             log,
+            meter,
             table: Mutex::default(),
             next_accepted: AtomicU64::new(ACCEPTED_FIRST.get()),
         });
@@ -139,7 +144,7 @@ impl Links {
                 assert!(link < ACCEPTED_FIRST, "ids of dials come from the core");
                 let shared = Arc::clone(&self.shared);
                 self.shared
-                    .begin(link, move |line| dialled(shared, link, peer, urls, line));
+                    .begin(link, peer, move |line| dialled(shared, link, peer, urls, line));
             }
             LinkOp::Send { link, bytes } => self.shared.send(link, bytes),
             LinkOp::Close { link } => {
@@ -182,7 +187,7 @@ impl Shared {
 
     /// Enters a link into the table and starts its task; the table stays locked over both, so that
     /// the task cannot end before it can be found.
-    fn begin<F, T>(&self, id: LinkId, task: T)
+    fn begin<F, T>(&self, id: LinkId, peer: MemberId, task: T)
     where
         T: FnOnce(Line) -> F,
         F: Future<Output = ()> + Send + 'static,
@@ -193,14 +198,22 @@ impl Shared {
             dropped: AtomicU64::new(0),
             room: Semaphore::new(RECEIVED_BYTES_MAX),
         });
+        let meter = self.meter.link(peer);
         let line = Line {
             queue,
             flow: Arc::clone(&flow),
+            meter: meter.clone(),
         };
         let mut table = self.table();
         let running = tokio::spawn(task(line));
         let task = Some(running.abort_handle());
-        let before = table.insert(id, Link { task, frames, flow });
+        let link = Link {
+            task,
+            frames,
+            flow,
+            meter,
+        };
+        let before = table.insert(id, link);
         assert!(before.is_none(), "a link id was used twice");
     }
 
@@ -212,6 +225,7 @@ impl Shared {
         let queued = link.flow.queued.load(Ordering::Relaxed);
         if queued > 0 && queued + bytes.len() > SEND_QUEUE_BYTES_MAX {
             link.flow.dropped.fetch_add(1, Ordering::Relaxed);
+            link.meter.failures.inc();
             return;
         }
         link.flow.queued.fetch_add(bytes.len(), Ordering::Relaxed);
@@ -229,6 +243,7 @@ impl Shared {
 struct Line {
     queue: UnboundedReceiver<Bytes>,
     flow: Arc<Flow>,
+    meter: LinkMeter,
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
@@ -260,7 +275,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                     let raw = shared.next_accepted.fetch_add(1, Ordering::Relaxed);
                     let link = LinkId::new(raw);
                     let inner = Arc::clone(&shared);
-                    shared.begin(link, move |line| accepted(inner, link, peer, socket, line));
+                    shared.begin(link, peer, move |line| accepted(inner, link, peer, socket, line));
                 }
                 Err(reason) => {
                     let from = json!(from.to_string());
@@ -389,10 +404,14 @@ pub fn address(url: &str) -> Option<&str> {
 /// Carries frames both ways until the link ends, and says why it ended.
 async fn carry(shared: &Shared, link: LinkId, socket: TcpStream, line: Line) -> String {
     let (reader, mut writer) = socket.into_split();
-    let Line { mut queue, flow } = line;
+    let Line {
+        mut queue,
+        flow,
+        meter,
+    } = line;
     let reason = tokio::select! {
-        reason = receive(shared, link, reader, &flow) => reason,
-        reason = transmit(&mut writer, &mut queue, &flow) => reason,
+        reason = receive(shared, link, reader, &flow, &meter) => reason,
+        reason = transmit(&mut writer, &mut queue, &flow, &meter) => reason,
     };
     match flow.dropped.load(Ordering::Relaxed) {
         0 => reason,
@@ -400,7 +419,13 @@ async fn carry(shared: &Shared, link: LinkId, socket: TcpStream, line: Line) -> 
     }
 }
 
-async fn receive(shared: &Shared, link: LinkId, reader: OwnedReadHalf, flow: &Flow) -> String {
+async fn receive(
+    shared: &Shared,
+    link: LinkId,
+    reader: OwnedReadHalf,
+    flow: &Flow,
+    meter: &LinkMeter,
+) -> String {
     let mut reader = BufReader::with_capacity(64 * 1024, reader);
     loop {
         match wire::read_frame(&mut reader).await {
@@ -408,6 +433,7 @@ async fn receive(shared: &Shared, link: LinkId, reader: OwnedReadHalf, flow: &Fl
                 let length = u32::try_from(bytes.len()).expect("bounded by FRAME_BYTES_MAX");
                 let room = flow.room.acquire_many(length).await;
                 room.expect("the semaphore is never closed").forget();
+                meter.received.inc_by(bytes.len() as u64);
                 shared.tell(Event::Frame { link, bytes });
             }
             Ok(None) => return "the peer ended the link".to_owned(),
@@ -420,6 +446,7 @@ async fn transmit<W: AsyncWrite + Unpin>(
     writer: &mut W,
     queue: &mut UnboundedReceiver<Bytes>,
     flow: &Flow,
+    meter: &LinkMeter,
 ) -> String {
     let mut frames = Vec::new();
     let mut together = BytesMut::new();
@@ -432,6 +459,7 @@ async fn transmit<W: AsyncWrite + Unpin>(
             return error.to_string();
         }
         frames.clear();
+        meter.sent.inc_by(bytes as u64);
         flow.queued.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -482,6 +510,7 @@ mod tests {
             events,
             Arc::new(|| Box::pin(async { None })),
             log,
+            Meter::default(),
         );
         let link = LinkId::new(1);
         links.execute(LinkOp::Dial {

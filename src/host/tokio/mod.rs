@@ -9,6 +9,7 @@ pub mod lanes;
 pub mod links;
 pub mod lock;
 pub mod log;
+pub mod meter;
 pub mod signal;
 pub mod wal;
 mod wire;
@@ -22,6 +23,7 @@ use self::{
     lanes::{LaneSet, Lanes},
     links::Links,
     log::Log,
+    meter::Meter,
 };
 use super::port::Host;
 use crate::kernel::{
@@ -63,12 +65,13 @@ impl TokioHost {
         links: Links,
         answers: Box<dyn Answers>,
         log: Log,
+        meter: &Meter,
     ) -> io::Result<Self> {
         let (sender, events) = queue;
         Ok(Self {
             clock: Clock::start(),
             events,
-            lanes: Lanes::start(lanes, &sender)?,
+            lanes: Lanes::start(lanes, &sender, meter)?,
             links,
             answers,
             log,

@@ -75,14 +75,14 @@ async fn member(cluster: u64, id: u64) -> Member {
         log.clone(),
     );
     let lanes = LaneSet {
-        wal: Box::new(WalWriter::new(dir.clone())),
+        wal: Box::new(WalWriter::new(dir.clone(), Meter::default())),
         keep: Box::new(WalKeeper::new(dir)),
         backend: Box::new(Broken),
         snapshot: Box::new(Broken),
     };
     let replies = Replies::default();
     let desk = Box::new(Desk(Arc::clone(&replies)));
-    let host = TokioHost::new(queue, lanes, links, desk, log).unwrap();
+    let host = TokioHost::new(queue, lanes, links, desk, log, &Meter::default()).unwrap();
     Member {
         host,
         url,

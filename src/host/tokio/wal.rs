@@ -10,9 +10,10 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
-use super::lanes::LaneWork;
+use super::{lanes::LaneWork, meter::Meter};
 use crate::kernel::{DiskError, DiskErrorKind, DiskOp, DiskOutcome, SegmentId};
 
 /// Zeros are written in pieces of this size.
@@ -141,14 +142,16 @@ impl WalDir {
 pub struct WalWriter {
     dir: WalDir,
     open: BTreeMap<SegmentId, File>,
+    meter: Meter,
 }
 
 impl WalWriter {
     /// A writer into the directory.
-    pub fn new(dir: WalDir) -> Self {
+    pub fn new(dir: WalDir, meter: Meter) -> Self {
         Self {
             dir,
             open: BTreeMap::new(),
+            meter,
         }
     }
 
@@ -168,9 +171,13 @@ impl WalWriter {
                 vacant.insert(opened.map_err(failed)?)
             }
         };
+        let began = Instant::now();
         file.write_all_at(bytes, offset).map_err(failed)?;
+        let written = Instant::now();
+        self.meter.on_write(bytes.len(), written - began);
         if sync && self.dir.fsync {
             file.sync_data().map_err(failed)?;
+            self.meter.on_fsync(written.elapsed());
         }
         // The log moves forward, so the oldest is the one that is not written again.
         while self.open.len() > SEGMENTS_OPEN_MAX {
@@ -316,7 +323,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = WalDir::open(&home.path().join("member/wal"), true).unwrap();
         let mut keeper = WalKeeper::new(dir.clone());
-        let mut writer = WalWriter::new(dir.clone());
+        let mut writer = WalWriter::new(dir.clone(), Meter::default());
         let missing = writer.run(write(1, 0, b"x")).unwrap_err();
         assert_eq!(missing.kind, DiskErrorKind::Missing);
         for segment in 1..=4 {

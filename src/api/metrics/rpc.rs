@@ -1,0 +1,240 @@
+//! What is counted about RPCs: calls begun and ended by method and code, messages and bytes each
+//! way, under the names that Go's gRPC servers use.
+//!
+//! Every method that etcd has is known from the start with zeros, as rates need a first value.
+//! Paths we do not know are not counted, or anybody could make us keep names.
+//! Invariant: a call that began ends once: by its trailers, by a refusal in its headers, or because
+//! nobody waits for it any more, which counts as cancelled.
+
+mod body;
+mod methods;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use http::{HeaderMap, Request, Response};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+};
+use tonic::body::Body;
+
+use self::{
+    body::Metered,
+    methods::{CODES, METHODS, Shape},
+};
+use super::{Detail, register};
+
+/// Versions that clients say they are, which are counted by name; further ones are `other`.
+const CLIENT_VERSIONS_MAX: usize = 64;
+/// What a client is that does not say its version.
+const CLIENT_UNKNOWN: &str = "unknown";
+const CANCELLED: usize = 1;
+const UNKNOWN: usize = 2;
+
+/// The figures of the client port's RPCs.
+#[derive(Clone, Debug)]
+pub struct Rpcs {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    methods: BTreeMap<String, Method>,
+    received_bytes: IntCounter,
+    sent_bytes: IntCounter,
+    clients: IntCounterVec,
+    versions: Mutex<BTreeMap<String, [IntCounter; 2]>>,
+    failures: IntCounterVec,
+}
+
+/// The figures of one method.
+#[derive(Debug)]
+struct Method {
+    unary: bool,
+    started: IntCounter,
+    received: IntCounter,
+    sent: IntCounter,
+    /// By the number of the code.
+    handled: Vec<IntCounter>,
+    handling: Option<Histogram>,
+}
+
+/// One call on its way.
+#[derive(Debug)]
+struct Running {
+    shared: Arc<Shared>,
+    path: String,
+    began: Instant,
+    ended: bool,
+}
+
+impl Rpcs {
+    pub(super) fn new(registry: &Registry, detail: Detail) -> Self {
+        let labels = ["grpc_type", "grpc_service", "grpc_method"];
+        let vector = |name: &str, help: &str, labels: &[&str]| {
+            let made = IntCounterVec::new(Opts::new(name, help), labels);
+            register(registry, made.expect("the names are plain"))
+        };
+        let counter = |name, help| {
+            let made = IntCounter::new(name, help);
+            register(registry, made.expect("the name is plain"))
+        };
+        let started = vector("grpc_server_started_total", "RPCs that began.", &labels);
+        let help = "Messages of RPCs that clients sent.";
+        let received = vector("grpc_server_msg_received_total", help, &labels);
+        let help = "Messages of RPCs that were sent to clients.";
+        let sent = vector("grpc_server_msg_sent_total", help, &labels);
+        let with_code = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
+        let help = "RPCs that ended, well or not.";
+        let handled = vector("grpc_server_handled_total", help, &with_code);
+        let handling = (detail == Detail::Extensive).then(|| {
+            let help = "How long RPCs took.";
+            let options = HistogramOpts::new("grpc_server_handling_seconds", help);
+            let made = HistogramVec::new(options, &labels).expect("the names are plain");
+            register(registry, made)
+        });
+        let methods = METHODS.iter().map(|(service, method, shape)| {
+            let labels = [shape.name(), *service, *method];
+            let ends = CODES.iter().map(|code| {
+                handled.with_label_values(&[shape.name(), *service, *method, *code])
+            });
+            let figures = Method {
+                unary: *shape == Shape::Unary,
+                started: started.with_label_values(&labels),
+                received: received.with_label_values(&labels),
+                sent: sent.with_label_values(&labels),
+                handled: ends.collect(),
+                handling: handling.as_ref().map(|all| all.with_label_values(&labels)),
+            };
+            (format!("/{service}/{method}"), figures)
+        });
+        let help = "Streams of clients that broke.";
+        let name = "etcd_network_server_stream_failures_total";
+        let failures = vector(name, help, &["Type", "API"]);
+        for (side, api) in [
+            ("receive", "watch"),
+            ("send", "watch"),
+            ("receive", "lease-keepalive"),
+            ("send", "lease-keepalive"),
+        ] {
+            failures.with_label_values(&[side, api]);
+        }
+        let shared = Shared {
+            methods: methods.collect(),
+            received_bytes: counter(
+                "etcd_network_client_grpc_received_bytes_total",
+                "Bytes of messages that clients sent.",
+            ),
+            sent_bytes: counter(
+                "etcd_network_client_grpc_sent_bytes_total",
+                "Bytes of messages that were sent to clients.",
+            ),
+            clients: vector(
+                "etcd_server_client_requests_total",
+                "RPCs by the version of the client's library.",
+                &["type", "client_api_version"],
+            ),
+            versions: Mutex::default(),
+            failures,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Counts a call while `answer` answers it, and until its last message has left.
+    pub async fn count<B, F>(
+        &self,
+        request: Request<B>,
+        answer: impl FnOnce(Request<Body>) -> F,
+    ) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        F: Future<Output = Response<Body>>,
+    {
+        let path = request.uri().path();
+        let Some(method) = self.shared.methods.get(path) else {
+            return answer(request.map(Body::new)).await;
+        };
+        method.started.inc();
+        self.shared.on_client(request.headers(), method.unary);
+        let mut running = Running {
+            shared: Arc::clone(&self.shared),
+            path: path.to_owned(),
+            began: Instant::now(),
+            ended: false,
+        };
+        let shared = &self.shared;
+        let (messages, bytes) = (method.received.clone(), shared.received_bytes.clone());
+        let request = request.map(|body| Body::new(Metered::inbound(body, messages, bytes)));
+        let response = answer(request).await;
+        if let Some(code) = code_of(response.headers()) {
+            running.end(code);
+            return response;
+        }
+        let (messages, bytes) = (method.sent.clone(), shared.sent_bytes.clone());
+        response.map(|body| Body::new(Metered::outbound(body, messages, bytes, running)))
+    }
+
+    /// A client's stream of requests broke, for another reason than that the client left.
+    pub fn on_broken_stream(&self, api: &'static str) {
+        let failures = &self.shared.failures;
+        failures.with_label_values(&["receive", api]).inc();
+    }
+}
+
+impl Shared {
+    fn on_client(&self, headers: &HeaderMap, unary: bool) {
+        let said = headers.get("client-api-version");
+        let said = said.map_or(Ok(CLIENT_UNKNOWN), |value| {
+            std::str::from_utf8(value.as_bytes())
+        });
+        // A version that is no text is refused; it is nobody's name.
+        let Ok(said) = said else { return };
+        let mut versions = self.versions.lock().expect("no holder of the lock panics");
+        let known = versions.contains_key(said) || versions.len() < CLIENT_VERSIONS_MAX;
+        let version = if known { said } else { "other" };
+        if let Some(counters) = versions.get(version) {
+            return counters[usize::from(unary)].inc();
+        }
+        let counters = ["stream", "unary"]
+            .map(|kind| self.clients.with_label_values(&[kind, version]));
+        counters[usize::from(unary)].inc();
+        versions.insert(version.to_owned(), counters);
+    }
+}
+
+impl Running {
+    fn end(&mut self, code: usize) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let Some(method) = self.shared.methods.get(&self.path) else {
+            return;
+        };
+        method.handled[code.min(CODES.len() - 1)].inc();
+        if let Some(handling) = &method.handling {
+            handling.observe(self.began.elapsed().as_secs_f64());
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end(CANCELLED);
+    }
+}
+
+/// The code that headers or trailers end a call with.
+fn code_of(headers: &HeaderMap) -> Option<usize> {
+    let code = headers.get("grpc-status")?.to_str().ok();
+    let code = code.and_then(|text| text.parse::<usize>().ok());
+    Some(code.filter(|code| *code < CODES.len()).unwrap_or(UNKNOWN))
+}
+
+#[cfg(test)]
+mod tests;
