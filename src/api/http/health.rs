@@ -96,7 +96,9 @@ pub async fn answer<B>(handle: &Handle, incoming: &Incoming<B>) -> Option<Page> 
     let chosen: Vec<Check> = match rest.strip_prefix('/') {
         None if rest.is_empty() => {
             let excluded = query.all("exclude");
-            let kept = checks.iter().filter(|check| !excluded.contains(check.name()));
+            let kept = checks
+                .iter()
+                .filter(|check| !excluded.contains(check.name()));
             kept.copied().collect()
         }
         None => return None,
@@ -117,7 +119,10 @@ async fn run(handle: &Handle, kind: &'static str, checks: &[Check], query: Query
     let mut well = true;
     for check in checks {
         let result = within(handle, check.run(handle)).await;
-        handle.instruments().health().checked(kind, check.name(), result.is_ok());
+        handle
+            .instruments()
+            .health()
+            .checked(kind, check.name(), result.is_ok());
         match result {
             Ok(()) => story.push_str(&format!("[+]{} ok\n", check.name())),
             Err(reason) => {
@@ -181,7 +186,9 @@ where
     F: Future<Output = Result<(), String>>,
 {
     let timeout = tokio::time::timeout(handle.limits().health_timeout, check);
-    timeout.await.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()))
+    timeout
+        .await
+        .unwrap_or_else(|_| Err("context deadline exceeded".to_owned()))
 }
 
 /// What this member says of itself; needs no other member.
@@ -234,11 +241,15 @@ impl<'a> Query<'a> {
     }
 
     fn first(self, name: &str) -> Option<&'a str> {
-        self.pairs().find(|(key, _)| *key == name).map(|(_, value)| value)
+        self.pairs()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
     }
 
     fn all(self, name: &str) -> BTreeSet<&'a str> {
-        let own = self.pairs().filter(|(key, value)| *key == name && !value.is_empty());
+        let own = self
+            .pairs()
+            .filter(|(key, value)| *key == name && !value.is_empty());
         own.map(|(_, value)| value).collect()
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn add_core(families: &mut Vec<MetricFamily>, core: &[Metric]) {
     for metric in core {
         match all.entry(metric.name.to_owned()) {
             Entry::Vacant(place) => {
-                let mut family = MetricFamily::new();
+                let mut family = MetricFamily::default();
                 family.set_name(metric.name.to_owned());
                 family.set_help(metric.help.to_owned());
                 family.set_field_type(kind(&metric.figure));
@@ -41,14 +41,18 @@ pub(super) fn add_descriptors(families: &mut Vec<MetricFamily>) {
     };
     let pairs = [
         ("process_open_fds", "os_fd_used", "File descriptors in use."),
-        ("process_max_fds", "os_fd_limit", "File descriptors the process may use."),
+        (
+            "process_max_fds",
+            "os_fd_limit",
+            "File descriptors the process may use.",
+        ),
     ];
     let known = pairs.map(|(from, to, help)| (value(from), to, help));
     for (value, name, help) in known {
         let Some(value) = value else { continue };
-        let mut gauge = Gauge::new();
+        let mut gauge = Gauge::default();
         gauge.set_value(value);
-        let mut family = MetricFamily::new();
+        let mut family = MetricFamily::default();
         family.set_name(name.to_owned());
         family.set_help(help.to_owned());
         family.set_field_type(MetricType::GAUGE);
@@ -67,7 +71,7 @@ fn kind(figure: &Figure) -> MetricType {
 
 fn row(metric: &Metric) -> Row {
     let labels = metric.labels.iter().map(|(name, value)| {
-        let mut pair = LabelPair::new();
+        let mut pair = LabelPair::default();
         pair.set_name((*name).to_owned());
         pair.set_value(value.clone());
         pair
@@ -78,12 +82,12 @@ fn row(metric: &Metric) -> Row {
     let mut row = Row::from_label(labels);
     match &metric.figure {
         Figure::Counter(value) => {
-            let mut counter = Counter::new();
+            let mut counter = Counter::default();
             counter.set_value(float(*value));
             row.set_counter(counter);
         }
         Figure::Gauge(value) => {
-            let mut gauge = Gauge::new();
+            let mut gauge = Gauge::default();
             gauge.set_value(float(*value));
             row.set_gauge(gauge);
         }
@@ -104,13 +108,13 @@ fn buckets(histogram: &figure::Histogram) -> Histogram {
     for (at, values) in histogram.counts().iter().enumerate() {
         count += values;
         if at < scale.bounds {
-            let mut bucket = Bucket::new();
+            let mut bucket = Bucket::default();
             bucket.set_upper_bound(shown(scale.bound(at)));
             bucket.set_cumulative_count(count);
             buckets.push(bucket);
         }
     }
-    let mut out = Histogram::new();
+    let mut out = Histogram::default();
     out.set_sample_count(count);
     out.set_sample_sum(shown(histogram.sum()));
     out.set_bucket(buckets);
@@ -121,10 +125,12 @@ fn buckets(histogram: &figure::Histogram) -> Histogram {
 fn merge(family: &mut MetricFamily, row: Row) {
     let counts = family.get_field_type() == MetricType::COUNTER;
     let rows = family.mut_metric();
-    let same = rows.iter_mut().find(|known| known.get_label() == row.get_label());
+    let same = rows
+        .iter_mut()
+        .find(|known| known.get_label() == row.get_label());
     match same {
         Some(known) if counts => {
-            let mut sum = Counter::new();
+            let mut sum = Counter::default();
             sum.set_value(known.get_counter().get_value() + row.get_counter().get_value());
             known.set_counter(sum);
         }
@@ -163,7 +169,12 @@ mod tests {
         sheet.add("b_total", to("1"), Figure::Counter(3), "Help.");
         sheet.add("b_total", to("2"), Figure::Counter(4), "Help.");
         sheet.gauge("a", 1, "One \"quoted\"\nhelp.");
-        sheet.add("c", vec![("k", "x\"y\\".to_owned())], Figure::Gauge(5), "C.");
+        sheet.add(
+            "c",
+            vec![("k", "x\"y\\".to_owned())],
+            Figure::Gauge(5),
+            "C.",
+        );
         let mut families = registry.gather();
         add_core(&mut families, &sheet.finish());
         let expected = "# HELP a One \"quoted\"\\nhelp.\n# TYPE a gauge\na 1\n\

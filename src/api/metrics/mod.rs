@@ -8,11 +8,7 @@ mod families;
 mod rpc;
 mod watch;
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus::{
     Encoder, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
@@ -125,7 +121,10 @@ impl Instruments {
     /// What is running here.
     pub fn set_build(&self, version: &str, features: &[Feature]) {
         self.shared.build.with_label_values(&[version]).set(1);
-        let options = Opts::new("etcd_server_feature_enabled", "1 for each gate that is open.");
+        let options = Opts::new(
+            "etcd_server_feature_enabled",
+            "1 for each gate that is open.",
+        );
         let gates = IntGaugeVec::new(options, &["name", "stage"]).expect("the names are plain");
         for Feature { name, stage, open } in features {
             let gate = gates.with_label_values(&[*name, *stage]);
@@ -177,20 +176,6 @@ pub const FEATURES: [Feature; 9] = {
     ]
 };
 
-/// The gates as `--feature-gates` sets them: `A=true,B=false`. Names we do not know are passed over.
-pub fn features(given: &str) -> Vec<Feature> {
-    let set = |name: &str| {
-        let pairs = given.split(',').filter_map(|pair| pair.split_once('='));
-        let own = pairs.filter(|(key, _)| key.trim() == name);
-        own.last().map(|(_, value)| value.trim() == "true")
-    };
-    let gates = FEATURES.into_iter().map(|gate| Feature {
-        open: set(gate.name).unwrap_or(gate.open),
-        ..gate
-    });
-    gates.collect()
-}
-
 impl HealthMeter {
     fn new(registry: &Registry) -> Self {
         let counter = |name, help| {
@@ -198,11 +183,17 @@ impl HealthMeter {
             register(registry, made.expect("the name is plain"))
         };
         let last = IntGaugeVec::new(
-            Opts::new("etcd_server_healthcheck", "1 if a check went well last, else 0."),
+            Opts::new(
+                "etcd_server_healthcheck",
+                "1 if a check went well last, else 0.",
+            ),
             &["type", "name"],
         );
         let checks = IntCounterVec::new(
-            Opts::new("etcd_server_healthchecks_total", "Health checks by their outcome."),
+            Opts::new(
+                "etcd_server_healthchecks_total",
+                "Health checks by their outcome.",
+            ),
             &["type", "name", "status"],
         );
         Self {
@@ -215,7 +206,9 @@ impl HealthMeter {
 
     /// A check of a page was made.
     pub fn checked(&self, page: &str, check: &str, well: bool) {
-        self.last.with_label_values(&[page, check]).set(i64::from(well));
+        self.last
+            .with_label_values(&[page, check])
+            .set(i64::from(well));
         let status = if well { "success" } else { "error" };
         self.checks.with_label_values(&[page, check, status]).inc();
     }

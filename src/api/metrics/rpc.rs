@@ -98,9 +98,9 @@ impl Rpcs {
         });
         let methods = METHODS.iter().map(|(service, method, shape)| {
             let labels = [shape.name(), *service, *method];
-            let ends = CODES.iter().map(|code| {
-                handled.with_label_values(&[shape.name(), *service, *method, *code])
-            });
+            let ends = CODES
+                .iter()
+                .map(|code| handled.with_label_values(&[shape.name(), *service, *method, *code]));
             let figures = Method {
                 unary: *shape == Shape::Unary,
                 started: started.with_label_values(&labels),
@@ -201,8 +201,8 @@ impl Shared {
         if let Some(counters) = versions.get(version) {
             return counters[usize::from(unary)].inc();
         }
-        let counters = ["stream", "unary"]
-            .map(|kind| self.clients.with_label_values(&[kind, version]));
+        let counters =
+            ["stream", "unary"].map(|kind| self.clients.with_label_values(&[kind, version]));
         counters[usize::from(unary)].inc();
         versions.insert(version.to_owned(), counters);
     }

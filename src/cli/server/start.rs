@@ -2,6 +2,7 @@
 
 use std::{io::Write, os::unix::fs::FileTypeExt, process::ExitCode, sync::Arc, time::Duration};
 
+use prometheus::Registry;
 use prost::Message;
 use serde_json::{Value, json};
 use tokio::{
@@ -19,12 +20,14 @@ use super::{
 use crate::{
     api::{
         Handle,
+        metrics::{Detail, Instruments},
         serve::{Listener, Service},
     },
     host::tokio::{
         Answers, TokioHost, events,
         links::{Directory, Identity, Links},
         log::Log,
+        meter::Meter,
         signal,
     },
     kernel::{ApiError, CallId, Credentials, Fault, Request, Response, StreamId, StreamItem},
@@ -135,7 +138,9 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     log.info(CALLER, "starting a server", &summary(config));
     let peer_listeners = bind_peers(&config.listen_peer).await?;
     let client_listeners = bind_clients(&config.listen_client).await?;
-    let booted = boot::boot(config, log)?;
+    let registry = Registry::new();
+    let meter = Meter::new(&registry);
+    let booted = boot::boot(config, log, &meter)?;
     let Booted {
         mut node,
         config: node_config,
@@ -150,7 +155,8 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
         member: node_config.member,
         patience: node_config.election,
     };
-    let handle = Handle::new(queue.0.clone(), config.edge.clone());
+    let instruments = instruments(config, registry, &meter);
+    let handle = Handle::measured(queue.0.clone(), config.edge.clone(), instruments);
     let directory = directory(handle.clone());
     let links = Links::open(
         identity,
@@ -158,6 +164,7 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
         queue.0.clone(),
         directory,
         log.clone(),
+        meter.clone(),
     );
     let desk = Desk {
         handle: handle.clone(),
@@ -170,7 +177,7 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     for listener in client_listeners {
         serving.spawn(service.clone().serve(listener, stopped.clone()));
     }
-    let mut host = TokioHost::new(queue, lanes, links, Box::new(desk), log.clone())
+    let mut host = TokioHost::new(queue, lanes, links, Box::new(desk), log.clone(), &meter)
         .map_err(|error| Fault::State(format!("cannot start the disk lanes: {error}")))?;
     let fault = reactor::run(&mut node, &mut host).await;
     handle.close();
@@ -185,6 +192,15 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     let _ = tokio::time::timeout(GOODBYE, farewell).await;
     drop(lock);
     Ok(fault)
+}
+
+/// What the client edge counts with.
+fn instruments(config: &ServerConfig, registry: Registry, meter: &Meter) -> Instruments {
+    let meter = meter.clone();
+    let stalled = Arc::new(move || meter.stalled());
+    let instruments = Instruments::new(registry, Detail::Basic, stalled);
+    instruments.set_build(&config.edge.version, &[]);
+    instruments
 }
 
 /// What members that want to join are told: the members, as this one knows them.

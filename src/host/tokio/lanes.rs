@@ -131,7 +131,12 @@ mod tests {
     fn a_lane_ends_with_its_first_failure() {
         let runs = Arc::new(AtomicU32::new(0));
         let (events, mut done) = unbounded_channel();
-        let lane = start("test", Box::new(Hiccup(Arc::clone(&runs))), events, Meter::default());
+        let lane = start(
+            "test",
+            Box::new(Hiccup(Arc::clone(&runs))),
+            events,
+            Meter::default(),
+        );
         let lane = lane.unwrap();
         for number in 1..=4 {
             let before = SegmentId::new(number);

@@ -143,8 +143,9 @@ impl Links {
             LinkOp::Dial { link, peer, urls } => {
                 assert!(link < ACCEPTED_FIRST, "ids of dials come from the core");
                 let shared = Arc::clone(&self.shared);
-                self.shared
-                    .begin(link, peer, move |line| dialled(shared, link, peer, urls, line));
+                self.shared.begin(link, peer, move |line| {
+                    dialled(shared, link, peer, urls, line)
+                });
             }
             LinkOp::Send { link, bytes } => self.shared.send(link, bytes),
             LinkOp::Close { link } => {
@@ -275,7 +276,9 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                     let raw = shared.next_accepted.fetch_add(1, Ordering::Relaxed);
                     let link = LinkId::new(raw);
                     let inner = Arc::clone(&shared);
-                    shared.begin(link, peer, move |line| accepted(inner, link, peer, socket, line));
+                    shared.begin(link, peer, move |line| {
+                        accepted(inner, link, peer, socket, line)
+                    });
                 }
                 Err(reason) => {
                     let from = json!(from.to_string());

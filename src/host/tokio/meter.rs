@@ -14,8 +14,8 @@ use std::{
 };
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    core::Collector, exponential_buckets,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
+    exponential_buckets,
 };
 
 use crate::kernel::{DiskOp, MemberId};
@@ -113,7 +113,10 @@ impl Meter {
             "How long syncing files that mark images took; there are no such files.",
             (0.001, 14),
         );
-        let bytes = IntGauge::new("etcd_disk_wal_write_bytes_total", "Bytes written to the log.");
+        let bytes = IntGauge::new(
+            "etcd_disk_wal_write_bytes_total",
+            "Bytes written to the log.",
+        );
         let shared = Shared {
             began: Instant::now(),
             writing: AtomicU64::new(0),

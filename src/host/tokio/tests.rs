@@ -73,6 +73,7 @@ async fn member(cluster: u64, id: u64) -> Member {
         queue.0.clone(),
         Arc::new(|| Box::pin(async { Some(Bytes::from_static(b"members")) })),
         log.clone(),
+        Meter::default(),
     );
     let lanes = LaneSet {
         wal: Box::new(WalWriter::new(dir.clone(), Meter::default())),

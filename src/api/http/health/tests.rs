@@ -5,7 +5,10 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    api::{EdgeLimits, metrics::{Detail, Instruments}},
+    api::{
+        EdgeLimits,
+        metrics::{Detail, Instruments},
+    },
     kernel::Event,
     pb::etcdserverpb::RangeResponse,
 };
@@ -34,8 +37,11 @@ fn start(core: Core) -> Handle {
     let (sender, mut events) = mpsc::unbounded_channel();
     let stalled = core.stalled;
     let registry = prometheus::Registry::new();
-    let instruments =
-        Instruments::new(registry, Detail::Basic, std::sync::Arc::new(move || stalled));
+    let instruments = Instruments::new(
+        registry,
+        Detail::Basic,
+        std::sync::Arc::new(move || stalled),
+    );
     let limits = EdgeLimits {
         health_timeout: Duration::from_millis(50),
         ..EdgeLimits::default()
@@ -82,11 +88,19 @@ async fn a_healthy_member_says_what_etcd_says() {
         [+]non_learner ok\nok\n";
     assert_eq!(told("/readyz?verbose").await, (200, story.to_owned()));
     let part = "[+]linearizable_read ok\nok\n".to_owned();
-    assert_eq!(told("/readyz/linearizable_read?verbose=1").await, (200, part));
+    assert_eq!(
+        told("/readyz/linearizable_read?verbose=1").await,
+        (200, part)
+    );
     let less = "[+]data_corruption ok\n[+]serializable_read ok\nok\n".to_owned();
     let path = "/readyz?verbose&exclude=linearizable_read&exclude=non_learner&exclude=what";
     assert_eq!(told(path).await, (200, less));
-    for path in ["/livez/linearizable_read", "/readyz/", "/livezz", "/readyz/a/b"] {
+    for path in [
+        "/livez/linearizable_read",
+        "/readyz/",
+        "/livezz",
+        "/readyz/a/b",
+    ] {
         let request = Incoming::builder().uri(path).body(()).unwrap();
         assert!(answer(&handle, &request).await.is_none(), "{path}");
     }
@@ -125,8 +139,14 @@ async fn alarms_learners_and_failed_reads_are_told_apart() {
     let no = "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n".to_owned();
     assert_eq!(ask(&handle, "/health").await, (503, no));
     assert_eq!(ask(&handle, "/health?exclude=NOSPACE").await.0, 200);
-    assert_eq!(ask(&handle, "/readyz").await.0, 200, "a full store is ready");
-    core.status.errors.push("memberID:18 alarm:CORRUPT ".to_owned());
+    assert_eq!(
+        ask(&handle, "/readyz").await.0,
+        200,
+        "a full store is ready"
+    );
+    core.status
+        .errors
+        .push("memberID:18 alarm:CORRUPT ".to_owned());
     core.status.is_learner = true;
     core.reads[0] = Some(Err(ApiError::Timeout));
     core.reads[1] = Some(Err(ApiError::TooManyRequests));
@@ -157,7 +177,11 @@ async fn a_disk_that_hangs_fails_livez_only_after_the_bound() {
 async fn only_get_is_answered() {
     let handle = start(well());
     for path in ["/health", "/livez", "/readyz/non_learner"] {
-        let request = Incoming::builder().method("POST").uri(path).body(()).unwrap();
+        let request = Incoming::builder()
+            .method("POST")
+            .uri(path)
+            .body(())
+            .unwrap();
         let page = answer(&handle, &request).await.unwrap();
         assert_eq!(page.status(), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(page.headers()[header::ALLOW], "GET");

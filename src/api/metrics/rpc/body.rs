@@ -39,7 +39,9 @@ impl Place {
         let (mut messages, mut bytes) = (0, 0);
         while !data.is_empty() {
             if self.left > 0 {
-                let skip = usize::try_from(self.left).unwrap_or(usize::MAX).min(data.len());
+                let skip = usize::try_from(self.left)
+                    .unwrap_or(usize::MAX)
+                    .min(data.len());
                 data = &data[skip..];
                 self.left -= skip as u64;
                 continue;

@@ -10,7 +10,11 @@ use crate::api::metrics::{Detail, Instruments};
 const PUT: &str = "/etcdserverpb.KV/Put";
 
 fn instruments(detail: Detail) -> Instruments {
-    Instruments::new(Registry::new(), detail, Arc::new(|| std::time::Duration::ZERO))
+    Instruments::new(
+        Registry::new(),
+        detail,
+        Arc::new(|| std::time::Duration::ZERO),
+    )
 }
 
 fn request(path: &str) -> Request<Full<Bytes>> {
@@ -45,8 +49,7 @@ fn handled(code: &str) -> String {
     )
 }
 
-const LABELS: &str =
-    "{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} ";
+const LABELS: &str = "{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} ";
 
 #[tokio::test]
 async fn a_call_counts_its_messages_bytes_and_code() {
@@ -63,7 +66,12 @@ async fn a_call_counts_its_messages_bytes_and_code() {
         let line = format!("grpc_server_{name}_total{LABELS}");
         assert_eq!(value(&all, &line), Some(1.0), "{name}");
     }
-    let bytes = |way| value(&all, &format!("etcd_network_client_grpc_{way}_bytes_total "));
+    let bytes = |way| {
+        value(
+            &all,
+            &format!("etcd_network_client_grpc_{way}_bytes_total "),
+        )
+    };
     assert_eq!((bytes("received"), bytes("sent")), (Some(3.0), Some(5.0)));
     let took = format!("grpc_server_handling_seconds_count{LABELS}");
     assert_eq!(value(&all, &took), Some(1.0));
@@ -83,7 +91,9 @@ async fn a_refusal_in_the_headers_and_a_lost_client_count_once_each() {
     drop(response);
     assert_eq!(value(&all, &handled("Canceled")), Some(1.0));
     assert_eq!(value(&all, &handled("OK")), Some(0.0));
-    let never = all.rpcs().count(request(PUT), async |_| std::future::pending().await);
+    let never = all
+        .rpcs()
+        .count(request(PUT), async |_| std::future::pending().await);
     let late = tokio::time::timeout(std::time::Duration::from_millis(1), never).await;
     assert!(late.is_err());
     assert_eq!(value(&all, &handled("Canceled")), Some(2.0));
@@ -93,7 +103,10 @@ async fn a_refusal_in_the_headers_and_a_lost_client_count_once_each() {
 #[tokio::test]
 async fn unknown_paths_and_endless_client_versions_are_not_kept() {
     let all = instruments(Detail::Basic);
-    let response = all.rpcs().count(request("/a.B/C"), async |_| answer("12")).await;
+    let response = all
+        .rpcs()
+        .count(request("/a.B/C"), async |_| answer("12"))
+        .await;
     drop(response);
     assert!(!all.text(&[]).contains("a.B"));
     for number in 0..2 * CLIENT_VERSIONS_MAX {
@@ -103,5 +116,8 @@ async fn unknown_paths_and_endless_client_versions_are_not_kept() {
         drop(all.rpcs().count(request, async |_| answer("0")).await);
     }
     let text = all.text(&[]);
-    assert_eq!(text.matches("client_api_version=").count(), 2 * (CLIENT_VERSIONS_MAX + 1));
+    assert_eq!(
+        text.matches("client_api_version=").count(),
+        2 * (CLIENT_VERSIONS_MAX + 1)
+    );
 }
