@@ -247,6 +247,13 @@ pub(super) const GROUPS: &[(&str, &[Flag])] = &[
             ),
             works("initial-cluster-state", Text, "new", "new or existing."),
             works(
+                "join",
+                Urls,
+                "",
+                "Client URLs of members of a running cluster: this member has itself added as a \
+                 learner and becomes a voter when it has caught up. Needs no --initial-cluster.",
+            ),
+            works(
                 "initial-cluster-token",
                 Text,
                 "etcd-cluster",

@@ -5,6 +5,7 @@ pub mod boot;
 pub mod config;
 mod flags;
 mod join;
+mod joining;
 mod joint;
 pub mod start;
 pub mod urls;

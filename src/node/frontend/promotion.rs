@@ -77,16 +77,17 @@ impl Frontend {
     ) {
         self.promotion.asked = None;
         self.promotion.retry = Some(cx.now.after(ASK_AGAIN));
-        let told = result.err();
-        if std::mem::replace(&mut self.promotion.told, told) == told {
+        let refused = result.err();
+        if refused.is_some() && self.promotion.told == refused {
             return;
         }
-        let (level, message, fields) = match told {
+        self.promotion.told = refused;
+        let (level, message, fields) = match refused {
             None => (LogLevel::Info, "the cluster lets this member vote", vec![]),
             Some(error) => (
                 LogLevel::Warn,
                 "the leader does not let this member vote yet; it is asked again",
-                vec![("error", error.message().to_owned())],
+                vec![("error", error.to_string())],
             ),
         };
         cx.emit(Effect::Log(LogLine {
