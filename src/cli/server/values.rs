@@ -40,7 +40,7 @@ fn choice(value: &str, of: &[&str]) -> Result<(), &'static str> {
 pub(super) fn urls(value: &str) -> Result<Vec<Url>, String> {
     let parts: Vec<&str> = value.split(',').collect();
     let mut urls = Url::parse_all(&parts)?;
-    urls.sort_by(|a, b| a.to_string().cmp(&b.to_string()));
+    urls.sort_by_key(ToString::to_string);
     urls.dedup();
     Ok(urls)
 }
