@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::{
         Handle,
-        metrics::{Detail, Instruments},
+        metrics::{Detail, FEATURES, Feature, Instruments},
         serve::{Listener, Service},
     },
     host::tokio::{
@@ -108,6 +108,18 @@ fn run(args: &Args, log: &Log) -> Result<(), String> {
 }
 
 fn tell_about_arguments(args: &Args, log: &Log) {
+    if let Some(path) = &args.file {
+        let story = "loaded server configuration, other configuration command line flags and \
+                     environment variables will be ignored if provided";
+        log.info(CALLER, story, &[("path", json!(path))]);
+    }
+    for key in &args.unknown_keys {
+        log.warn(
+            CALLER,
+            "this key of the configuration file means nothing",
+            &[("key", json!(key))],
+        );
+    }
     for (name, value) in &args.used_variables {
         let fields = [
             ("variable-name", json!(name)),
@@ -118,6 +130,10 @@ fn tell_about_arguments(args: &Args, log: &Log) {
     for variable in &args.unknown_variables {
         let fields = [("environment-variable", json!(variable))];
         log.warn(CALLER, "unrecognized environment variable", &fields);
+    }
+    for (flag, story) in &args.former {
+        let fields = [("flag-name", json!(flag)), ("instead", json!(story))];
+        log.warn(CALLER, "flag of a former version", &fields);
     }
     let inert = args.inert();
     if !inert.is_empty() {
@@ -138,6 +154,7 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     log.info(CALLER, "starting a server", &summary(config));
     let peer_listeners = bind_peers(&config.listen_peer).await?;
     let client_listeners = bind_clients(&config.listen_client).await?;
+    let figures_listeners = bind_clients(&config.settings.http.listen_metrics).await?;
     let registry = Registry::new();
     let meter = Meter::new(&registry);
     let booted = boot::boot(config, log, &meter)?;
@@ -177,6 +194,9 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     for listener in client_listeners {
         serving.spawn(service.clone().serve(listener, stopped.clone()));
     }
+    for listener in figures_listeners {
+        serving.spawn(service.figures_only().serve(listener, stopped.clone()));
+    }
     let mut host = TokioHost::new(queue, lanes, links, Box::new(desk), log.clone(), &meter)
         .map_err(|error| Fault::State(format!("cannot start the disk lanes: {error}")))?;
     let fault = reactor::run(&mut node, &mut host).await;
@@ -198,8 +218,17 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
 fn instruments(config: &ServerConfig, registry: Registry, meter: &Meter) -> Instruments {
     let meter = meter.clone();
     let stalled = Arc::new(move || meter.stalled());
-    let instruments = Instruments::new(registry, Detail::Basic, stalled);
-    instruments.set_build(&config.edge.version, &[]);
+    let detail = match config.settings.http.extensive_metrics {
+        true => Detail::Extensive,
+        false => Detail::Basic,
+    };
+    let instruments = Instruments::new(registry, detail, stalled);
+    let gates = &config.settings.gates;
+    let features = FEATURES.map(|gate| Feature {
+        open: gates.enabled(gate.name),
+        ..gate
+    });
+    instruments.set_build(&config.edge.version, &features);
     instruments
 }
 

@@ -12,9 +12,11 @@ use crate::{
     apply::{Applied, StateMachine},
     backend::Backend,
     kernel::{
-        ApiError, Instant, Response, WallTime,
+        ApiError, Context, Effect, Instant, Response, WallTime,
+        effect::{LogLevel, LogLine},
         figure::{Figure, Histogram, Scale, Sheet},
     },
+    node::mail::Mail,
     pb::{
         etcdserverpb::{AlarmMember, AlarmType, TxnResponse, response_op::Response as OpResponse},
         mvccpb::{Event, event::EventType},
@@ -45,6 +47,8 @@ pub(super) struct Meter {
     applies: BTreeMap<(&'static str, bool), Histogram>,
     reads: BTreeMap<bool, Histogram>,
     slow_applies: u64,
+    /// Slow ones that nobody was told of yet: how many, and how long they took.
+    complaint: Option<(u64, Duration)>,
     /// An entry whose step takes longer is slow.
     slow: Duration,
     hashes: Histogram,
@@ -85,6 +89,7 @@ impl Meter {
                 .map(|success| (success, Histogram::new(APPLY)))
                 .into(),
             slow_applies: 0,
+            complaint: None,
             slow,
             hashes: Histogram::new(HASH),
             hashes_at: Histogram::new(HASH),
@@ -201,7 +206,11 @@ impl Meter {
             let known = self.applies.entry((op, success));
             let histogram = known.or_insert_with(|| Histogram::new(APPLY));
             histogram.took_each(took, count);
-            self.slow_applies += if took > self.slow { count } else { 0 };
+            if took > self.slow {
+                self.slow_applies += count;
+                let (before, _) = self.complaint.unwrap_or_default();
+                self.complaint = Some((before + count, took));
+            }
         }
         let Step {
             reads,
@@ -302,6 +311,23 @@ impl<B: Backend> Applier<B> {
         self.meter.on_stepped(took);
     }
 
+    /// Tells the operator that the step before was slow.
+    pub fn complain(&mut self, cx: &mut Context<'_, Mail>) {
+        let Some((count, took)) = self.meter.complaint.take() else {
+            return;
+        };
+        cx.emit(Effect::Log(LogLine {
+            level: LogLevel::Warn,
+            caller: "node/applier.rs",
+            message: "apply request took too long".to_owned(),
+            fields: vec![
+                ("took", format!("{took:?}")),
+                ("expected-duration", format!("{:?}", self.meter.slow)),
+                ("requests", count.to_string()),
+            ],
+        }));
+    }
+
     /// What the applier counts, and what the state shows.
     pub fn figures(&self, sheet: &mut Sheet) {
         self.meter.figures(sheet);
@@ -344,7 +370,10 @@ impl<B: Backend> Applier<B> {
         let defragmenting = u64::from(self.defragmenting.is_some());
         sheet.gauge("etcd_disk_defrag_inflight", defragmenting, help);
         if let Some(version) = machine.cluster().cluster_version() {
-            let labels = vec![("cluster_version", version.to_string())];
+            // The version of a cluster has no patch level.
+            let version = version.to_string();
+            let shown = version.rsplit_once('.').map_or("", |(shown, _)| shown);
+            let labels = vec![("cluster_version", shown.to_owned())];
             let help = "1 for the version of the cluster.";
             sheet.add("etcd_cluster_version", labels, Figure::Gauge(1), help);
         }
