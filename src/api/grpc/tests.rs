@@ -395,14 +395,21 @@ async fn plain_http_and_health_checks_share_the_port() {
     let bench = bench(EdgeLimits::default()).await;
     let (address, channel) = (bench.address.clone(), bench.channel().await);
     let (handle, stop) = bench.answer_with(|request| match request {
-        Request::Alarm(_) => Ok(Response::Alarm(rpc::AlarmResponse::default())),
-        Request::Health => Err(ApiError::NoLeader),
-        Request::Status(_) => Ok(Response::Status(rpc::StatusResponse::default())),
+        Request::Status(_) => Ok(Response::Status(rpc::StatusResponse {
+            storage_version: "3.7.0".to_owned(),
+            ..Default::default()
+        })),
+        Request::Range(range) if range.serializable => Ok(Response::Range(Default::default())),
         Request::Metrics => Ok(Response::Metrics(Vec::new())),
         other => panic!("{other:?}"),
     });
-    let version = get(&address, "/version").await;
-    assert!(version.contains(r#""etcdserver":"3.7.1","etcdcluster":"not_decided""#));
+    let figures = get(&address, "/metrics").await;
+    assert!(figures.starts_with("HTTP/1.1 200"), "{figures}");
+    assert!(figures.contains("content-type: text/plain; version=0.0.4"));
+    assert!(
+        figures.contains("\netcd_server_health_success 0\n"),
+        "{figures}"
+    );
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
     let check = tonic_health::pb::HealthCheckRequest::default();
     let serving = async |health: &mut tonic_health::pb::health_client::HealthClient<Channel>| {
@@ -416,7 +423,7 @@ async fn plain_http_and_health_checks_share_the_port() {
     }
     let version = get(&address, "/version").await;
     assert!(
-        version.contains(r#""etcdcluster":"3.7.0","storage":"3.7.0""#),
+        version.contains(r#""etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0""#),
         "{version}"
     );
     let sick = get(&address, "/health").await;

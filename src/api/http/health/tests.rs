@@ -174,6 +174,15 @@ async fn a_disk_that_hangs_fails_livez_only_after_the_bound() {
 }
 
 #[tokio::test]
+async fn a_cluster_without_a_version_says_so() {
+    let request = Incoming::builder().uri("/version").body(()).unwrap();
+    let page = crate::api::http::endpoints::version(&start(well()), &request).await;
+    let body = page.into_body().collect().await.unwrap().to_bytes();
+    let text = r#"{"etcdserver":"3.7.1","etcdcluster":"not_decided","storage":"unknown"}"#;
+    assert_eq!(body, text);
+}
+
+#[tokio::test]
 async fn only_get_is_answered() {
     let handle = start(well());
     for path in ["/health", "/livez", "/readyz/non_learner"] {
