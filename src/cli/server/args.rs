@@ -242,7 +242,7 @@ fn parse_bool(text: &str) -> Option<bool> {
 
 /// Go's form: one or more numbers, each with a unit and perhaps a fraction; a bare `0` is allowed.
 /// Nothing of ours can last a negative time.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.strip_prefix('+').unwrap_or(text);
     if text == "0" {
         return Some(Duration::ZERO);

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{args::Args, urls::Url};
+use super::{args::Args, upkeep, urls::Url};
 use crate::{
     api::EdgeLimits,
     host::tokio::log::{LogFormat, LogOutput},
@@ -14,7 +14,6 @@ use crate::{
 pub const ETCD_VERSION: &str = "3.7.1";
 
 const ELECTION_MILLIS_MAX: u64 = 50_000;
-const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// The answer to a request may take this long, and two elections, before a health check gives up.
 const HEALTH_BASE: Duration = Duration::from_secs(5);
@@ -236,8 +235,8 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         given => positive("backend-batch-limit", given)?,
     };
     let quota_bytes = match args.signed("quota-backend-bytes") {
-        0 => QUOTA_BYTES_DEFAULT,
-        given => u64::try_from(given).unwrap_or(0), // less than zero means none
+        0 => standard.quota_bytes,
+        given => given,
     };
     Ok(NodeConfig {
         name: args.text("name").to_owned(),
@@ -261,6 +260,8 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         compaction_pause: args.duration("compaction-sleep-interval"),
         progress_interval: progress_interval(args.duration("watch-progress-notify-interval")),
         quota_bytes,
+        quota_alarm_clears: upkeep::quota_alarm_clears(args)?,
+        auto_compaction: upkeep::auto_compaction(args)?,
         version: ETCD_VERSION.to_owned(),
         ..standard
     })
@@ -359,7 +360,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.initial_cluster, "a=http://h1:1,a=http://h2:2");
         assert_eq!(config.wal_dir, PathBuf::from("/d/member/wal"));
-        assert_eq!(config.node.quota_bytes, 0);
+        assert_eq!(config.node.quota_bytes, -1);
         assert_eq!(config.node.election, Duration::from_millis(50));
         assert_eq!(config.node.progress_interval, PROGRESS_INTERVAL_MIN);
         assert_eq!(config.edge.keepalive_interval, None);

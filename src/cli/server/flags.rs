@@ -150,7 +150,13 @@ pub(super) const GROUPS: &[(&str, &[Flag])] = &[
                 "quota-backend-bytes",
                 Signed,
                 "0",
-                "Largest size of the store; 0 means 2 GiB, less than 0 no limit.",
+                "Largest size of live data; 0 means 2 GiB, less than 0 no limit.",
+            ),
+            works(
+                "quota-alarm-clear",
+                Text,
+                "auto",
+                "Who clears the NOSPACE alarm: the server when there is space again, or manual.",
             ),
             works(
                 "max-txn-ops",
@@ -220,8 +226,18 @@ pub(super) const GROUPS: &[(&str, &[Flag])] = &[
                 "Pause between two slices of a compaction.",
             ),
             inert("bootstrap-defrag-threshold-megabytes", Unsigned, "0"),
-            inert("auto-compaction-mode", Text, "periodic"),
-            inert("auto-compaction-retention", Text, "0"),
+            works(
+                "auto-compaction-mode",
+                Text,
+                "periodic",
+                "How the retention is meant: as a time (periodic) or a number of revisions.",
+            ),
+            works(
+                "auto-compaction-retention",
+                Text,
+                "0",
+                "History that is kept by itself; 0 keeps all. A bare number counts hours.",
+            ),
         ],
     ),
     (

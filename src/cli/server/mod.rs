@@ -7,6 +7,7 @@ mod flags;
 mod join;
 mod joint;
 pub mod start;
+mod upkeep;
 pub mod urls;
 
 pub use start::main;
