@@ -2,12 +2,20 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{args::Args, upkeep, urls::Url};
+use super::{
+    args::Args,
+    settings::{AutoCompaction, Settings},
+    urls::Url,
+    values,
+};
 use crate::{
     api::EdgeLimits,
     host::tokio::log::{LogFormat, LogOutput},
     kernel::{effect::LogLevel, limits},
-    node::NodeConfig,
+    node::{
+        NodeConfig,
+        upkeep::{self, compaction::REVISION_EVERY},
+    },
 };
 
 /// The etcd version whose behaviour we follow.
@@ -65,10 +73,17 @@ pub struct ServerConfig {
     pub node: NodeConfig,
     /// What the edge is told.
     pub edge: EdgeLimits,
+    /// Everything beside the core.
+    pub settings: Settings,
 }
 
 /// Settings of the log; known first, so that all else can be logged.
 pub fn log_config(args: &Args) -> Result<LogConfig, String> {
+    match args.text("logger") {
+        "zap" => {}
+        "capnslog" => return Err("--logger=capnslog is removed in v3.5".to_owned()),
+        other => return Err(format!("unknown logger option {other:?}")),
+    }
     let level_min = match args.text("log-level") {
         "debug" => LogLevel::Debug,
         "info" => LogLevel::Info,
@@ -118,7 +133,10 @@ impl ServerConfig {
             other => return Err(format!("unexpected clusterState {other:?}")),
         };
         check_timing(args)?;
-        if args.is_set("listen-client-urls") && !args.is_set("advertise-client-urls") {
+        let unadvertised =
+            args.is_set("listen-client-urls") && !args.is_set("advertise-client-urls");
+        // In a file etcd lets the default stand.
+        if unadvertised && args.file.is_none() {
             return Err(
                 "--advertise-client-urls is required when --listen-client-urls is set explicitly"
                     .to_owned(),
@@ -140,10 +158,11 @@ impl ServerConfig {
             "" => own_cluster(name, &advertise_peer),
             given => given.to_owned(),
         };
+        let settings = Settings::from_args(args)?;
         Ok(Self {
             data_dir,
             wal_dir,
-            node: node_config(args, &advertise_client)?,
+            node: node_config(args, &advertise_client, &settings)?,
             edge: edge_limits(args)?,
             listen_peer,
             listen_client,
@@ -153,12 +172,13 @@ impl ServerConfig {
             cluster_state,
             token: args.text("initial-cluster-token").to_owned(),
             fsync: !args.bool("unsafe-no-fsync"),
+            settings,
         })
     }
 }
 
 fn urls(args: &Args, name: &str) -> Result<Vec<Url>, String> {
-    Url::parse_all(&args.list(name)).map_err(|reason| format!("--{name}: {reason}"))
+    values::urls(args.text(name)).map_err(|reason| format!("--{name}: {reason}"))
 }
 
 fn advertised(args: &Args, name: &str, form: &str) -> Result<Vec<Url>, String> {
@@ -224,7 +244,11 @@ fn refuse_sockets<'a>(mut urls: impl Iterator<Item = &'a Url>) -> Result<(), Str
     }
 }
 
-fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, String> {
+fn node_config(
+    args: &Args,
+    advertise_client: &[Url],
+    settings: &Settings,
+) -> Result<NodeConfig, String> {
     let standard = NodeConfig::default();
     let batch_interval = match args.duration("backend-batch-interval") {
         Duration::ZERO => standard.batch_interval,
@@ -260,11 +284,33 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         compaction_pause: args.duration("compaction-sleep-interval"),
         progress_interval: progress_interval(args.duration("watch-progress-notify-interval")),
         quota_bytes,
-        quota_alarm_clears: upkeep::quota_alarm_clears(args)?,
-        auto_compaction: upkeep::auto_compaction(args)?,
+        quota_alarm_clears: quota_alarm_clears(args)?,
+        auto_compaction: auto_compaction(settings.auto_compaction),
         version: ETCD_VERSION.to_owned(),
         ..standard
     })
+}
+
+/// Who clears the NOSPACE alarm: this member when there is space again, or an operator.
+fn quota_alarm_clears(args: &Args) -> Result<bool, String> {
+    match args.text("quota-alarm-clear") {
+        "auto" => Ok(true),
+        "manual" => Ok(false),
+        other => Err(format!(
+            "--quota-alarm-clear is \"auto\" or \"manual\" (set to {other:?})"
+        )),
+    }
+}
+
+fn auto_compaction(given: AutoCompaction) -> Option<upkeep::AutoCompaction> {
+    match given {
+        AutoCompaction::Off => None,
+        AutoCompaction::Periodic(keep) => Some(upkeep::AutoCompaction::Periodic { keep }),
+        AutoCompaction::Revision(keep) => Some(upkeep::AutoCompaction::Revision {
+            keep: i64::try_from(keep).unwrap_or(i64::MAX),
+            every: REVISION_EVERY,
+        }),
+    }
 }
 
 /// etcd lifts shorter intervals to its minimum, and takes zero for its default.
@@ -349,6 +395,9 @@ mod tests {
             "--listen-client-urls=unix:///s,http://0.0.0.0:9",
             "--advertise-client-urls=http://h1:9",
             "--quota-backend-bytes=-1",
+            "--quota-alarm-clear=manual",
+            "--auto-compaction-mode=revision",
+            "--auto-compaction-retention=1000",
             "--heartbeat-interval=10",
             "--election-timeout=50",
             "--watch-progress-notify-interval=10ms",
@@ -361,6 +410,10 @@ mod tests {
         assert_eq!(config.initial_cluster, "a=http://h1:1,a=http://h2:2");
         assert_eq!(config.wal_dir, PathBuf::from("/d/member/wal"));
         assert_eq!(config.node.quota_bytes, -1);
+        assert!(!config.node.quota_alarm_clears);
+        let every = REVISION_EVERY;
+        let kept = upkeep::AutoCompaction::Revision { keep: 1000, every };
+        assert_eq!(config.node.auto_compaction, Some(kept));
         assert_eq!(config.node.election, Duration::from_millis(50));
         assert_eq!(config.node.progress_interval, PROGRESS_INTERVAL_MIN);
         assert_eq!(config.edge.keepalive_interval, None);
@@ -371,7 +424,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_a_reason() {
-        let cases: [(&[&str], &str); 14] = [
+        let cases: [(&[&str], &str); 13] = [
             (
                 &["--heartbeat-interval=0"],
                 "--heartbeat-interval must be >0 (set to 0ms)",
@@ -402,15 +455,11 @@ mod tests {
                 "TLS is not supported",
             ),
             (&["--listen-peer-urls=unix:///s"], "http:// only"),
-            (&["--listen-peer-urls="], "no valid URLs given"),
             (
                 &["--advertise-client-urls=http://:1"],
                 "unexpected empty host",
             ),
-            (
-                &["--initial-cluster-state=old"],
-                "unexpected clusterState \"old\"",
-            ),
+            (&["--quota-alarm-clear=never"], "\"auto\" or \"manual\""),
             (
                 &["--backend-batch-limit=-3"],
                 "--backend-batch-limit must be >0",
@@ -452,6 +501,7 @@ mod tests {
         for wrong in [
             "--log-level=loud",
             "--log-format=xml",
+            "--logger=capnslog",
             "--log-outputs=default,stdout",
         ] {
             assert!(log(&[wrong]).is_err(), "{wrong}");
