@@ -585,7 +585,7 @@ mod tests {
             compress: true,
         };
         let rotated = LogOutput::Rotated("/x".to_owned(), rotation);
-        assert_eq!(outputs("/x", json).unwrap(), [rotated.clone()]);
+        assert_eq!(outputs("/x", json).unwrap().first(), Some(&rotated));
         assert_eq!(
             outputs("stderr,/x", json).unwrap(),
             [LogOutput::Stderr, rotated]

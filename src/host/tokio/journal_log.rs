@@ -1,7 +1,10 @@
 //! Log lines for the journal of systemd, one datagram a line.
 //!
 //! ```text
-//! MESSAGE=<the line>\nPRIORITY=<0..7>\nSYSLOG_IDENTIFIER=fated\nPACKAGE=<directory of the caller>\n
+//! MESSAGE=<the line>\n
+//! PRIORITY=<0..7>\n
+//! SYSLOG_IDENTIFIER=fated\n
+//! PACKAGE=<directory of the caller>\n
 //! ```
 //!
 //! Invariant: a line that the journal does not take is written on standard error.
