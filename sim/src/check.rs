@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::history::*;
 
+pub mod absent;
 pub mod alike;
 pub mod evidence;
 pub mod facts;

@@ -293,7 +293,9 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         let kvs = self.state.model.kvs().values();
         let leases: BTreeSet<i64> = kvs.map(|kv| kv.lease).filter(|lease| *lease != 0).collect();
         for lease in leases {
-            self.expire(lease, Some(next))?;
+            if self.evidence.allows_end(next, lease) {
+                self.expire(lease, Some(next))?;
+            }
         }
         Ok(())
     }
