@@ -54,6 +54,12 @@ fn arrows_point_down() {
         };
         for (at, path) in source.paths("crate") {
             let path = path.trim_start_matches("crate::");
+            // The switch for planted bugs is a macro of the kernel, and macros live at the root.
+            let path = if path == "mutant" {
+                "kernel::mutant"
+            } else {
+                path
+            };
             if !allowed(path) {
                 broken.push(format!("{}  {module} -> {path}", source.place(at)));
             }

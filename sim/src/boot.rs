@@ -171,7 +171,7 @@ impl World {
             Fault::Disk(_) => member.expects_halt,
             Fault::Log(_) | Fault::State(_) => member.rotten,
             Fault::Stopped => member.terminating,
-            Fault::Removed => self.observer.roster.cluster().is_removed(member.id),
+            Fault::Removed => self.observer.roster.has_left(member.id),
         };
         if !expected {
             let story = format!("{:x?} halts: {fault}", member.id);

@@ -6,26 +6,26 @@
 
 use std::collections::BTreeMap;
 
-use fated::{
-    api::check,
-    kernel::{ApiError, CallId, Credentials, Event, Request, Response, error::Code, limits},
-    pb::etcdserverpb as rpc,
-};
+use fated::kernel::{ApiError, CallId, Credentials, Event, Request, Response};
 
 pub use crate::work::requests::name;
 use crate::{
     counters::Counters,
     plan::Plan,
-    script::{Step, What},
+    script::Step,
     work::{
         self, Desk, Job, Shared, Turn,
-        requests::{
-            Author, behind, compare, delete, number_of, over_the_wire, read, revision_of, txn,
-            write,
-        },
+        requests::{Author, over_the_wire, read, write},
     },
     world::{Item, World},
 };
+
+/// How long clients think at most once they are in a hurry.
+const HURRIED_WAIT: u64 = 10_000_000;
+
+mod steps;
+
+use steps::{branch_counter, changes_nothing, check_at_the_edge};
 
 /// Something on its way between a client and a member.
 #[derive(Debug)]
@@ -93,6 +93,8 @@ pub struct Clients {
     pub history: Vec<Operation>,
     /// Scripts begin no further step.
     pub stopped: bool,
+    /// Nobody thinks any more: what is left of the scripts is done at once.
+    pub hurry: bool,
     /// What clients know together.
     pub shared: Shared,
 }
@@ -146,6 +148,7 @@ impl Clients {
             calls: 0,
             history: Vec::new(),
             stopped: false,
+            hurry: false,
         }
     }
 
@@ -157,6 +160,11 @@ impl Clients {
             }
             Script::Probe { .. } => true,
         })
+    }
+
+    /// How many calls were neither answered nor given up.
+    pub fn calls_open(&self) -> usize {
+        self.open.len()
     }
 
     /// Members whose probe was not answered yet.
@@ -250,18 +258,36 @@ impl World {
             true => Turn::Done,
             false => self.with_job(number, |job, desk| job.next(desk)),
         };
-        let client = &mut self.clients.clients[number];
         match turn {
             Turn::Ask(request) => self.call(number, None, request),
-            Turn::AskAt(member, request) => self.call(number, Some(member), request),
+            Turn::AskAt(member, request) if self.belongs(member) => {
+                self.call(number, Some(member), request);
+            }
+            // Nobody is there to be asked any more.
+            Turn::AskAt(..) => {
+                self.with_job(number, |job, desk| job.hear(desk, &Outcome::Refused));
+                let pause = self.thinking(HURRIED_WAIT);
+                self.after(pause, Item::Client(ClientItem::Think { client: number }));
+            }
             Turn::Pause(nanos) => {
+                let nanos = self.thinking(nanos);
                 self.after(nanos, Item::Client(ClientItem::Think { client: number }));
             }
             Turn::Done => {
+                let client = &mut self.clients.clients[number];
                 client.job = None;
                 let pause = client.next_wait();
+                let pause = self.thinking(pause);
                 self.after(pause, Item::Client(ClientItem::Think { client: number }));
             }
+        }
+    }
+
+    /// How long a client thinks that would like to take so long.
+    fn thinking(&self, nanos: u64) -> u64 {
+        match self.clients.hurry {
+            true => nanos.min(HURRIED_WAIT),
+            false => nanos,
         }
     }
 
@@ -279,7 +305,7 @@ impl World {
                 client: number,
                 serial: client.serial,
             },
-            members: self.plan.cluster.members,
+            members: self.members.len(),
             revision: client.revision,
             seen: &client.seen,
             shared: &mut self.clients.shared,
@@ -468,7 +494,8 @@ impl World {
             let outcome = operation.outcome.clone();
             self.with_job(number, |job, desk| job.hear(desk, &outcome));
         } else {
-            pause += client.next_wait();
+            let wait = client.next_wait();
+            pause += self.thinking(wait);
         }
         self.after(pause, Item::Client(ClientItem::Think { client: number }));
     }
@@ -487,168 +514,5 @@ fn count_answer(operation: &Operation, elected_at: u64, counters: &mut Counters)
             counters.hit("read: served after a change of leader");
         }
         (_, _) => {}
-    }
-}
-
-/// What the edge of production refuses before the core sees it.
-fn check_at_the_edge(request: &Request) -> Result<(), ApiError> {
-    match request {
-        Request::Range(range) => check::range(range),
-        Request::Put(put) => check::put(put),
-        Request::DeleteRange(delete) => check::delete_range(delete),
-        Request::Txn(txn) => check::txn(txn, limits::TXN_OPS_MAX),
-        _ => Ok(()),
-    }
-}
-
-/// Which branch a txn took, if it had work in both.
-fn branch_counter(request: &Request, response: &Response) -> Option<&'static str> {
-    let (Request::Txn(request), Response::Txn(response)) = (request, response) else {
-        return None;
-    };
-    let both = !request.success.is_empty() && !request.failure.is_empty();
-    both.then_some(match response.succeeded {
-        true => "work: txn took its first branch of two",
-        false => "work: txn took its second branch of two",
-    })
-}
-
-/// Errors after which it is certain that nothing was done and nothing will be.
-fn changes_nothing(error: ApiError) -> bool {
-    match error.code() {
-        Code::InvalidArgument
-        | Code::NotFound
-        | Code::OutOfRange
-        | Code::FailedPrecondition
-        | Code::ResourceExhausted
-        | Code::PermissionDenied
-        | Code::Unauthenticated => true,
-        Code::Unknown => error == ApiError::TooManyRequests,
-        Code::Canceled
-        | Code::DeadlineExceeded
-        | Code::Unimplemented
-        | Code::Internal
-        | Code::Unavailable
-        | Code::DataLoss => false,
-    }
-}
-
-impl Client {
-    fn new(script: Script, member: usize) -> Self {
-        Self {
-            script,
-            member,
-            moved: false,
-            open: None,
-            job: None,
-            called: 0,
-            failed_at: None,
-            serial: 0,
-            revision: 0,
-            seen: BTreeMap::new(),
-        }
-    }
-
-    /// How long it thinks before its next step.
-    fn next_wait(&self) -> u64 {
-        match &self.script {
-            Script::Steps { steps, next } => steps.get(*next).map_or(0, |step| step.wait_us * 1000),
-            Script::Probe { .. } => 0,
-        }
-    }
-
-    fn request(&self, number: usize, what: &What) -> Request {
-        let author = Author {
-            client: number,
-            serial: self.serial,
-        };
-        let behind = |key: u64| behind(&name(key), author);
-        match what {
-            What::Put { key, bytes } => write(name(*key), author, *bytes),
-            What::Get { key, serializable } => Request::Range(rpc::RangeRequest {
-                key: name(*key).into(),
-                serializable: *serializable,
-                ..Default::default()
-            }),
-            What::Range { from, to, back } => Request::Range(rpc::RangeRequest {
-                key: name(*from).into(),
-                range_end: name(*to).into(),
-                revision: match back {
-                    0 => 0,
-                    back => (self.revision - back).max(1),
-                },
-                ..Default::default()
-            }),
-            What::Delete { key } => delete(name(*key), behind(*key)),
-            What::DeleteRange { from, to } => {
-                delete(name(*from), behind(to.saturating_sub(1).max(*from)))
-            }
-            What::Swap { key } => {
-                let known = self.seen.get(key).copied().unwrap_or_default();
-                let compare = compare(name(*key), rpc::compare::TargetUnion::ModRevision(known));
-                let success = vec![write(name(*key), author, 1)];
-                let failure = vec![read(name(*key), Vec::new())];
-                txn(compare, success, failure)
-            }
-            What::Txn { keys } => {
-                let compare = compare(name(keys[0]), rpc::compare::TargetUnion::Version(0));
-                let put = |key: &u64| write(name(*key), author, 1 + *key);
-                let success = keys.iter().map(put).collect();
-                let mut failure = vec![delete(name(keys[0]), Vec::new())];
-                let rest = keys[1..].iter();
-                failure.extend(rest.map(|key| read(name(*key), Vec::new())));
-                txn(compare, success, failure)
-            }
-            What::Compact { back } => Request::Compact(rpc::CompactionRequest {
-                revision: (self.revision - back).max(1),
-                physical: false,
-            }),
-            What::Look(_)
-            | What::Wide(_)
-            | What::Lease(_)
-            | What::Lock(_)
-            | What::Queue(_)
-            | What::Kube(_)
-            | What::Upkeep(_) => unreachable!("a job does this step"),
-        }
-    }
-
-    /// Remembers what an answer shows.
-    fn learn(&mut self, request: &Request, response: &Response) {
-        match (request, response) {
-            (Request::Range(_), Response::Range(response)) => {
-                self.at_revision(response.header.as_ref());
-                self.learn_pairs(&response.kvs);
-            }
-            (Request::Put(put), Response::Put(response)) => {
-                self.at_revision(response.header.as_ref());
-                if let Some(key) = number_of(&put.key) {
-                    let revision = revision_of(response.header.as_ref());
-                    self.seen.insert(key, revision);
-                }
-            }
-            (_, Response::Txn(response)) => {
-                self.at_revision(response.header.as_ref());
-                for op in &response.responses {
-                    if let Some(rpc::response_op::Response::ResponseRange(range)) = &op.response {
-                        self.learn_pairs(&range.kvs);
-                    }
-                }
-            }
-            (_, Response::DeleteRange(response)) => self.at_revision(response.header.as_ref()),
-            (_, _) => {}
-        }
-    }
-
-    fn at_revision(&mut self, header: Option<&rpc::ResponseHeader>) {
-        self.revision = self.revision.max(revision_of(header));
-    }
-
-    fn learn_pairs(&mut self, pairs: &[fated::pb::mvccpb::KeyValue]) {
-        for pair in pairs {
-            if let Some(key) = number_of(&pair.key) {
-                self.seen.insert(key, pair.mod_revision);
-            }
-        }
     }
 }

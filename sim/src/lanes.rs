@@ -137,6 +137,9 @@ impl World {
             self.counters.hit("disk: misdirected write");
             self.note(&format!("member {at} writes its log at another place"));
         }
+        if matches!(work.op, DiskOp::StageDrop { .. }) {
+            self.counters.hit("image: thrown away");
+        }
         self.maybe_crash(at, &points_of(&work, &progress));
         if !self.members[at].up {
             return;

@@ -180,7 +180,7 @@ mod tests {
     fn guided_plans_are_data() {
         for bug in all() {
             assert!(!bug.checks.is_empty() && bug.seeds_max > 0, "{}", bug.name);
-            for seed in 0..20 {
+            for seed in 0..2 {
                 let plan = bug.plan(seed);
                 assert_eq!(plan, bug.plan(seed), "{}", bug.name);
                 let text = serde_json::to_string(&plan).unwrap();

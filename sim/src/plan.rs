@@ -208,7 +208,7 @@ impl Plan {
         let clocks = (0..members).map(|_| ClockPlan::draw(skewed, &mut clocks));
         let clocks = clocks.collect();
         let mut phases = root.fork("phases");
-        let faults_ms = phases.between(55_000, 70_000);
+        let faults_ms = phases.between(60_000, 70_000);
         let core = draw::subset(members, members / 2 + 1, &mut phases);
         let last_cut = phases.one_in(2);
         let mut clients = root.fork("clients");

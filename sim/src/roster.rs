@@ -4,7 +4,10 @@
 //! Quorums are counted here by hand, and not by the core's own functions: a mistake there must
 //! show.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use fated::{
     kernel::{LogIndex, MemberId},
@@ -18,7 +21,7 @@ use crate::{counters::Counters, observe::Violation, store::Store};
 /// Every member set that was ever applied.
 #[derive(Default, Debug)]
 pub struct Roster {
-    /// The highest index anybody applied.
+    /// The highest index that anybody applied who stays.
     newest: LogIndex,
     /// The member set behind it.
     cluster: Arc<Cluster>,
@@ -27,6 +30,8 @@ pub struct Roster {
     in_force: BTreeMap<MemberId, ConfState>,
     /// Counts the changes of the newest member set.
     version: u64,
+    /// Members that applied their own removal.
+    left: BTreeSet<MemberId>,
 }
 
 impl Roster {
@@ -40,6 +45,11 @@ impl Roster {
         let mut sets = self.at.iter();
         let (index, _) = sets.find(|(_, cluster)| cluster.is_removed(id))?;
         Some(*index)
+    }
+
+    /// Whether a member was removed, as anybody knows, be it itself alone.
+    pub fn has_left(&self, id: MemberId) -> bool {
+        self.cluster.is_removed(id) || self.left.contains(&id)
     }
 
     /// Counts the changes of the newest member set.
@@ -127,15 +137,22 @@ impl Roster {
             return Ok(());
         }
         let mut found = self.cluster.clone();
+        // What only a member on its way out knows is not yet known to the cluster.
+        let leaves = cluster.is_removed(node.member());
+        if leaves {
+            self.left.insert(node.member());
+        }
         if *found != *cluster {
             found = Arc::new(cluster.clone());
-            if applied > self.newest {
+            if applied > self.newest && !leaves {
                 count(&self.cluster, cluster, counters);
                 self.cluster = found.clone();
                 self.version += 1;
             }
         }
-        self.newest = self.newest.max(applied);
+        if !leaves {
+            self.newest = self.newest.max(applied);
+        }
         self.at.insert(applied, found);
         Ok(())
     }

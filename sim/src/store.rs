@@ -319,7 +319,9 @@ mod tests {
     fn lives_are_separate_and_leave_nothing() {
         let home = Home::create();
         let first = Store::new(Some(&home), 3);
-        (1..20).for_each(|index| drop(first.commit(&batch(index)).unwrap()));
+        for index in 1..20 {
+            first.commit(&batch(index)).unwrap();
+        }
         let id = SnapshotId::new(4);
         first.stage_open(id).unwrap();
         first.stage_write(id, &batch(50)).unwrap();

@@ -7,6 +7,8 @@
 //! - `batch.consistent <= applied`: the backend is never ahead of the log.
 //! - While an image is being installed nothing is applied and nothing is read.
 
+mod images;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -17,7 +19,7 @@ use super::{
     log_bytes::LogBytes,
     mail::{
         ApplierInput, ConsensusInput, FrontendInput, IntegrityInput, LeasesInput, Mail, PeersInput,
-        RaftStatus, SnapshotsInput, WatchesInput,
+        RaftStatus, WatchesInput,
     },
     query,
     reconfigure::Rules,
@@ -299,7 +301,7 @@ impl<B: Backend> Applier<B> {
             removed: cluster.removed().collect(),
         }));
         if cluster.is_removed(self.member) {
-            cx.tell(Mail::Frontend(FrontendInput::Removed));
+            cx.tell(Mail::Frontend(FrontendInput::Removed { told: false }));
         }
     }
 
@@ -525,7 +527,9 @@ impl<B: Backend> Applier<B> {
                 result: Ok(response),
             }));
             // An image that came meanwhile has waited for this, perhaps for nothing else.
-            self.maybe_install(cx);
+            if !mutant!("defragmentation-forgets-the-image") {
+                self.maybe_install(cx);
+            }
             return Ok(());
         }
         if self
@@ -580,84 +584,6 @@ impl<B: Backend> Applier<B> {
             mark: meta,
             compact,
         }));
-    }
-
-    // ---- images ----
-
-    fn on_image(&mut self, id: SnapshotId, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
-        self.cut(cx);
-        let mut meta = self.machine.snapshot_meta();
-        if mutant!("image-index-off-by-one") {
-            meta.id.index = meta.id.index.next();
-        }
-        cx.tell(Mail::Snapshots(SnapshotsInput::Cut { id, meta }));
-        Ok(())
-    }
-
-    /// Swaps the image in once no commit to the old state is on its way.
-    fn maybe_install(&mut self, cx: &mut Context<'_, Mail>) {
-        if !self.commits.is_empty() || self.defragmenting.is_some() {
-            return;
-        }
-        if let Some(installing) = &mut self.installing
-            && installing.ticket.is_none()
-        {
-            let ticket = self.tickets.issue();
-            installing.ticket = Some(ticket);
-            let op = DiskOp::StageInstall { id: installing.id };
-            cx.emit(Effect::Disk { ticket, op });
-        }
-    }
-
-    fn on_installed(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
-        let installing = self.installing.take().expect("checked by the caller");
-        self.machine.reload()?;
-        let applied = self.machine.applied();
-        assert_eq!(
-            applied, installing.meta.id,
-            "the image is not what its sender said it was"
-        );
-        let index = applied.index;
-        self.marked = index;
-        self.log_bytes = LogBytes::default();
-        self.compaction_at = self.machine.store().compaction_running().then_some(cx.now);
-        cx.emit(Effect::Log(LogLine {
-            level: LogLevel::Info,
-            caller: "node/applier.rs",
-            message: "applied snapshot".to_owned(),
-            fields: vec![("applied-index", index.to_string())],
-        }));
-        let hash = self.machine.state_hash();
-        cx.tell(Mail::Integrity(IntegrityInput::Installed { index, hash }));
-        cx.tell(Mail::Consensus(ConsensusInput::Applied { index }));
-        cx.tell(Mail::Snapshots(SnapshotsInput::Installed {
-            snapshot: installing.id,
-        }));
-        let revision = self.machine.store().revision();
-        cx.tell(Mail::Watches(WatchesInput::Installed { revision }));
-        cx.tell(Mail::Leases(LeasesInput::Installed));
-        self.tell_members(cx);
-        let held: Vec<Entry> = self
-            .held
-            .drain(..)
-            .filter(|entry| entry.id.index > index)
-            .collect();
-        self.apply_all(held, cx)
-    }
-
-    fn on_defragment(&mut self, call: CallId, cx: &mut Context<'_, Mail>) {
-        if self.defragmenting.is_some() || self.installing.is_some() {
-            let result = Err(ApiError::TooManyRequests);
-            cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
-            return;
-        }
-        self.cut(cx);
-        let ticket = self.tickets.issue();
-        self.defragmenting = Some((ticket, call));
-        cx.emit(Effect::Disk {
-            ticket,
-            op: DiskOp::Defragment,
-        });
     }
 
     // ---- timers ----

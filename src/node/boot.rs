@@ -37,8 +37,8 @@ impl<B: Backend> Node<B> {
         }
         let (recovered, journal) = match log {
             None => {
-                // The members are durable before there is a log, so a log always finds them, but for
-                // a member that joins: its first state is an image, and the log alone would not do.
+                // The members are durable before there is a log, so a log always finds them, but
+                // for a member that joins: its first state is an image; the log alone won't do.
                 if !config.joining {
                     machine.bootstrap(config.cluster, config.member, &config.initial_members)?;
                     machine.commit_now()?;
@@ -55,9 +55,6 @@ impl<B: Backend> Node<B> {
             }
             Some(log) => restore(config, log, &machine)?,
         };
-        if machine.cluster().is_removed(config.member) {
-            return Err(Fault::Removed);
-        }
         let known = addresses(config, &machine);
         let raft_config = raft_config(config);
         let raft = Raft::new(raft_config, recovered, entropy.fork("raft"));

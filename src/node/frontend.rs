@@ -8,6 +8,7 @@
 
 mod change;
 mod leader;
+mod promotion;
 mod route;
 
 use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
@@ -15,7 +16,8 @@ use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 use bytes::Bytes;
 
 use self::{
-    change::reconfigure,
+    change::{Leaving, reconfigure},
+    promotion::Promotion,
     route::{Behind, Route, learner_may},
 };
 use super::{
@@ -85,9 +87,10 @@ pub struct Frontend {
     overlay_bytes: usize,
     corrupt: bool,
     stopping: Option<Instant>,
-    /// When this member, which the cluster removed, stops.
-    leaving: Option<Instant>,
+    /// This member was removed from the cluster.
+    leaving: Option<Leaving>,
     publishing: Option<Publishing>,
+    promotion: Promotion,
     ready: bool,
 }
 
@@ -150,6 +153,7 @@ impl Frontend {
             stopping: None,
             leaving: None,
             publishing: None,
+            promotion: Promotion::new(config.promote_itself),
             ready: false,
         }
     }
@@ -185,7 +189,10 @@ impl Frontend {
                 }
             }
             FrontendInput::Role(role) => self.on_role(role, cx),
-            FrontendInput::Learner(learner) => self.learner = learner,
+            FrontendInput::Learner(learner) => {
+                self.learner = learner;
+                self.maybe_ask_promotion(cx);
+            }
             FrontendInput::Load {
                 applied,
                 committed,
@@ -217,7 +224,7 @@ impl Frontend {
             FrontendInput::Reconfigured { call, outcome } => {
                 self.on_reconfigured(call, outcome, cx);
             }
-            FrontendInput::Removed => self.on_removed(cx),
+            FrontendInput::Removed { told } => self.on_removed(told, cx),
         }
     }
 
@@ -400,6 +407,7 @@ impl Frontend {
                 cx.emit(Effect::Reply { call, result });
             }
             Asker::Peer(to, id) => cx.tell(Mail::Peers(PeersInput::Reply { to, id, result })),
+            Asker::Itself => self.on_promotion_answer(result, cx),
         }
     }
 
@@ -427,6 +435,10 @@ impl Frontend {
         let Some(call) = self.pending.call_of(request) else {
             return;
         };
+        if let Some(leaving) = self.leaving.as_mut().filter(|leaving| !leaving.told) {
+            leaving.last_words.push((call, result));
+            return;
+        }
         if let Ok(Response::Compact(_)) = &result
             && let Some(waiting) = self.pending.get_mut(call)
             && waiting.physical.is_some()
@@ -547,6 +559,7 @@ impl Frontend {
         if !self.ready {
             self.ready = true;
             cx.emit(Effect::Ready);
+            self.maybe_ask_promotion(cx);
         }
     }
 
@@ -593,7 +606,8 @@ impl Frontend {
             forwarded,
             self.parked_retry,
             self.stopping,
-            self.leaving,
+            self.leaving.as_ref().map(|leaving| leaving.until),
+            self.promotion.retry,
             self.pending.deadline(),
         ]
         .into_iter()
@@ -629,7 +643,16 @@ impl Frontend {
         if self.stopping.is_some_and(|deadline| deadline <= cx.now) {
             self.stop(cx);
         }
-        if self.leaving.is_some_and(|deadline| deadline <= cx.now) {
+        if self
+            .promotion
+            .retry
+            .take_if(|retry| *retry <= cx.now)
+            .is_some()
+        {
+            self.maybe_ask_promotion(cx);
+        }
+        let over = |leaving: &Leaving| leaving.until <= cx.now;
+        if self.leaving.as_ref().is_some_and(over) {
             self.leave(cx);
         }
     }

@@ -110,8 +110,10 @@ pub enum FrontendInput {
         call: CallId,
         outcome: Result<command::ConfChangeCommand, ApiError>,
     },
-    /// The cluster removed this member.
-    Removed,
+    /// The cluster removed this member: a member that stays says so, or its own log does.
+    Removed {
+        told: bool,
+    },
 }
 
 /// What one member may ask another for a client.

@@ -127,10 +127,14 @@ impl<B: Backend> Node<B> {
             cx.emit(Effect::Ready);
         }
         self.journal.start(cx);
+        let cluster = self.applier.machine().cluster();
         cx.tell(Mail::Peers(PeersInput::Members {
             members: mem::take(&mut self.known),
-            removed: self.applier.machine().cluster().removed().collect(),
+            removed: cluster.removed().collect(),
         }));
+        if cluster.is_removed(self.member) {
+            cx.tell(Mail::Frontend(FrontendInput::Removed { told: false }));
+        }
         self.consensus.start(self.advance_ticks, cx);
     }
 

@@ -128,9 +128,7 @@ impl Peers {
             PeersInput::Members { members, removed } => {
                 self.removed.extend(removed);
                 self.on_members(members, cx);
-                if !mutant!("silent-member-not-told") {
-                    self.remind(cx);
-                }
+                self.remind(cx);
             }
             PeersInput::Reconfigure(mut wanted) => {
                 let peers = self.peers.iter();
@@ -214,8 +212,9 @@ impl Peers {
     ) {
         if !outgoing {
             self.incoming.insert(link, peer);
-            if self.removed.contains(&peer) {
-                self.remind(cx);
+            if self.removed.contains(&peer) && !mutant!("removed-member-heard") {
+                tell_removed(link, peer, cx);
+                self.remind_at.get_or_insert(cx.now.after(REMIND));
             }
             return;
         }
@@ -325,10 +324,11 @@ impl Peers {
         false
     }
 
-    /// Tells removed members that are still connected, again and again, because nothing that is said
-    /// here is sure to be heard, and some of them would wait silently for ever.
+    /// Tells removed members that are still connected, again and again, because nothing that is
+    /// said here is sure to be heard, and some of them would wait silently for ever.
     fn remind(&mut self, cx: &mut Context<'_, Mail>) {
-        if mutant!("removed-member-heard") {
+        if mutant!("removed-member-heard") || mutant!("silent-member-not-told") {
+            self.remind_at = None;
             return;
         }
         let removed = &self.removed;
@@ -400,7 +400,7 @@ fn tell_removed(link: LinkId, peer: MemberId, cx: &mut Context<'_, Mail>) {
 fn deliver(member: MemberId, from: MemberId, body: Body, cx: &mut Context<'_, Mail>) {
     let mail = match body {
         Body::Removed(removed) if removed.member == member.get() => {
-            Mail::Frontend(FrontendInput::Removed)
+            Mail::Frontend(FrontendInput::Removed { told: true })
         }
         Body::Removed(_) => return,
         Body::SnapshotChunk(chunk) => Mail::Snapshots(SnapshotsInput::Chunk { from, chunk }),

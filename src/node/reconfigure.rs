@@ -122,7 +122,7 @@ impl Rules {
             cluster.strict_add(&member)?;
             let voters = self.voters(cluster);
             // The new member counts as one that is down.
-            let quorum = (voters.len() + 1) / 2 + 1;
+            let quorum = voters.len().div_ceil(2) + 1;
             let alone = voters.len() == 1;
             if !alone && self.healthy(&voters, connected, now) < quorum {
                 return Err(ApiError::Unhealthy);

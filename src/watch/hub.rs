@@ -136,9 +136,8 @@ impl Hub {
             }
             Some(RequestUnion::CancelRequest(request)) => {
                 let id = WatchId::new(request.watch_id);
-                if mutant!("cancelled-watch-goes-on") {
-                    self.answer(stream, Control::Canceled { id, revision });
-                } else if self.drop_watch(WatchKey { stream, id }) {
+                let key = WatchKey { stream, id };
+                if mutant!("cancelled-watch-goes-on") || self.drop_watch(key) {
                     self.answer(stream, Control::Canceled { id, revision });
                 }
             }

@@ -43,7 +43,9 @@ fn a_cluster_grows_shrinks_and_replaces_a_member_under_load() {
     reader.use_also(&cluster);
 
     let learners = [cluster.grow(true), cluster.grow(true)];
-    learners.map(|id| cluster.promote(id));
+    for id in learners {
+        cluster.promote(id);
+    }
     assert_voters(&cluster, 5);
     reader.use_also(&cluster);
 
@@ -82,7 +84,7 @@ fn replace_lost(cluster: &mut Cluster) {
     cluster.promote(learner);
 }
 
-fn assert_voters(cluster: &Cluster, count: usize) {
+pub fn assert_voters(cluster: &Cluster, count: usize) {
     let clients = cluster.clients();
     // A member that was just promoted may have to hear of it first.
     let agreed = wait_for(Duration::from_secs(5), || {

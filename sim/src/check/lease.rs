@@ -43,6 +43,7 @@ pub fn check(prepared: &Prepared<'_>, timeline: &Timeline, options: &Options) ->
     };
     if !options.is_weak(Weakness::NoLeaseAnswer) {
         checker.check_answers();
+        checker.check_keys(timeline);
     }
     if !options.is_weak(Weakness::NoLeaseEarly) {
         checker.check_early();
@@ -418,6 +419,36 @@ impl<'p> Checker<'p, '_> {
                     op,
                     format!("lists lease {id}, never granted"),
                 );
+            }
+        }
+    }
+
+    /// The keys of a lease are those that are attached to it at the revision of the answer.
+    fn check_keys(&mut self, timeline: &Timeline) {
+        let archive = &timeline.archive;
+        let everything = KeyRange::new(&Text::from("\0"), &Text::from("\0"));
+        for op in &self.prepared.ops {
+            let (Request::LeaseTimeToLive(asked), Outcome::Ok(response)) =
+                (&*op.request, &op.source.outcome)
+            else {
+                continue;
+            };
+            let Reply::LeaseTimeToLive(reply) = &response.reply else {
+                continue;
+            };
+            let revision = response.header.revision;
+            let is_known =
+                timeline.is_log && (archive.first()..=archive.last()).contains(&revision);
+            if !asked.keys || reply.ttl < 0 || !is_known {
+                continue;
+            }
+            let attached = archive.range_at(&everything, revision).into_iter();
+            let attached = attached.filter(|kv| kv.lease == asked.id);
+            let mut told = reply.keys.clone();
+            told.sort_unstable();
+            if !attached.map(|kv| kv.key).eq(told) {
+                let text = format!("does not show the keys of lease {} at {revision}", asked.id);
+                self.report(Guarantee::LeaseAnswer, op, text);
             }
         }
     }

@@ -117,7 +117,7 @@ pub fn mutants(options: &Mutants, json: bool) -> Outcome {
         let seconds = took.as_secs_f64();
         println!(
             "{}",
-            json!({ "planted": rows.len(), "missed": missed, "real_seconds": seconds,
+            json!({ "planted": rows.len(), "failed": missed, "real_seconds": seconds,
                     "bugs": rows })
         );
     }

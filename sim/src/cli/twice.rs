@@ -57,12 +57,17 @@ pub fn twice(options: &Twice, json: bool) -> Outcome {
         |seed, (report, difference)| {
             tally.add(&report);
             if !json {
-                let word = match difference {
-                    None => "the same, twice",
-                    Some(_) => "DIFFERENT",
+                let word = match (&difference, &report.violation) {
+                    (Some(_), _) => "DIFFERENT",
+                    (None, None) => "the same, twice",
+                    (None, Some(_)) => "BROKEN, twice",
                 };
                 let (steps, hash) = (report.steps, report.hash);
                 println!("seed {seed:<8} {word:<16} {steps:>8} steps  {hash:016x}");
+            }
+            if let Some(violation) = &report.violation {
+                let (guarantee, story) = (&violation.guarantee, &violation.story);
+                eprintln!("broken: {guarantee}\n  {story}\nreplay: cargo sim run {seed}");
             }
             if let Some(story) = difference {
                 eprintln!("{story}");

@@ -96,6 +96,11 @@ const IMAGES: &[Line] = &[
         100,
     ),
     (
+        "image: thrown away",
+        "an image came too late, or another one came",
+        5,
+    ),
+    (
         "image: receiving ended by a crash",
         "the receiver died with half an image",
         5,

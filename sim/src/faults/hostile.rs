@@ -93,7 +93,11 @@ fn draw_class(
             }
         }
         9 => FaultKind::CrashFirst {
-            point: Point::OF_IMAGES[draw::index(Point::OF_IMAGES.len(), entropy)],
+            // Images are seldom dropped.
+            point: match entropy.one_in(3) {
+                true => Point::StageDropped,
+                false => Point::OF_IMAGES[draw::index(Point::OF_IMAGES.len(), entropy)],
+            },
             power: entropy.one_in(2),
         },
         _ => return,

@@ -100,7 +100,7 @@ pub const TABLE: &[Planted] = &[
             "The log is marked and cut before the backend has committed.",
             &[NO_HALT, DURABLE],
         ),
-        guides::lazy_backend,
+        guides::lazy_backend_of_large_entries,
     ),
     guided(
         planted(

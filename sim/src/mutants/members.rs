@@ -26,24 +26,30 @@ pub const TABLE: &[Planted] = &[
         ),
         guides::many_learners,
     ),
-    guided(
-        planted(
-            "joint-needs-one-half",
-            "P4",
-            "In a joint configuration only the new half is asked.",
-            &[ON_QUORUM],
-        ),
-        guides::joint_changes,
-    ),
-    guided(
-        planted(
-            "second-change-let-in",
-            "P4",
-            "A second change of the members is let in while one is pending.",
-            &[ONE_CHANGE, ON_QUORUM, VOTES],
-        ),
-        guides::quick_changes,
-    ),
+    Planted {
+        seeds_max: 150,
+        ..guided(
+            planted(
+                "joint-needs-one-half",
+                "P4",
+                "In a joint configuration only the new half is asked.",
+                &[ON_QUORUM],
+            ),
+            guides::joint_changes,
+        )
+    },
+    Planted {
+        seeds_max: 150,
+        ..guided(
+            planted(
+                "second-change-let-in",
+                "P4",
+                "A second change of the members is let in while one is pending.",
+                &[ONE_CHANGE, ON_QUORUM, VOTES],
+            ),
+            guides::quick_changes,
+        )
+    },
     guided(
         planted(
             "learner-flag-lost-by-a-restart",
@@ -85,13 +91,14 @@ pub const TABLE: &[Planted] = &[
         ),
         guides::removals,
     ),
-    guided(
-        planted(
+    Planted {
+        // The swarm comes to it now and then; no guide did better.
+        seeds_max: 300,
+        ..planted(
             "silent-member-not-told",
             "P25, etcd 20995",
             "A removed member that says nothing is never told.",
             &[EQUAL],
-        ),
-        guides::silent_learners,
-    ),
+        )
+    },
 ];

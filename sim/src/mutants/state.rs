@@ -23,6 +23,8 @@ const RELIABLE: Check = Holds("WatchReliable");
 const PREV_KV: Check = Holds("WatchPrevKv");
 const LIFETIME: Check = Holds("WatchLifetime");
 const LEADER: Check = Holds("a stream that wants a leader ends without one");
+const SERVES: Check = Holds("a healthy majority serves");
+const CONVERGE: Check = Holds("a healed cluster serves");
 const EARLY: Check = Holds("LeaseEarly");
 const LATE: Check = Holds("LeaseLate");
 const NO_HALT: Check = Holds("a member halts only for a fault of its own disk");
@@ -262,6 +264,15 @@ pub const TABLE: &[Planted] = &[
             &[EQUAL],
         ),
         guides::slow_compactions,
+    ),
+    guided(
+        planted(
+            "defragmentation-forgets-the-image",
+            "seed 810, etcd 20271",
+            "An image that waits for the end of a defragmentation waits for ever.",
+            &[SERVES, CONVERGE, EQUAL],
+        ),
+        guides::rewritten_images,
     ),
     // Watches.
     guided(

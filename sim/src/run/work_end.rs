@@ -8,7 +8,11 @@ use crate::{observe::Violation, work, world::World};
 impl Runner {
     /// A plan holds a number of requests; where faults held clients up, they go on without.
     pub(super) async fn finish_scripts(&self) {
-        let least = self.shared.world().plan.operations_min;
+        let least = {
+            let mut world = self.shared.world();
+            world.clients.hurry = true;
+            world.plan.operations_min
+        };
         let enough =
             |world: &World| world.clients.history.len() as u64 >= least || world.clients.are_done();
         if least > 0 && !self.until(4 * PATIENCE_NANOS, enough).await {
@@ -17,6 +21,16 @@ impl Runner {
                 "clients do not come to an end".to_owned(),
             );
         }
+    }
+
+    /// What was asked last is answered or given up, so that clients know all they will ever know.
+    pub(super) async fn await_answers(&self) {
+        let patience = self.shared.world().plan.patience_ms * 1_000_000;
+        let none_open = |world: &World| world.clients.calls_open() == 0;
+        assert!(
+            self.until(patience + PATIENCE_NANOS, none_open).await,
+            "the patience of every client ends"
+        );
     }
 
     /// What only shows when nothing happens any more: all leases end, nothing is lost from queues,

@@ -22,9 +22,8 @@ use crate::{
     },
     pb::{
         etcdserverpb::{
-            self as rpc, cluster_client::ClusterClient, kv_client::KvClient,
-            lease_client::LeaseClient, maintenance_client::MaintenanceClient,
-            watch_client::WatchClient,
+            self as rpc, kv_client::KvClient, lease_client::LeaseClient,
+            maintenance_client::MaintenanceClient, watch_client::WatchClient,
         },
         mvccpb::KeyValue,
     },
@@ -167,9 +166,9 @@ async fn bad_requests_do_not_reach_the_core() {
     };
     let refused = client.range_stream(sorted).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
-    let mut cluster = ClusterClient::new(bench.channel().await);
-    let refused = cluster
-        .member_add(rpc::MemberAddRequest::default())
+    let mut maintenance = MaintenanceClient::new(bench.channel().await);
+    let refused = maintenance
+        .downgrade(rpc::DowngradeRequest::default())
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);

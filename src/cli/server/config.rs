@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{args::Args, urls::Url};
+use super::{args::Args, settings::Settings, urls::Url, values};
 use crate::{
     api::EdgeLimits,
     host::tokio::log::{LogFormat, LogOutput},
@@ -58,6 +58,8 @@ pub struct ServerConfig {
     pub initial_cluster: String,
     /// New or existing.
     pub cluster_state: ClusterState,
+    /// Client URLs of a cluster to join; none where `initial_cluster` counts.
+    pub join: Vec<Url>,
     /// Goes into the ids of a new cluster.
     pub token: String,
     /// Whether the disk is waited for.
@@ -66,10 +68,17 @@ pub struct ServerConfig {
     pub node: NodeConfig,
     /// What the edge is told.
     pub edge: EdgeLimits,
+    /// Everything beside the core.
+    pub settings: Settings,
 }
 
 /// Settings of the log; known first, so that all else can be logged.
 pub fn log_config(args: &Args) -> Result<LogConfig, String> {
+    match args.text("logger") {
+        "zap" => {}
+        "capnslog" => return Err("--logger=capnslog is removed in v3.5".to_owned()),
+        other => return Err(format!("unknown logger option {other:?}")),
+    }
     let level_min = match args.text("log-level") {
         "debug" => LogLevel::Debug,
         "info" => LogLevel::Info,
@@ -118,14 +127,18 @@ impl ServerConfig {
             "existing" => ClusterState::Existing,
             other => return Err(format!("unexpected clusterState {other:?}")),
         };
+        let join = join_urls(args)?;
         check_timing(args)?;
-        if args.is_set("listen-client-urls") && !args.is_set("advertise-client-urls") {
+        let unadvertised =
+            args.is_set("listen-client-urls") && !args.is_set("advertise-client-urls");
+        // In a file etcd lets the default stand.
+        if unadvertised && args.file.is_none() {
             return Err(
                 "--advertise-client-urls is required when --listen-client-urls is set explicitly"
                     .to_owned(),
             );
         }
-        let sockets = [&listen_peer, &listen_client, &advertise_peer];
+        let sockets = [&listen_peer, &listen_client, &advertise_peer, &join];
         refuse_tls(sockets.into_iter().flatten())?;
         refuse_sockets(listen_peer.iter().chain(&advertise_peer))?;
         let name = args.text("name");
@@ -152,14 +165,36 @@ impl ServerConfig {
             advertise_client,
             initial_cluster,
             cluster_state,
+            join,
             token: args.text("initial-cluster-token").to_owned(),
             fsync: !args.bool("unsafe-no-fsync"),
+            settings: Settings::from_args(args)?,
         })
     }
 }
 
 fn urls(args: &Args, name: &str) -> Result<Vec<Url>, String> {
-    Url::parse_all(&args.list(name)).map_err(|reason| format!("--{name}: {reason}"))
+    values::urls(args.text(name)).map_err(|reason| format!("--{name}: {reason}"))
+}
+
+/// Where to join. What else would say who the members are contradicts it.
+fn join_urls(args: &Args) -> Result<Vec<Url>, String> {
+    if args.text("join").is_empty() {
+        return Ok(Vec::new());
+    }
+    for other in ["initial-cluster", "initial-cluster-state"] {
+        if args.is_set(other) {
+            return Err(format!(
+                "--join and --{other} exclude each other: whom to join is asked of the members at \
+                 the URLs of --join; remove one of the two flags"
+            ));
+        }
+    }
+    let join = urls(args, "join")?;
+    match join.iter().find(|url| !url.is_tcp()) {
+        None => Ok(join),
+        Some(url) => Err(format!("--join: {url}: members are asked by http:// only")),
+    }
 }
 
 fn advertised(args: &Args, name: &str, form: &str) -> Result<Vec<Url>, String> {
@@ -246,6 +281,7 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         election: Duration::from_millis(args.unsigned("election-timeout")),
         pre_vote: args.bool("pre-vote"),
         strict_reconfig: args.bool("strict-reconfig-check"),
+        promote_itself: !args.text("join").is_empty(),
         learners_max: positive("max-learners", args.signed("max-learners"))?,
         advance_ticks: args.bool("initial-election-tick-advance"),
         snapshot_count: args.unsigned("snapshot-count"),
@@ -324,6 +360,29 @@ mod tests {
     }
 
     #[test]
+    fn joining_excludes_what_would_contradict_it() {
+        let joins = config(&["--join=http://a:1,http://b:2"]).unwrap();
+        assert_eq!(joins.join.len(), 2);
+        assert!(joins.node.promote_itself);
+        assert!(!config(&[]).unwrap().node.promote_itself);
+        for (arguments, reason) in [
+            (
+                &["--join=http://a:1", "--initial-cluster=default=http://h:1"][..],
+                "--join and --initial-cluster exclude each other",
+            ),
+            (
+                &["--join=http://a:1", "--initial-cluster-state=existing"],
+                "--join and --initial-cluster-state exclude each other",
+            ),
+            (&["--join=a:1"], "--join: URL scheme must be"),
+            (&["--join=unix:///s"], "by http:// only"),
+        ] {
+            let refused = config(arguments).unwrap_err();
+            assert!(refused.contains(reason), "{arguments:?}: {refused}");
+        }
+    }
+
+    #[test]
     fn defaults_are_etcds() {
         let config = config(&[]).unwrap();
         assert_eq!(config.data_dir, PathBuf::from("default.fated"));
@@ -370,7 +429,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_a_reason() {
-        let cases: [(&[&str], &str); 14] = [
+        let cases: [(&[&str], &str); 12] = [
             (
                 &["--heartbeat-interval=0"],
                 "--heartbeat-interval must be >0 (set to 0ms)",
@@ -401,14 +460,9 @@ mod tests {
                 "TLS is not supported",
             ),
             (&["--listen-peer-urls=unix:///s"], "http:// only"),
-            (&["--listen-peer-urls="], "no valid URLs given"),
             (
                 &["--advertise-client-urls=http://:1"],
                 "unexpected empty host",
-            ),
-            (
-                &["--initial-cluster-state=old"],
-                "unexpected clusterState \"old\"",
             ),
             (
                 &["--backend-batch-limit=-3"],
@@ -451,6 +505,7 @@ mod tests {
         for wrong in [
             "--log-level=loud",
             "--log-format=xml",
+            "--logger=capnslog",
             "--log-outputs=default,stdout",
         ] {
             assert!(log(&[wrong]).is_err(), "{wrong}");

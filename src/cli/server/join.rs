@@ -116,7 +116,9 @@ pub(super) fn used_before(running: &Running, cluster: ClusterId, own: MemberId) 
     }
     let known = running.members.iter().find(|member| member.id == own);
     match known {
-        Some(member) if !member.started() => None,
+        // The founders know each other's names from the beginning; that one has been there shows in
+        // what it published of itself.
+        Some(member) if member.client_urls.is_empty() => None,
         Some(_) => Some(format!(
             "member {:x} has already been bootstrapped, and its data is not in this data \
              directory; restore the directory, or remove the member from the cluster and add a \

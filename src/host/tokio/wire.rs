@@ -1,5 +1,5 @@
-//! The link protocol of `host::wire` over a socket. What is read is taken in steps, so that a length
-//! somebody claims costs nothing until its bytes arrive.
+//! The link protocol of `host::wire` over a socket. What is read is taken in steps, so that a
+//! length somebody claims costs nothing until its bytes arrive.
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

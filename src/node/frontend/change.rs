@@ -3,13 +3,28 @@
 
 use super::Frontend;
 use crate::{
-    kernel::{ApiError, CallId, Context, Effect, Fault},
+    kernel::{ApiError, CallId, Context, Effect, Fault, Instant, Response},
     node::{
         mail::{ConsensusInput, Mail, PeersInput, encode_change},
         reconfigure::{Change, Reconfigure},
     },
     pb::fated::command::ConfChangeCommand,
 };
+
+/// A removed member that nobody speaks to gives up waiting after so many election timeouts. In two
+/// of them every other member has asked for its vote, and so was told what is committed.
+const ELECTIONS_LEFT: u32 = 5;
+
+/// A member on its way out.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    /// When it stops.
+    pub until: Instant,
+    /// Whether a member that stays knows.
+    pub told: bool,
+    /// Answers that wait for that.
+    pub last_words: Vec<(CallId, Result<Response, ApiError>)>,
+}
 
 /// Sends a change on its round.
 pub(super) fn reconfigure(call: CallId, change: Change, cx: &mut Context<'_, Mail>) {
@@ -46,13 +61,34 @@ impl Frontend {
         }));
     }
 
-    /// The cluster goes on without this member. It lives for a moment longer, so that answers and
-    /// the last messages get out.
-    pub(super) fn on_removed(&mut self, cx: &Context<'_, Mail>) {
-        self.leaving.get_or_insert(cx.now.after(self.election));
+    /// The cluster goes on without this member. Before it stops, and before it says that anything
+    /// after its removal is done, it waits for a member that stays to show that it knows: of two
+    /// members, the one that stays could not learn of the removal from anybody else.
+    pub(super) fn on_removed(&mut self, told: bool, cx: &mut Context<'_, Mail>) {
+        let soon = cx.now.after(self.election);
+        let late = cx.now.after(self.election.saturating_mul(ELECTIONS_LEFT));
+        let leaving = self.leaving.get_or_insert(Leaving {
+            until: late,
+            told: false,
+            last_words: Vec::new(),
+        });
+        if told && !leaving.told {
+            leaving.told = true;
+            leaving.until = soon.min(leaving.until);
+            self.say_last_words(cx);
+        }
+    }
+
+    fn say_last_words(&mut self, cx: &mut Context<'_, Mail>) {
+        let leaving = self.leaving.as_mut();
+        let words = leaving.map(|leaving| std::mem::take(&mut leaving.last_words));
+        for (call, result) in words.unwrap_or_default() {
+            self.answer(call, result, cx);
+        }
     }
 
     pub(super) fn leave(&mut self, cx: &mut Context<'_, Mail>) {
+        self.say_last_words(cx);
         for call in self.pending.all() {
             self.answer(call, Err(ApiError::Stopped), cx);
         }

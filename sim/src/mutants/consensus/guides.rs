@@ -75,7 +75,7 @@ pub fn torn_writes(plan: &mut Plan) {
     crashes(plan);
     plan.cluster.segment_bytes = 65_536;
     for (number, fault) in plan.faults.iter_mut().enumerate() {
-        if number % 3 > 0 {
+        if number % 4 > 0 {
             fault.kind = FaultKind::CrashAt {
                 target: Target::Member(number % plan.cluster.members),
                 point: Point::LogWritten,
@@ -83,10 +83,11 @@ pub fn torn_writes(plan: &mut Plan) {
             };
         }
     }
-    for step in plan.clients.iter_mut().flatten() {
-        if let What::Put { bytes, .. } = &mut step.what {
-            *bytes = 3_000;
-        }
+    for (number, step) in plan.clients.iter_mut().flatten().enumerate() {
+        // A short write behind a long one that was cut leaves the rest of it where it was.
+        let bytes = [3_000, 3_000, 10][number % 3];
+        let key = number as u64 % 20;
+        step.what = What::Put { key, bytes };
     }
 }
 
@@ -116,6 +117,25 @@ pub fn lazy_backend(plan: &mut Plan) {
     plan.cluster.catchup_entries = 0;
     plan.cluster.batch_operations = plan.cluster.batch_operations.max(20);
     plan.cluster.batch_ms = plan.cluster.batch_ms.max(50);
+}
+
+/// The same with large entries, so that a batch of the backend spans segments of the log, and
+/// crashes right behind their removal.
+pub fn lazy_backend_of_large_entries(plan: &mut Plan) {
+    lazy_backend(plan);
+    plan.cluster.batch_operations = 1_000;
+    plan.cluster.batch_ms = 300;
+    let points = [Point::SegmentUnlinked, Point::SegmentsRemoved];
+    for (number, fault) in plan.faults.iter_mut().enumerate() {
+        if let FaultKind::CrashAt { point, .. } = &mut fault.kind {
+            *point = points[number % 2];
+        }
+    }
+    for step in plan.clients.iter_mut().flatten() {
+        if let What::Put { bytes, .. } = &mut step.what {
+            *bytes = 1_500;
+        }
+    }
 }
 
 /// One member whose log is damaged, early enough that it starts again.
@@ -352,21 +372,6 @@ pub fn transfer_to_the_dead(plan: &mut Plan) {
     );
 }
 
-/// Learners are removed while nobody hears them, and have nothing to say when they are heard again.
-pub fn silent_learners(plan: &mut Plan) {
-    set_members(plan, 3);
-    changing(plan, 300, |entropy| match entropy.one_in(2) {
-        true => MemberChange::Add { learner: true },
-        false => MemberChange::Remove { nth: nth(entropy) },
-    });
-    strike_often(plan, 300, 3_000, |members, entropy| FaultKind::Isolate {
-        target: Target::Member(members + draw::index(SLOTS_MAX - members, entropy)),
-        inbound: false,
-        outbound: true,
-        hold: false,
-    });
-}
-
 /// Members that miss more than the log keeps, and crashes while images come in.
 pub fn images(plan: &mut Plan) {
     begin(plan);
@@ -444,7 +449,7 @@ pub fn joint_changes(plan: &mut Plan) {
     // From four voters to five: three of five may be two of four.
     set_members(plan, 4);
     let turn = Cell::new(0);
-    changing(plan, 500, |entropy| {
+    changing(plan, 250, |entropy| {
         turn.set(turn.get() + 1);
         let nth = nth(entropy);
         match turn.get() % 3 {

@@ -8,7 +8,7 @@ use crate::{
     membership::MembershipPlan,
     mutants::strike_often,
     plan::{ClockPlan, Plan, WatchLimits},
-    script::{LeaseStep, Naming, Part, Step, What, WideStep},
+    script::{LeaseStep, Naming, Part, Step, UpkeepStep, What, WideStep},
     watching::{Scope, WatcherPlan},
 };
 
@@ -138,6 +138,22 @@ pub fn lonely(plan: &mut Plan) {
     for watcher in &mut plan.watchers {
         watcher.requires_leader = true;
     }
+}
+
+/// Members that miss much and rewrite their stores all the time.
+pub fn rewritten_images(plan: &mut Plan) {
+    images(plan);
+    plan.patience_ms = 300;
+    plan.disks.sync_us = 5000;
+    busy(plan, 5, 300, |entropy| match entropy.below(3) {
+        0 => What::Upkeep(UpkeepStep::Defragment {
+            member: draw::index(3, entropy),
+        }),
+        _ => What::Put {
+            key: entropy.below(10),
+            bytes: 10,
+        },
+    });
 }
 
 /// Deletes and compactions up to the last of them, watched by slow watchers that start there.

@@ -1,0 +1,108 @@
+//! The exchange of the whole state: an image is cut for others, one of others becomes the live
+//! state, and the store is rewritten.
+//!
+//! Invariant: an image is installed when no commit to the old state and no rewriting of it is on
+//! its way, and whatever ends one of these looks for an image that waits.
+
+use super::Applier;
+use crate::{
+    backend::Backend,
+    kernel::{
+        ApiError, CallId, Context, DiskOp, Effect, Fault, SnapshotId,
+        effect::{LogLevel, LogLine},
+    },
+    mutant,
+    node::{
+        log_bytes::LogBytes,
+        mail::{
+            ConsensusInput, FrontendInput, IntegrityInput, LeasesInput, Mail, SnapshotsInput,
+            WatchesInput,
+        },
+    },
+    raft::Entry,
+};
+
+impl<B: Backend> Applier<B> {
+    pub(super) fn on_image(
+        &mut self,
+        id: SnapshotId,
+        cx: &mut Context<'_, Mail>,
+    ) -> Result<(), Fault> {
+        self.cut(cx);
+        let mut meta = self.machine.snapshot_meta();
+        if mutant!("image-index-off-by-one") {
+            meta.id.index = meta.id.index.next();
+        }
+        cx.tell(Mail::Snapshots(SnapshotsInput::Cut { id, meta }));
+        Ok(())
+    }
+
+    /// Swaps the image in once no commit to the old state is on its way.
+    pub(super) fn maybe_install(&mut self, cx: &mut Context<'_, Mail>) {
+        if !self.commits.is_empty() || self.defragmenting.is_some() {
+            return;
+        }
+        if let Some(installing) = &mut self.installing
+            && installing.ticket.is_none()
+        {
+            let ticket = self.tickets.issue();
+            installing.ticket = Some(ticket);
+            let op = DiskOp::StageInstall { id: installing.id };
+            cx.emit(Effect::Disk { ticket, op });
+        }
+    }
+
+    pub(super) fn on_installed(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
+        let installing = self.installing.take().expect("checked by the caller");
+        self.machine.reload()?;
+        let applied = self.machine.applied();
+        assert_eq!(
+            applied, installing.meta.id,
+            "the image is not what its sender said it was"
+        );
+        let index = applied.index;
+        self.marked = index;
+        self.log_bytes = LogBytes::default();
+        self.compaction_at = self.machine.store().compaction_running().then_some(cx.now);
+        // etcd's texts, in its order.
+        for message in ["applySnapshot: opened snapshot backend", "applied snapshot"] {
+            cx.emit(Effect::Log(LogLine {
+                level: LogLevel::Info,
+                caller: "node/applier.rs",
+                message: message.to_owned(),
+                fields: vec![("applied-index", index.to_string())],
+            }));
+        }
+        let hash = self.machine.state_hash();
+        cx.tell(Mail::Integrity(IntegrityInput::Installed { index, hash }));
+        cx.tell(Mail::Consensus(ConsensusInput::Applied { index }));
+        cx.tell(Mail::Snapshots(SnapshotsInput::Installed {
+            snapshot: installing.id,
+        }));
+        let revision = self.machine.store().revision();
+        cx.tell(Mail::Watches(WatchesInput::Installed { revision }));
+        cx.tell(Mail::Leases(LeasesInput::Installed));
+        self.tell_members(cx);
+        let held: Vec<Entry> = self
+            .held
+            .drain(..)
+            .filter(|entry| entry.id.index > index)
+            .collect();
+        self.apply_all(held, cx)
+    }
+
+    pub(super) fn on_defragment(&mut self, call: CallId, cx: &mut Context<'_, Mail>) {
+        if self.defragmenting.is_some() || self.installing.is_some() {
+            let result = Err(ApiError::TooManyRequests);
+            cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
+            return;
+        }
+        self.cut(cx);
+        let ticket = self.tickets.issue();
+        self.defragmenting = Some((ticket, call));
+        cx.emit(Effect::Disk {
+            ticket,
+            op: DiskOp::Defragment,
+        });
+    }
+}
