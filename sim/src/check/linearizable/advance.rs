@@ -6,10 +6,13 @@
 use super::explore::{Explorer, Found};
 use super::*;
 
-/// How many guesses are made at first to get past one return.
-const REACH: usize = 3;
 /// More than any history has unknown operations: no bound any more.
 const REACH_MAX: usize = 1 << 40;
+
+/// The next bound: nothing is guessed at first.
+fn more_than(reach: usize) -> usize {
+    (2 * reach).max(1)
+}
 
 /// What came of looking for ways from all states.
 struct Ways {
@@ -23,7 +26,7 @@ impl Searcher<'_, '_> {
     /// that must be done again with more guesses, the search goes on from `at`.
     pub(super) fn advance(&mut self, goal: Goal, at: usize) -> Result<(), End> {
         let mut states = std::mem::take(&mut self.states);
-        let mut reach = self.aside.reach.max(REACH);
+        let mut reach = self.aside.reach;
         let mut ways = loop {
             let ways = self.look(&mut states, goal, reach);
             let is_none = ways.found.iter().all(|found| found.paths.is_empty());
@@ -31,7 +34,7 @@ impl Searcher<'_, '_> {
             if ways.end.is_some() || !is_none || !is_bounded || reach > REACH_MAX {
                 break ways;
             }
-            reach *= 4;
+            reach = more_than(reach);
         };
         if let Some(end) = ways.end {
             self.states = states;
@@ -44,10 +47,10 @@ impl Searcher<'_, '_> {
             self.states = states;
             return Err(self.refute(goal, why));
         }
-        let more = states.iter().zip(&ways.found);
+        let more = ways.found.iter().enumerate();
         let more = more.filter(|(_, found)| found.is_bounded);
-        let more: Vec<State> = more.map(|(state, _)| state.clone()).collect();
-        self.set_aside_for_more(more, at, reach * 4);
+        let more: Vec<usize> = more.map(|(place, _)| place).collect();
+        self.set_aside_for_more(&mut states, &more, at, more_than(reach));
         let mut seen = BTreeSet::new();
         for (state, found) in states.into_iter().zip(ways.found) {
             self.aside.is_some_forgotten |= found.is_cut_short;

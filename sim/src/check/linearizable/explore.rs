@@ -170,13 +170,16 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
         let op = self.op(place);
         let mark = self.state.model.mark();
         let answer = self.state.model.step(&op.request);
-        let verdict = match self.weakened(place) {
-            Some(outcome) => agree(&self.state.model, &op.request, &answer, &outcome),
-            None => agree(&self.state.model, &op.request, &answer, &op.source.outcome),
-        };
-        if let Err(text) = verdict {
+        let weakened = self.weakened(place);
+        let outcome = weakened.as_ref().unwrap_or(&op.source.outcome);
+        if !agrees(&self.state.model, &op.request, &answer, outcome) {
+            if self.is_news(place) {
+                let verdict = agree(&self.state.model, &op.request, &answer, outcome);
+                let text = verdict.expect_err("they do not agree");
+                self.state.model.take_back(mark);
+                self.note(place, text);
+            }
             self.state.model.take_back(mark);
-            self.note(place, text);
             return Ok(false);
         }
         self.path.push(Move::Op(place));
@@ -201,6 +204,13 @@ impl<'s, 'p, 'h> Explorer<'s, 'p, 'h> {
             )));
         }
         Ok(())
+    }
+
+    /// Whether that an operation does not fit here says more than what was noted before.
+    fn is_news(&self, place: usize) -> bool {
+        let revision = self.state.model.revision();
+        let known = self.found.why.as_ref();
+        known.is_none_or(|why| (why.revision, why.place) != (revision, place))
     }
 
     fn note(&mut self, place: usize, text: String) {
