@@ -350,7 +350,7 @@ fn leave_out(steps: &mut Vec<Step>, start: usize, size: usize) {
     }
 }
 
-/// The same for the first members alone. What hits others hits nobody.
+/// The same for the first members alone. What hit others hits one of those that are left.
 fn with_members(plan: &Plan, members: usize) -> Plan {
     let mut plan = plan.clone();
     plan.cluster.members = members;
@@ -362,10 +362,6 @@ fn with_members(plan: &Plan, members: usize) -> Plan {
 
 /// Whether a fault still means something among so many members.
 fn stays_within(fault: &mut Fault, members: usize) -> bool {
-    let is_there = |target: &Target| match target {
-        Target::Member(at) => *at < members,
-        Target::Leader => true,
-    };
     match &mut fault.kind {
         FaultKind::Kill { target }
         | FaultKind::PowerCut { target }
@@ -381,7 +377,12 @@ fn stays_within(fault: &mut Fault, members: usize) -> bool {
         | FaultKind::FullDisk { target }
         | FaultKind::ClockJump { target, .. }
         | FaultKind::ClockRate { target, .. }
-        | FaultKind::CrashAt { target, .. } => is_there(target),
+        | FaultKind::CrashAt { target, .. } => {
+            if let Target::Member(at) = target {
+                *at %= members;
+            }
+            true
+        }
         FaultKind::Block { pairs, .. } => {
             pairs.retain(|(from, to)| *from < members && *to < members);
             !pairs.is_empty()
@@ -390,8 +391,14 @@ fn stays_within(fault: &mut Fault, members: usize) -> bool {
         | FaultKind::Miswrite { member }
         | FaultKind::Misread { member }
         | FaultKind::LostDisk { member, .. }
-        | FaultKind::WallJump { member, .. } => *member < members,
-        FaultKind::MoveLeader { to } => *to < members,
+        | FaultKind::WallJump { member, .. } => {
+            *member %= members;
+            true
+        }
+        FaultKind::MoveLeader { to } => {
+            *to %= members;
+            true
+        }
         FaultKind::PowerCutAll | FaultKind::CrashFirst { .. } => true,
     }
 }

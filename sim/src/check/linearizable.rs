@@ -206,6 +206,7 @@ fn search_with(
         at: 0,
         returned: 0,
         aside: Aside::default(),
+        claimed: evidence.claims.keys().copied().collect(),
         evidence,
     };
     let verdict = searcher.run();
@@ -225,6 +226,8 @@ struct Searcher<'p, 'h> {
     prepared: &'p Prepared<'h>,
     options: &'p Options,
     evidence: Evidence,
+    /// The revisions that are claimed, rising.
+    claimed: Vec<i64>,
     witness: Witness<'h>,
     /// Operations that are called and not returned, and have a place in every order. Unknown ones
     /// among them are those whose revision was found out.

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::advance::Bounds;
 use super::{End, Maybes, Model, Moment, Move, Searcher, State, TAPE_START, Time, end_of};
 
 /// With how many states the search goes on.
@@ -37,8 +38,8 @@ pub(super) struct Aside {
     pub(super) farthest: Option<Farthest>,
     /// Dead ends since one came farther than all before.
     in_vain: usize,
-    /// How many guesses the states at hand are to be tried with next, if more than at first.
-    pub(super) reach: usize,
+    /// How far the search goes next from the states at hand.
+    pub(super) bounds: Bounds,
 }
 
 /// Where the search stood when it set states aside.
@@ -49,7 +50,7 @@ struct Heap {
     open: Vec<usize>,
     at: usize,
     returned: usize,
-    reach: usize,
+    bounds: Bounds,
 }
 
 /// The dead end that came farthest.
@@ -92,17 +93,18 @@ impl Searcher<'_, '_> {
             (state.tape, state.placed)
         });
         let lean = lean.collect();
-        self.set_heap_aside(lean, at, 0);
+        self.set_heap_aside(lean, at, Bounds::default());
         Ok(())
     }
 
-    /// Keeps some of these states as they are before a return, to try them with more guesses.
+    /// Keeps some of these states as they are before a return, to look for more ways from
+    /// them.
     pub(super) fn set_aside_for_more(
         &mut self,
         states: &mut [State],
         which: &[usize],
         at: usize,
-        reach: usize,
+        bounds: Bounds,
     ) {
         let mut lean = Vec::new();
         for index in which {
@@ -111,17 +113,17 @@ impl Searcher<'_, '_> {
             lean.push((state.tape, state.placed.clone()));
         }
         if !lean.is_empty() {
-            self.set_heap_aside(lean, at, reach);
+            self.set_heap_aside(lean, at, bounds);
         }
     }
 
-    fn set_heap_aside(&mut self, states: Vec<(usize, Vec<usize>)>, at: usize, reach: usize) {
+    fn set_heap_aside(&mut self, states: Vec<(usize, Vec<usize>)>, at: usize, bounds: Bounds) {
         self.aside.heaps.push_back(Heap {
             states,
             open: self.open.clone(),
             at,
             returned: self.returned,
-            reach,
+            bounds,
         });
         if self.aside.heaps.len() > HEAPS_MAX {
             self.aside.heaps.pop_front();
@@ -158,7 +160,7 @@ impl Searcher<'_, '_> {
             );
         };
         let rest = heap.states.split_off(heap.states.len().min(KEPT));
-        (self.at, self.returned, self.aside.reach) = (heap.at, heap.returned, heap.reach);
+        (self.at, self.returned, self.aside.bounds) = (heap.at, heap.returned, heap.bounds);
         let taken = std::mem::replace(&mut heap.states, rest);
         self.open.clone_from(&heap.open);
         self.maybes = self.called_by(events);
