@@ -177,9 +177,9 @@ table! {
         Works, Text, "logger", "zap", "zap.";
         Works, Text, "log-level", "info", "debug, info, warn, error, panic or fatal.";
         Works, Text, "log-format", "json", "json or console.";
-        Works, List, "log-outputs", "default", "default, stderr, stdout, or files, separated by commas.";
-        Inert, Bool, "enable-log-rotation", "false", "Begin the file of --log-outputs anew as --log-rotation-config-json says.";
-        Inert, Text, "log-rotation-config-json", r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "MiB of a file, days and number of old ones, local time in their names, gzip.";
+        Works, List, "log-outputs", "default", "default, stderr, stdout, systemd/journal, or files, separated by commas.";
+        Works, Bool, "enable-log-rotation", "false", "Begin the file of --log-outputs anew as --log-rotation-config-json says.";
+        Works, Text, "log-rotation-config-json", r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "MiB of a file, days and number of old ones, local time in their names, gzip.";
         Inert, Text, "metrics", "basic", "basic or extensive.";
         Inert, Bool, "enable-pprof", "false", "There is no Go runtime to profile here.";
         Inert, Bool, "enable-grpc-gateway", "true", "Serve the JSON gateway.";
