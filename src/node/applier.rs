@@ -9,6 +9,7 @@
 
 mod images;
 mod meter;
+mod upkeep;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -103,7 +104,7 @@ struct Settings {
     snapshot_count: u64,
     catchup_entries: u64,
     version: String,
-    quota_bytes: u64,
+    quota_bytes: i64,
     rules: Rules,
 }
 
@@ -363,6 +364,10 @@ impl<B: Backend> Applier<B> {
                 self.on_keep_alive(call, request.id, cx);
                 return Ok(());
             }
+            Request::Downgrade(request) => {
+                self.on_downgrade(call, request, cx);
+                return Ok(());
+            }
             request => {
                 let is_range = matches!(request, Request::Range(_) | Request::RangeChunk(_));
                 let result = settle(query::answer(&self.machine, request, cx.now))?;
@@ -470,11 +475,7 @@ impl<B: Backend> Applier<B> {
             let cut_at = cx.now.after(self.settings.batch_interval);
             self.cut_at.get_or_insert(cut_at);
         }
-        cx.tell(Mail::Frontend(FrontendInput::Load {
-            applied: self.machine.applied_index(),
-            committed: self.committed,
-            overlay_bytes: self.machine.view().overlay_bytes(),
-        }));
+        self.tell_load(cx);
     }
 
     fn cut(&mut self, cx: &mut Context<'_, Mail>) {
@@ -522,6 +523,7 @@ impl<B: Backend> Applier<B> {
         }
         if let Some((_, call)) = self.defragmenting.take_if(|(own, _)| *own == ticket) {
             self.machine.refresh()?;
+            self.tell_load(cx);
             let response = Response::Defragment(DefragmentResponse::default());
             cx.tell(Mail::Frontend(FrontendInput::Answer {
                 call,
@@ -566,6 +568,7 @@ impl<B: Backend> Applier<B> {
         if !mutant!("mark-before-commit") {
             self.offer_mark(meta, cx);
         }
+        self.tell_load(cx);
     }
 
     /// Lets the log forget what the backend now holds, every `snapshot_count` entries.

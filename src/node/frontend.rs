@@ -11,6 +11,7 @@ mod leader;
 mod meter;
 mod promotion;
 mod route;
+mod space;
 
 use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
@@ -34,7 +35,7 @@ use super::{
 use crate::{
     kernel::{
         ApiError, CallId, ClusterId, Context, Credentials, Effect, Fault, Instant, LogIndex,
-        MemberId, ReadId, Request, RequestId, Response, Term, WallTime,
+        MemberId, ReadId, Request, RequestId, Response, Term,
         effect::{LogLevel, LogLine},
         limits,
     },
@@ -87,6 +88,8 @@ pub struct Frontend {
     learner: bool,
     apply_gap: u64,
     overlay_bytes: usize,
+    live_bytes: u64,
+    quota_bytes: i64,
     corrupt: bool,
     stopping: Option<Instant>,
     /// This member was removed from the cluster.
@@ -152,6 +155,8 @@ impl Frontend {
             learner: false,
             apply_gap: 0,
             overlay_bytes: 0,
+            live_bytes: 0,
+            quota_bytes: config.quota_bytes,
             corrupt: false,
             stopping: None,
             leaving: None,
@@ -203,9 +208,11 @@ impl Frontend {
                 applied,
                 committed,
                 overlay_bytes,
+                live_bytes,
             } => {
                 self.apply_gap = applied.distance_to(committed);
                 self.overlay_bytes = overlay_bytes;
+                self.live_bytes = live_bytes;
             }
             FrontendInput::CompactionDone { revision, current } => {
                 for call in self.pending.compacted(revision) {
@@ -230,6 +237,7 @@ impl Frontend {
             FrontendInput::Reconfigured { call, outcome } => {
                 self.on_reconfigured(call, outcome, cx);
             }
+            FrontendInput::Decided { call, body } => self.on_decided(call, body, cx),
             FrontendInput::Removed { told } => self.on_removed(told, cx),
         }
     }
@@ -243,7 +251,8 @@ impl Frontend {
         request: Request,
         cx: &mut Context<'_, Mail>,
     ) {
-        if let Err(error) = self.admit(credentials, &request) {
+        let admitted = self.admit(credentials, &request);
+        if let Err(error) = admitted.and_then(|()| self.refuse_growth(&request, cx)) {
             cx.emit(Effect::Reply {
                 call,
                 result: Err(error),
@@ -295,17 +304,6 @@ impl Frontend {
             return Err(ApiError::TooManyRequests);
         }
         Ok(())
-    }
-
-    /// A lease id that rises with time, as etcd's do: clients sort keys that end in one. The upper
-    /// bits keep members apart, the lower ones the grants of one millisecond.
-    fn fresh_lease_id(&mut self, wall: WallTime) -> i64 {
-        let millis = (wall.as_nanos() / 1_000_000) & 0xff_ffff_ffff;
-        self.last_lease_id = (millis << 8).max(self.last_lease_id + 1);
-        let member = (self.member.get() & 0x7fff) << 48;
-        (member | (self.last_lease_id & 0xffff_ffff_ffff))
-            .cast_signed()
-            .max(1)
     }
 
     fn wait(&mut self, call: CallId, asker: Asker, timed: bool, now: Instant) {

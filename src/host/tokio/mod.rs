@@ -5,11 +5,13 @@
 //! between its `LinkUp` and its one `LinkDown`; nothing here knows what the bytes mean.
 
 pub mod clock;
+mod journal_log;
 pub mod lanes;
 pub mod links;
 pub mod lock;
 pub mod log;
 pub mod meter;
+mod rotate;
 pub mod signal;
 pub mod wal;
 mod wire;

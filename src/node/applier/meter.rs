@@ -348,11 +348,8 @@ impl<B: Backend> Applier<B> {
             "Bytes of the store's pages that hold data.",
         );
         let help = "The space quota in bytes; 0 is none.";
-        sheet.gauge(
-            "etcd_server_quota_backend_bytes",
-            self.settings.quota_bytes,
-            help,
-        );
+        let quota = u64::try_from(self.settings.quota_bytes).unwrap_or(0);
+        sheet.gauge("etcd_server_quota_backend_bytes", quota, help);
         let revision = machine.store().revision().cast_unsigned();
         let help = "The store's revision.";
         sheet.gauge("etcd_debugging_mvcc_current_revision", revision, help);
@@ -377,7 +374,7 @@ impl<B: Backend> Applier<B> {
             let help = "1 for the version of the cluster.";
             sheet.add("etcd_cluster_version", labels, Figure::Gauge(1), help);
         }
-        for AlarmMember { member_id, alarm } in machine.alarms().list(AlarmType::None) {
+        for AlarmMember { member_id, alarm } in machine.alarms().list(AlarmType::None as i32) {
             let kind = AlarmType::try_from(alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
             let labels = vec![
                 ("server_id", format!("{member_id:x}")),

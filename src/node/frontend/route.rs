@@ -4,7 +4,7 @@
 use super::Frontend;
 use crate::{
     apply::txn,
-    kernel::{Context, Request},
+    kernel::{Context, Request, WallTime},
     mutant,
     node::{
         mail::{Mail, PeerRequest},
@@ -84,7 +84,7 @@ impl Frontend {
             Request::MemberList(request) if request.linearizable => {
                 Route::Barrier(Behind::Read(Request::MemberList(request)))
             }
-            request @ (Request::Alarm(_) | Request::Health) => {
+            request @ (Request::Alarm(_) | Request::Downgrade(_) | Request::Health) => {
                 Route::Barrier(Behind::Read(request))
             }
             request @ (Request::Range(_)
@@ -101,6 +101,19 @@ impl Frontend {
             | Request::SnapshotClose { .. }) => Route::Local(request, false),
             Request::Metrics => unreachable!("the node answers it from its actors"),
         }
+    }
+}
+
+impl Frontend {
+    /// A lease id that rises with time, as etcd's do: clients sort keys that end in one. The upper
+    /// bits keep members apart, the lower ones the grants of one millisecond.
+    fn fresh_lease_id(&mut self, wall: WallTime) -> i64 {
+        let millis = (wall.as_nanos() / 1_000_000) & 0xff_ffff_ffff;
+        self.last_lease_id = (millis << 8).max(self.last_lease_id + 1);
+        let member = (self.member.get() & 0x7fff) << 48;
+        (member | (self.last_lease_id & 0xffff_ffff_ffff))
+            .cast_signed()
+            .max(1)
     }
 }
 
@@ -133,6 +146,7 @@ pub(super) fn learner_may(request: &Request) -> bool {
         | Request::Defragment(_)
         | Request::Hash(_)
         | Request::HashKv(_)
-        | Request::MoveLeader(_) => false,
+        | Request::MoveLeader(_)
+        | Request::Downgrade(_) => false,
     }
 }
