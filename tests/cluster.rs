@@ -3,7 +3,10 @@
 
 mod behind;
 mod chaos;
+#[cfg(feature = "failpoints")]
+mod failing;
 mod failover;
+mod founding;
 mod joining;
 mod leases;
 mod ledger;
