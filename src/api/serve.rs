@@ -22,7 +22,9 @@ use tower::ServiceExt;
 use super::{
     Handle,
     authority::{self, Forgiving},
-    grpc, http as plain, status,
+    grpc,
+    http::router,
+    status,
 };
 use crate::kernel::ApiError;
 
@@ -129,8 +131,7 @@ impl Service {
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         if !is_grpc(request.headers()) {
-            let page = plain::answer(&self.handle, &request).await;
-            return Ok(page.map(Body::new));
+            return Ok(router::answer(&self.handle, request).await);
         }
         let timeout = grpc_timeout(request.headers());
         let answering = self.routes.oneshot(request.map(Body::new));

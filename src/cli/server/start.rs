@@ -105,6 +105,18 @@ fn run(args: &Args, log: &Log) -> Result<(), String> {
 }
 
 fn tell_about_arguments(args: &Args, log: &Log) {
+    if let Some(path) = &args.file {
+        let story = "loaded server configuration, other configuration command line flags and \
+                     environment variables will be ignored if provided";
+        log.info(CALLER, story, &[("path", json!(path))]);
+    }
+    for key in &args.unknown_keys {
+        log.warn(
+            CALLER,
+            "this key of the configuration file means nothing",
+            &[("key", json!(key))],
+        );
+    }
     for (name, value) in &args.used_variables {
         let fields = [
             ("variable-name", json!(name)),
@@ -115,6 +127,10 @@ fn tell_about_arguments(args: &Args, log: &Log) {
     for variable in &args.unknown_variables {
         let fields = [("environment-variable", json!(variable))];
         log.warn(CALLER, "unrecognized environment variable", &fields);
+    }
+    for (flag, story) in &args.former {
+        let fields = [("flag-name", json!(flag)), ("instead", json!(story))];
+        log.warn(CALLER, "flag of a former version", &fields);
     }
     let inert = args.inert();
     if !inert.is_empty() {

@@ -2,33 +2,18 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use bytes::Bytes;
-use http::{Method, Request as Incoming, Response as Outgoing, StatusCode, header};
-use http_body_util::Full;
+use http::{Method, Request as Incoming, StatusCode, header};
 use serde_json::json;
 
-use super::{EdgeLimits, Handle};
+use super::{Page, TEXT, page, router};
 use crate::{
+    api::{EdgeLimits, Handle},
     kernel::{ApiError, Credentials, Request, Response, effect::Metric},
     pb::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType, StatusRequest},
 };
 
-/// What answers outside of gRPC.
-pub type Page = Outgoing<Full<Bytes>>;
-
-const TEXT: &str = "text/plain; charset=utf-8";
-
 /// Answers one request; its body is not looked at.
 pub async fn answer<B>(handle: &Handle, incoming: &Incoming<B>) -> Page {
-    let known = ["/version", "/health", "/metrics"];
-    let path = incoming.uri().path();
-    if !known.contains(&path) {
-        return page(
-            StatusCode::NOT_FOUND,
-            TEXT,
-            "404 page not found\n".to_owned(),
-        );
-    }
     if incoming.method() != Method::GET {
         let mut refused = page(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -39,10 +24,11 @@ pub async fn answer<B>(handle: &Handle, incoming: &Incoming<B>) -> Page {
         refused.headers_mut().insert(header::ALLOW, allow);
         return refused;
     }
-    match path {
+    match incoming.uri().path() {
         "/version" => version(handle.limits(), handle.is_ready()),
         "/health" => health(handle, incoming.uri().query().unwrap_or_default()).await,
-        _ => metrics(handle).await,
+        "/metrics" => metrics(handle).await,
+        _ => router::not_found(),
     }
 }
 
@@ -161,14 +147,6 @@ fn exposition(metrics: &[Metric]) -> String {
         let _ = writeln!(out, " {}", metric.value);
     }
     out
-}
-
-fn page(code: StatusCode, kind: &'static str, body: String) -> Page {
-    let mut page = Outgoing::new(Full::new(Bytes::from(body)));
-    *page.status_mut() = code;
-    let kind = header::HeaderValue::from_static(kind);
-    page.headers_mut().insert(header::CONTENT_TYPE, kind);
-    page
 }
 
 #[cfg(test)]
