@@ -230,7 +230,15 @@ impl Frontend {
         request: Request,
         cx: &mut Context<'_, Mail>,
     ) {
-        if let Err(error) = self.admit(credentials, &request) {
+        let admitted = self.admit(credentials, &request);
+        let admitted = admitted.and_then(|()| {
+            // Told only now: who may not ask at all is told that first, as by etcd.
+            if let Request::Invalid(error, _) = &request {
+                return Err(*error);
+            }
+            self.has_room()
+        });
+        if let Err(error) = admitted {
             cx.emit(Effect::Reply {
                 call,
                 result: Err(error),
@@ -276,6 +284,10 @@ impl Frontend {
         if credentials.require_leader && self.role.leader.is_none() {
             return Err(ApiError::NoLeader);
         }
+        Ok(())
+    }
+
+    fn has_room(&self) -> Result<(), ApiError> {
         if self.pending.len() >= limits::CALLS_MAX
             || self.apply_gap > limits::APPLY_GAP_ENTRIES_MAX
             || self.overlay_bytes > limits::OVERLAY_BYTES_MAX

@@ -37,6 +37,8 @@ macro_rules! exchange {
             CloseStream(usize),
             /// Waits until both servers have sent the same on every stream.
             Settle,
+            /// The same, but not before etcd has read on in history, which it does every 100 ms.
+            SettleBehind,
         }
 
         /// What a good answer says.
@@ -55,7 +57,7 @@ macro_rules! exchange {
                     Self::OpenStream(_) => "OpenStream",
                     Self::Watch(..) => "Watch",
                     Self::CloseStream(_) => "CloseStream",
-                    Self::Settle => "Settle",
+                    Self::Settle | Self::SettleBehind => "Settle",
                 }
             }
         }

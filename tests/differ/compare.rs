@@ -36,12 +36,13 @@ pub struct Rules {
     pub differences: Vec<Rule>,
 }
 
-const fn rule(
-    name: &'static str,
-    reason: &'static str,
-    apply: fn(&mut Pair<'_>) -> bool,
-) -> Rule {
-    Rule { name, reason, apply, used: 0 }
+const fn rule(name: &'static str, reason: &'static str, apply: fn(&mut Pair<'_>) -> bool) -> Rule {
+    Rule {
+        name,
+        reason,
+        apply,
+        used: 0,
+    }
 }
 
 impl Rules {
@@ -53,8 +54,16 @@ impl Rules {
                 rule("raft indices", "each server logs what it needs", indices),
                 rule("sizes", "the stores have other file formats", sizes),
                 rule("versions", "the reference is older", versions),
-                rule("remaining time", "time passes between two questions", remaining),
-                rule("order of leases", "etcd lists them from unordered maps", order),
+                rule(
+                    "remaining time",
+                    "time passes between two questions",
+                    remaining,
+                ),
+                rule(
+                    "order of leases",
+                    "etcd lists them from unordered maps",
+                    order,
+                ),
             ],
             differences: crate::differences::all(),
         }
@@ -100,7 +109,10 @@ pub(crate) const fn difference(
 
 fn both(pair: &mut Pair<'_>, mut change: impl FnMut(&mut Reply) -> bool) -> bool {
     let mut used = false;
-    for reply in [&mut pair.reference, &mut pair.subject].into_iter().flatten() {
+    for reply in [&mut pair.reference, &mut pair.subject]
+        .into_iter()
+        .flatten()
+    {
         used |= change(reply);
     }
     used

@@ -13,6 +13,8 @@ use crate::{
 pub const NEGATIVE_START: &str = "A watch from below zero is refused";
 /// A row that streams follow; see `streams`.
 pub const PROGRESS: &str = "Progress waits for every watch";
+/// A row for what the reference is asked otherwise; see `newer`.
+pub const USELESS_URL: &str = "Addresses that can never work are refused";
 /// A row for what the reference is not asked; see `newer`.
 pub const BAD_SORT: &str = "A sort option that does not exist is refused";
 
@@ -59,9 +61,19 @@ pub fn all() -> Vec<Rule> {
             "it can be read, so since etcd 3.6 it can be hashed",
             hash_of_compacted,
         ),
+        difference(
+            "A transaction with two faults is told the first",
+            "etcd looks at operations in their order since 3.5.17, at all puts first before",
+            first_fault,
+        ),
+        difference(USELESS_URL, "etcd finds out later", unchanged),
         difference(BAD_SORT, "etcd 3.5.1 ends with a panic", unchanged),
         difference(NEGATIVE_START, "since etcd 3.5.24", unchanged),
-        difference(PROGRESS, "since etcd 3.5.13, lest it promises too much", unchanged),
+        difference(
+            PROGRESS,
+            "since etcd 3.5.13, lest it promises too much",
+            unchanged,
+        ),
     ]
 }
 
@@ -91,7 +103,7 @@ fn hash_revision(pair: &mut Pair<'_>) -> bool {
         return false;
     };
     let asked = match pair.ask {
-        Ask::HashKv(request) if request.revision > 0 => request.revision,
+        Ask::HashKv(request) if request.revision != 0 => request.revision,
         _ => one.header.as_ref().map_or(0, |header| header.revision),
     };
     let right = two.hash_revision == asked;
@@ -127,6 +139,27 @@ fn unsupported(request: &RangeRequest) -> Option<&'static str> {
     (filters != 0).then_some("RangeStream does not support revision filters")
 }
 
+fn first_fault(pair: &mut Pair<'_>) -> bool {
+    let (Ask::Txn(_), Err(one), Err(two)) = (pair.ask, &pair.reference, &pair.subject) else {
+        return false;
+    };
+    let of_put = ["key not found", "requested lease not found"];
+    let of_range = [
+        "revision has been compacted",
+        "revision is a future revision",
+    ];
+    let ends = |text: &&str| one.text.ends_with(*text);
+    let of_put_first =
+        of_put.iter().any(ends) && of_range.iter().any(|text| two.text.ends_with(text));
+    // Within a put, the lease is looked at first.
+    let of_key_first = one.text.ends_with(of_put[0]) && two.text.ends_with(of_put[1]);
+    let explained = of_put_first || of_key_first;
+    if explained {
+        pair.reference = pair.subject.clone();
+    }
+    explained
+}
+
 /// A row that is met elsewhere.
 fn unchanged(_: &mut Pair<'_>) -> bool {
     false
@@ -139,7 +172,9 @@ fn hash_of_compacted(pair: &mut Pair<'_>) -> bool {
         return false;
     };
     let explained = refusal.code == 11
-        && refusal.text.ends_with("required revision has been compacted")
+        && refusal
+            .text
+            .ends_with("required revision has been compacted")
         && request.revision == two.compact_revision;
     if explained {
         pair.reference = pair.subject.clone();

@@ -23,6 +23,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(8);
 /// How often that is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// How long etcd may take to read on in history.
+const CATCH_UP: Duration = Duration::from_millis(250);
+
 /// A difference that no rule explains.
 pub struct Finding {
     /// The episode it was found in.
@@ -98,6 +101,8 @@ impl Episode {
             }
             let finding = if ask == Ask::Settle {
                 self.settle(Duration::ZERO).await
+            } else if ask == Ask::SettleBehind {
+                self.settle(CATCH_UP).await
             } else {
                 self.asked += 1;
                 *calls.entry(ask.name()).or_default() += 1;
@@ -117,6 +122,12 @@ impl Episode {
     async fn step(&mut self, ask: &Ask, rules: &mut Rules) -> Option<Finding> {
         self.note(ask, rules);
         let translated = self.ids.for_subject(ask);
+        if let Ask::MemberAdd(request) = ask {
+            rules.met(
+                differences::USELESS_URL,
+                newer::has_useless_url(request).into(),
+            );
+        }
         let (reference, subject) = match newer::question(ask) {
             Question::Send(question) => {
                 tokio::join!(self.reference.ask(question), self.subject.ask(translated))
@@ -131,11 +142,20 @@ impl Episode {
             println!("    {reference:?}\n    {subject:?}");
         }
         self.world.learn(ask, &reference);
-        let mut pair = Pair { ask, reference, subject };
+        let mut pair = Pair {
+            ask,
+            reference,
+            subject,
+        };
         if rules.agree(&mut pair, &self.ids) {
             return None;
         }
-        Some(self.finding(ask.name(), &format!("{ask:?}"), &pair.reference, &pair.subject))
+        Some(self.finding(
+            ask.name(),
+            &format!("{ask:?}"),
+            &pair.reference,
+            &pair.subject,
+        ))
     }
 
     fn finding(
@@ -245,7 +265,11 @@ impl Episode {
         let one = self.reference.ask(everything()).await;
         let two = self.subject.ask(everything()).await;
         let ask = everything();
-        let mut pair = Pair { ask: &ask, reference: one, subject: two };
+        let mut pair = Pair {
+            ask: &ask,
+            reference: one,
+            subject: two,
+        };
         Rules::new().agree(&mut pair, &self.ids)
     }
 }

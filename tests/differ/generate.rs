@@ -124,14 +124,20 @@ fn compact(world: &mut World) -> Ask {
         revision,
         physical: world.random.one_in(3),
     }));
-    Ask::Settle
+    match std::mem::take(&mut world.reads_history) {
+        true => Ask::SettleBehind,
+        false => Ask::Settle,
+    }
 }
 
 fn grant(world: &mut World) -> Ask {
     let id = match world.random.below(10) {
-        0 => world.lease(),
+        0 => match world.lease() {
+            0 if !world.own_ids => 4321,
+            id => id,
+        },
         1 => world.random.of(&[-5, i64::MIN]),
-        2..=6 => 0,
+        2..=6 if world.own_ids => 0,
         _ => 1000 + world.random.up_to(1000),
     };
     // Those that are raised to the shortest are revoked at once: nothing may run out.
@@ -145,12 +151,27 @@ fn grant(world: &mut World) -> Ask {
 
 fn urls(world: &mut World) -> Vec<String> {
     let one = [
-        "http://127.0.0.1:3", "http://127.0.0.1:4", "http://127.0.0.1:1", "https://127.0.0.1:5",
-        "http://localhost", "127.0.0.1:3", "ftp://127.0.0.1:3", "http://127.0.0.1:3/path", "",
-        "http://127.0.0.1", "http://:80", "unix://file:0", "http://127.0.0.1:port", "://", "%zz",
+        "http://127.0.0.1:3",
+        "http://127.0.0.1:4",
+        "http://127.0.0.1:1",
+        "https://127.0.0.1:5",
+        "http://localhost",
+        "127.0.0.1:3",
+        "ftp://127.0.0.1:3",
+        "http://127.0.0.1:3/path",
+        "",
+        "http://127.0.0.1",
+        "http://:80",
+        "http://me@127.0.0.1:3",
+        "unix://file:0",
+        "http://127.0.0.1:port",
+        "://",
+        "%zz",
     ];
     let count = world.random.of(&[0, 1, 1, 1, 1, 2]);
-    (0..count).map(|_| world.random.of(&one).to_owned()).collect()
+    (0..count)
+        .map(|_| world.random.of(&one).to_owned())
+        .collect()
 }
 
 fn member(world: &mut World) -> Ask {
@@ -163,23 +184,40 @@ fn member(world: &mut World) -> Ask {
             // A second voter that does not run would stop a cluster of one.
             is_learner: true,
         }),
-        3 => Ask::MemberRemove(MemberRemoveRequest { id: world.any_member() }),
+        3 => Ask::MemberRemove(MemberRemoveRequest {
+            id: world.any_member(),
+        }),
         4 => {
-            let id = world.any_member();
-            let odd = urls(world);
-            // etcd takes any text for the address of a member that exists; we do not.
-            let sound = vec!["http://127.0.0.1:6".to_owned()];
-            let known = world.learners.contains(&id);
-            let peer_ur_ls = if known { sound } else { odd };
-            Ask::MemberUpdate(MemberUpdateRequest { id, peer_ur_ls })
+            // etcd takes any text for the address of a member that exists, which we do not; and
+            // 3.5.1 makes a voter of a learner whose address is changed.
+            let own = vec![format!("http://127.0.0.1:{}", 1 + world.random.below(3))];
+            match world.random.one_in(3) {
+                true => Ask::MemberUpdate(MemberUpdateRequest {
+                    id: world.member,
+                    peer_ur_ls: own,
+                }),
+                false => Ask::MemberUpdate(MemberUpdateRequest {
+                    id: world.random.of(&[0, 1, 12345, u64::MAX]),
+                    peer_ur_ls: urls(world),
+                }),
+            }
         }
-        _ => Ask::MemberPromote(MemberPromoteRequest { id: world.any_member() }),
+        _ => Ask::MemberPromote(MemberPromoteRequest {
+            id: world.any_member(),
+        }),
     }
 }
 
 fn maintenance(world: &mut World, switches: Switches) -> Ask {
     match world.random.below(40) {
-        0..=9 => Ask::HashKv(HashKvRequest { revision: world.any_revision() }),
+        // The hash covers the ids of leases.
+        0..=9 if !world.own_ids => {
+            let revision = match world.random.one_in(5) {
+                true => world.compacted,
+                false => world.any_revision(),
+            };
+            Ask::HashKv(HashKvRequest { revision })
+        }
         10..=15 => Ask::Status(StatusRequest {}),
         16 => Ask::Hash(HashRequest {}),
         17 => Ask::Defragment(DefragmentRequest {}),
@@ -192,7 +230,9 @@ fn maintenance(world: &mut World, switches: Switches) -> Ask {
             Ask::MoveLeader(MoveLeaderRequest { target_id })
         }
         25..=30 if switches.downgrades => {
-            let versions = ["", "3.4", "3.5", "3.6", "3.7", "3", "x", "3.5.0", "v3.5", "4.0", "-1.0"];
+            let versions = [
+                "", "3.4", "3.5", "3.6", "3.7", "3", "x", "3.5.0", "v3.5", "4.0", "-1.0",
+            ];
             Ask::Downgrade(DowngradeRequest {
                 action: world.number(3),
                 version: world.random.of(&versions).to_owned(),
@@ -255,7 +295,9 @@ fn watch(world: &mut World) -> Ask {
         0..=5 if watches.len() < WATCHES_MAX => {
             // It stands before the next write, or the servers may disagree on what it sees.
             world.queue.push_back(Ask::Settle);
-            asks(RequestUnion::CreateRequest(create(world, &watches)))
+            let create = create(world, &watches);
+            world.reads_history |= create.start_revision > 0;
+            asks(RequestUnion::CreateRequest(create))
         }
         6 | 7 => {
             let watch_id = match world.random.one_in(4) {
@@ -294,7 +336,8 @@ fn create(world: &mut World, watches: &[i64]) -> WatchCreateRequest {
         filters: (0..filters).map(|_| world.number(2)).collect(),
         prev_kv: world.random.one_in(2),
         watch_id: match world.random.below(6) {
-            0 => world.random.of(&[-1, 5, 1 << 40, i64::MAX, i64::MIN]),
+            // Answers to the watch -1 could not be told from those of the stream itself.
+            0 => world.random.of(&[-2, 5, 1 << 40, i64::MAX, i64::MIN]),
             1 if !watches.is_empty() => world.random.of(watches),
             _ => 0,
         },

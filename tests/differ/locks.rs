@@ -5,9 +5,7 @@
 
 use bytes::Bytes;
 use fated::pb::{
-    v3electionpb::{
-        CampaignRequest, LeaderKey, LeaderRequest, ProclaimRequest, ResignRequest,
-    },
+    v3electionpb::{CampaignRequest, LeaderKey, LeaderRequest, ProclaimRequest, ResignRequest},
     v3lockpb::{LockRequest, UnlockRequest},
 };
 
@@ -17,7 +15,10 @@ use crate::{ask::Ask, world::World};
 pub fn next(world: &mut World) -> Ask {
     let name = Bytes::from_static(world.random.of(&[b"l1", b"l2", b"a/", b""]));
     match world.random.below(12) {
-        0 | 1 => Ask::Lock(LockRequest { name, lease: given_lease(world) }),
+        0 | 1 => Ask::Lock(LockRequest {
+            name,
+            lease: given_lease(world),
+        }),
         2 | 3 => {
             let held = world.locks.clone();
             let key = match held.is_empty() || world.random.one_in(5) {
@@ -37,7 +38,9 @@ pub fn next(world: &mut World) -> Ask {
         }),
         8 => Ask::Leader(LeaderRequest { name }),
         9 => Ask::Observe(LeaderRequest { name }),
-        _ => Ask::Resign(ResignRequest { leader: leader(world) }),
+        _ => Ask::Resign(ResignRequest {
+            leader: leader(world),
+        }),
     }
 }
 

@@ -57,7 +57,11 @@ impl Options {
                 continue;
             }
             let value = arguments.next().ok_or(format!("{name} needs a value"))?;
-            let number = || value.parse::<usize>().map_err(|error| format!("{name}: {error}"));
+            let number = || {
+                value
+                    .parse::<usize>()
+                    .map_err(|error| format!("{name}: {error}"))
+            };
             match name.as_str() {
                 "--reference" => options.reference = value.into(),
                 "--subject" => options.subject = value.into(),
@@ -73,7 +77,9 @@ impl Options {
 
 fn main() -> ExitCode {
     let outcome = Options::parse().and_then(|options| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         runtime.block_on(run(&options))
     });
@@ -95,15 +101,23 @@ async fn run(options: &Options) -> Result<bool, String> {
     let (mut asked, mut number) = (0, options.from);
     let switches = Switches::default();
     while asked < options.requests {
-        let seed = options.seed.wrapping_mul(1_000_003).wrapping_add(number as u64);
+        let seed = options
+            .seed
+            .wrapping_mul(1_000_003)
+            .wrapping_add(number as u64);
         let requests = EPISODE_REQUESTS.min(options.requests - asked);
         let mut episode = Episode::start(number, seed, options.trace, switches, options).await?;
-        episode.run(requests, &mut rules, &mut calls, &mut findings).await;
+        episode
+            .run(requests, &mut rules, &mut calls, &mut findings)
+            .await;
         asked += episode.asked.max(1);
         number += 1;
         println!(
             "episode {}: {} requests, {} findings so far, {:.0} seconds",
-            number - 1, episode.asked, findings.len(), began.elapsed().as_secs_f64(),
+            number - 1,
+            episode.asked,
+            findings.len(),
+            began.elapsed().as_secs_f64(),
         );
         if findings.len() >= 100 {
             println!("that is enough");
@@ -120,13 +134,19 @@ fn report(
     findings: &[Finding],
 ) -> bool {
     for finding in findings.iter().take(PRINTED_MAX) {
-        println!("\nDIFF episode {} request {}", finding.episode, finding.request);
+        println!(
+            "\nDIFF episode {} request {}",
+            finding.episode, finding.request
+        );
         println!("  asked   {}", finding.ask);
         println!("  etcd    {}", finding.reference);
         println!("  fated   {}", finding.subject);
     }
     for finding in findings.iter().skip(PRINTED_MAX) {
-        println!("DIFF episode {} request {}: {}", finding.episode, finding.request, finding.call);
+        println!(
+            "DIFF episode {} request {}: {}",
+            finding.episode, finding.request, finding.call
+        );
     }
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     for finding in findings {
@@ -135,14 +155,23 @@ fn report(
     println!("\ncalls: {calls:?}");
     let mut unmet = 0;
     for rule in &rules.normalisations {
-        println!("normalised {} times: {} ({})", rule.used, rule.name, rule.reason);
+        println!(
+            "normalised {} times: {} ({})",
+            rule.used, rule.name, rule.reason
+        );
         unmet += usize::from(rule.used == 0);
     }
     for rule in &rules.differences {
-        println!("known difference {} times: {} ({})", rule.used, rule.name, rule.reason);
+        println!(
+            "known difference {} times: {} ({})",
+            rule.used, rule.name, rule.reason
+        );
         unmet += usize::from(rule.used == 0);
     }
-    println!("{asked} requests, {} unexplained differences {kinds:?}", findings.len());
+    println!(
+        "{asked} requests, {} unexplained differences {kinds:?}",
+        findings.len()
+    );
     if unmet > 0 {
         println!("ERROR {unmet} rules were never met: remove them, or make a longer run");
     }

@@ -2,7 +2,7 @@
 //! not survive it, and what it is asked instead.
 
 use fated::pb::etcdserverpb::{
-    RangeRequest, WatchCreateRequest, WatchRequest,
+    MemberAddRequest, RangeRequest, WatchCreateRequest, WatchRequest,
     range_request::{SortOrder, SortTarget},
     watch_request::RequestUnion,
 };
@@ -31,6 +31,12 @@ pub fn has_negative_start(request: &WatchRequest) -> bool {
     }
 }
 
+/// Addresses that etcd takes although nobody can be reached there.
+pub fn has_useless_url(request: &MemberAddRequest) -> bool {
+    let useless = |url: &String| url.contains("//:") || url.contains('@');
+    request.peer_ur_ls.iter().any(useless)
+}
+
 /// What the reference is asked for this.
 pub fn question(ask: &Ask) -> Question {
     match ask {
@@ -42,8 +48,24 @@ pub fn question(ask: &Ask) -> Question {
             let text = text.to_owned();
             Question::Known(Err(Refusal { code: 3, text }))
         }
-        // What is said to the same Range must be what is streamed.
-        Ask::RangeStream(request) => Question::Send(Ask::Range(request.clone())),
+        // What is said to the same Range must be what is streamed, where a target without an order
+        // does not count.
+        Ask::RangeStream(request) => {
+            let mut request = request.clone();
+            if request.sort_order == SortOrder::None as i32 {
+                request.sort_target = SortTarget::Key as i32;
+            }
+            Question::Send(Ask::Range(request))
+        }
+        Ask::MemberAdd(request) if has_useless_url(request) => {
+            // Otherwise the two would have other members from here on.
+            let peer_ur_ls = vec![String::new()];
+            let refused = MemberAddRequest {
+                peer_ur_ls,
+                ..request.clone()
+            };
+            Question::Send(Ask::MemberAdd(refused))
+        }
         Ask::Watch(number, request) if has_negative_start(request) => {
             // Refused in the same way, with another reason.
             let create = WatchCreateRequest {

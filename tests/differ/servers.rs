@@ -68,7 +68,11 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Err(format!("{} does not serve:\n{}", binary.display(), self.log()))
+        Err(format!(
+            "{} does not serve:\n{}",
+            binary.display(),
+            self.log()
+        ))
     }
 
     /// Where clients reach it.

@@ -63,13 +63,17 @@ macro_rules! client {
 macro_rules! unary {
     ($side:ident, $client:ident, $method:ident, $request:ident, $kind:ident) => {{
         let mut client = client!($side, $client);
-        bounded(CALL_LIMIT, client.$method($request)).await.map(Reply::$kind)
+        bounded(CALL_LIMIT, client.$method($request))
+            .await
+            .map(Reply::$kind)
     }};
     (patient $side:ident, $client:ident, $method:ident, $request:ident, $kind:ident) => {{
         let mut client = client!($side, $client);
         let mut request = Request::new($request);
         request.set_timeout(PATIENCE);
-        bounded(CALL_LIMIT, client.$method(request)).await.map(Reply::$kind)
+        bounded(CALL_LIMIT, client.$method(request))
+            .await
+            .map(Reply::$kind)
     }};
 }
 
@@ -146,7 +150,7 @@ impl Side {
                 self.streams.remove(&number);
                 Ok(Reply::Sent)
             }
-            Ask::Settle => Ok(Reply::Sent),
+            Ask::Settle | Ask::SettleBehind => Ok(Reply::Sent),
         }
     }
 
@@ -205,7 +209,8 @@ impl Side {
             };
             shelf.lock().expect("no holder panics").end = Some(end);
         });
-        self.streams.insert(number, WatchStream { requests, received });
+        self.streams
+            .insert(number, WatchStream { requests, received });
         Ok(Reply::Sent)
     }
 
@@ -213,7 +218,9 @@ impl Side {
     pub fn received(&self) -> BTreeMap<usize, Received> {
         let copy = |stream: &WatchStream| stream.received.lock().expect("no holder panics").clone();
         let streams = self.streams.iter();
-        streams.map(|(number, stream)| (*number, copy(stream))).collect()
+        streams
+            .map(|(number, stream)| (*number, copy(stream)))
+            .collect()
     }
 }
 
@@ -224,7 +231,11 @@ async fn collect(
     loop {
         match responses.message().await {
             Ok(Some(response)) => {
-                shelf.lock().expect("no holder panics").responses.push(response);
+                shelf
+                    .lock()
+                    .expect("no holder panics")
+                    .responses
+                    .push(response);
             }
             Ok(None) => return Status::ok("the stream ended"),
             Err(status) => return status,

@@ -37,24 +37,41 @@ pub struct Met {
 
 /// What differs on a stream on which so many watches were asked for.
 pub fn unlike(wanted: usize, one: &Received, two: &Received) -> Option<Unlike> {
-    let created =
-        |received: &Received| received.responses.iter().filter(|told| told.created).count();
+    let created = |received: &Received| {
+        received
+            .responses
+            .iter()
+            .filter(|told| told.created)
+            .count()
+    };
     let answered = created(one) >= wanted && created(two) >= wanted;
     if one.end != two.end || (one.end.is_none() && !answered) {
         let tell = |side: &Received| vec![format!("{} created, end {:?}", created(side), side.end)];
         let place = format!("{wanted} watches");
-        return Some(Unlike { place, reference: tell(one), subject: tell(two) });
+        return Some(Unlike {
+            place,
+            reference: tell(one),
+            subject: tell(two),
+        });
     }
     if !is_within(&progress(two), &progress(one)) {
         let (reference, subject) = (progress(one), progress(two));
         let place = "progress".to_owned();
-        return Some(Unlike { place, reference, subject });
+        return Some(Unlike {
+            place,
+            reference,
+            subject,
+        });
     }
     let all = one.responses.iter().chain(&two.responses);
     let watches: BTreeSet<i64> = all.map(|response| response.watch_id).collect();
     watches.into_iter().find_map(|id| {
         let (mut left, mut right) = (told(&one.responses, id), told(&two.responses, id));
-        let same = left.iter().zip(&right).take_while(|(one, two)| one == two).count();
+        let same = left
+            .iter()
+            .zip(&right)
+            .take_while(|(one, two)| one == two)
+            .count();
         let place = format!("watch {id}, behind {same} alike");
         (left != right).then(|| Unlike {
             place,
@@ -78,7 +95,10 @@ pub fn met(one: &Received, two: &Received) -> Met {
 /// etcd 3.5.1 tells progress at once, newer ones only when every watch has come so far, or not at
 /// all: what ours tells must be part of what the reference told.
 fn progress(received: &Received) -> Vec<String> {
-    let responses = received.responses.iter().filter(|response| is_progress(response));
+    let responses = received
+        .responses
+        .iter()
+        .filter(|response| is_progress(response));
     responses.map(words).collect()
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use fated::pb::{
     etcdserverpb::{
-        RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
-        range_request::SortTarget, request_op::Request, response_op::Response,
+        RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, range_request::SortTarget,
+        request_op::Request, response_op::Response,
     },
     mvccpb::KeyValue,
 };
@@ -22,7 +22,9 @@ pub fn even(pair: &mut Pair<'_>) -> bool {
         (Ask::Range(request), Ok(Reply::Range(one)), Ok(Reply::Range(two))) => {
             even_range(request, one, two)
         }
-        (Ask::Txn(request), Ok(Reply::Txn(one)), Ok(Reply::Txn(two))) => even_txn(request, one, two),
+        (Ask::Txn(request), Ok(Reply::Txn(one)), Ok(Reply::Txn(two))) => {
+            even_txn(request, one, two)
+        }
         _ => false,
     }
 }
@@ -31,7 +33,11 @@ fn even_txn(request: &TxnRequest, one: &TxnResponse, two: &mut TxnResponse) -> b
     if one.succeeded != two.succeeded {
         return false;
     }
-    let branch = if one.succeeded { &request.success } else { &request.failure };
+    let branch = if one.succeeded {
+        &request.success
+    } else {
+        &request.failure
+    };
     let mut used = false;
     let answers = one.responses.iter().zip(&mut two.responses);
     for (RequestOp { request }, (left, right)) in branch.iter().zip(answers) {
@@ -75,7 +81,9 @@ fn even_range(request: &RangeRequest, one: &RangeResponse, two: &mut RangeRespon
     }
     let target = request.sort_target();
     let ranks = |kvs: &[KeyValue]| -> Vec<Vec<u8>> {
-        kvs.iter().map(|kv| rank(target, request.keys_only, kv)).collect()
+        kvs.iter()
+            .map(|kv| rank(target, request.keys_only, kv))
+            .collect()
     };
     let (left, right) = (ranks(&one.kvs), ranks(&two.kvs));
     if left != right {
@@ -85,7 +93,9 @@ fn even_range(request: &RangeRequest, one: &RangeResponse, two: &mut RangeRespon
     let cut = if one.more { left.last() } else { None };
     let keys = |kvs: &[KeyValue]| -> BTreeSet<(Vec<u8>, Vec<u8>)> {
         let whole = kvs.iter().zip(&left).filter(|(_, rank)| Some(*rank) != cut);
-        whole.map(|(kv, rank)| (rank.clone(), kv.key.to_vec())).collect()
+        whole
+            .map(|(kv, rank)| (rank.clone(), kv.key.to_vec()))
+            .collect()
     };
     if keys(&one.kvs) != keys(&two.kvs) {
         return false;

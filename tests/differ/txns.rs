@@ -28,7 +28,9 @@ fn nested(world: &mut World, depth: usize) -> TxnRequest {
     TxnRequest {
         compare: (0..compares).map(|_| compare(world)).collect(),
         success: (0..then).map(|_| op(world, depth, reads_only)).collect(),
-        failure: (0..otherwise).map(|_| op(world, depth, reads_only)).collect(),
+        failure: (0..otherwise)
+            .map(|_| op(world, depth, reads_only))
+            .collect(),
     }
 }
 
@@ -55,7 +57,11 @@ fn op(world: &mut World, depth: usize, reads_only: bool) -> RequestOp {
     if world.random.one_in(150) {
         return RequestOp { request: None };
     }
-    let kind = if reads_only { 0 } else { world.random.below(10) };
+    let kind = if reads_only {
+        0
+    } else {
+        world.random.below(10)
+    };
     let request = match kind {
         0..=2 => {
             let mut range = range(world);
@@ -73,7 +79,9 @@ fn op(world: &mut World, depth: usize, reads_only: bool) -> RequestOp {
         _ if depth > 0 => Request::RequestTxn(nested(world, depth - 1)),
         _ => Request::RequestPut(put(world)),
     };
-    RequestOp { request: Some(request) }
+    RequestOp {
+        request: Some(request),
+    }
 }
 
 fn compare(world: &mut World) -> Compare {

@@ -16,8 +16,22 @@ use crate::{
 
 /// Keys that are put, deleted and watched. Few, so that requests meet.
 const KEYS: [&[u8]; 16] = [
-    b"a", b"a/1", b"a/2", b"a/2/x", b"a0", b"b", b"b\0", b"b\0\0", b"c", b"c/", b"c/\xff", b"d",
-    b"\0", b"\xff", b"\xff\xff", b"zz",
+    b"a",
+    b"a/1",
+    b"a/2",
+    b"a/2/x",
+    b"a0",
+    b"b",
+    b"b\0",
+    b"b\0\0",
+    b"c",
+    b"c/",
+    b"c/\xff",
+    b"d",
+    b"\0",
+    b"\xff",
+    b"\xff\xff",
+    b"zz",
 ];
 
 /// Leases that are shorter could run out within an episode.
@@ -31,6 +45,10 @@ pub struct World {
     pub revision: i64,
     /// The last compaction.
     pub compacted: i64,
+    /// Whether the servers choose ids of leases.
+    pub own_ids: bool,
+    /// Whether a watch was begun in the past since the last compaction.
+    pub reads_history: bool,
     /// Leases that live.
     pub leases: Vec<i64>,
     /// Leases that were revoked.
@@ -58,8 +76,12 @@ pub struct World {
 impl World {
     /// A fresh member, and choices by seed.
     pub fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let own_ids = random.one_in(4);
         Self {
-            random: Random::new(seed),
+            random,
+            own_ids,
+            reads_history: false,
             revision: 1,
             compacted: 0,
             leases: Vec::new(),
@@ -96,7 +118,8 @@ impl World {
                 if granted.ttl < SHORT_SECONDS {
                     // It must not run out by itself: the two clocks differ.
                     let id = granted.id;
-                    self.queue.push_front(Ask::LeaseRevoke(LeaseRevokeRequest { id }));
+                    self.queue
+                        .push_front(Ask::LeaseRevoke(LeaseRevokeRequest { id }));
                 }
             }
             (Ask::LeaseRevoke(request), _) => {
@@ -104,7 +127,8 @@ impl World {
                 self.ended.push(request.id);
             }
             (_, Reply::MemberAdd(added)) => {
-                self.learners.extend(added.member.iter().map(|member| member.id));
+                self.learners
+                    .extend(added.member.iter().map(|member| member.id));
             }
             (Ask::OpenStream(number), _) => {
                 self.streams.insert(*number, Vec::new());
