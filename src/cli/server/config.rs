@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{args::Args, settings::Settings, urls::Url, values};
 use crate::{
     api::EdgeLimits,
-    host::tokio::log::{LogFormat, LogOutput},
+    host::tokio::log::{LogFormat, LogOutput, Rotation},
     kernel::{effect::LogLevel, limits},
     node::NodeConfig,
 };
@@ -58,6 +58,8 @@ pub struct ServerConfig {
     pub initial_cluster: String,
     /// New or existing.
     pub cluster_state: ClusterState,
+    /// Client URLs of a cluster to join; none where `initial_cluster` counts.
+    pub join: Vec<Url>,
     /// Goes into the ids of a new cluster.
     pub token: String,
     /// Whether the disk is waited for.
@@ -90,21 +92,74 @@ pub fn log_config(args: &Args) -> Result<LogConfig, String> {
         "console" => LogFormat::Console,
         other => return Err(format!("unknown log format: {other}")),
     };
-    let outputs = args.list("log-outputs");
-    if outputs.contains(&"default") && outputs.len() > 1 {
-        return Err(format!(
-            "multi logoutput for \"default\" is not supported yet (found {outputs:?})"
-        ));
-    }
-    let outputs = outputs.into_iter().map(|output| match output {
-        "default" | "stderr" => LogOutput::Stderr,
-        "stdout" => LogOutput::Stdout,
-        path => LogOutput::File(path.to_owned()),
-    });
     Ok(LogConfig {
         level_min,
         format,
-        outputs: outputs.collect(),
+        outputs: log_outputs(args)?,
+    })
+}
+
+const ROTATES_ONE_FILE: &str =
+    "--log-outputs requires a single file path when --log-rotate-config-json is defined";
+const JOURNAL: &str = "systemd/journal";
+
+fn log_outputs(args: &Args) -> Result<Vec<LogOutput>, String> {
+    let mut outputs = args.list("log-outputs");
+    if outputs.is_empty() {
+        outputs.push("default");
+    }
+    if outputs.contains(&"default") && outputs.len() > 1 {
+        return Err("multi logoutput for \"default\" is not supported yet".to_owned());
+    }
+    if outputs.contains(&JOURNAL) && outputs.len() > 1 {
+        return Err(format!(
+            "running with systemd/journal but other '--log-outputs' values ({outputs:?}) are \
+             configured with 'default'; override 'default' value with something else"
+        ));
+    }
+    let rotation = match args.bool("enable-log-rotation") {
+        true => Some(rotation(args.text("log-rotation-config-json"))?),
+        false => None,
+    };
+    let is_file = |output: &&&str| !["default", "stderr", "stdout"].contains(*output);
+    let files = outputs.iter().filter(is_file).count();
+    if rotation.is_some() && (files > 1 || (outputs.len() == 1 && files == 0)) {
+        return Err(ROTATES_ONE_FILE.to_owned());
+    }
+    let outputs = outputs.into_iter().map(|output| match (output, rotation) {
+        ("default" | "stderr", _) => LogOutput::Stderr,
+        ("stdout", _) => LogOutput::Stdout,
+        (JOURNAL, _) => LogOutput::Journal,
+        (path, Some(rotation)) => LogOutput::Rotated(path.to_owned(), rotation),
+        (path, None) => LogOutput::File(path.to_owned()),
+    });
+    Ok(outputs.collect())
+}
+
+/// The settings of a rotated file, in the JSON that etcd hands to its library.
+fn rotation(text: &str) -> Result<Rotation, String> {
+    let json: serde_json::Value = serde_json::from_str(text)
+        .map_err(|error| format!("improperly formatted log rotation config: {error}"))?;
+    let wrong = |name: &str| {
+        format!("invalid log rotation config: json: cannot unmarshal the value of {name}")
+    };
+    if !json.is_object() {
+        return Err(wrong("the whole"));
+    }
+    let number = |name: &str| match json.get(name) {
+        None => Ok(0),
+        Some(value) => value.as_u64().ok_or_else(|| wrong(name)),
+    };
+    let flag = |name: &str| match json.get(name) {
+        None => Ok(false),
+        Some(value) => value.as_bool().ok_or_else(|| wrong(name)),
+    };
+    Ok(Rotation {
+        megabytes_max: number("maxsize")?,
+        days_max: u32::try_from(number("maxage")?).map_err(|_| wrong("maxage"))?,
+        files_max: usize::try_from(number("maxbackups")?).map_err(|_| wrong("maxbackups"))?,
+        local_time: flag("localtime")?,
+        compress: flag("compress")?,
     })
 }
 
@@ -125,6 +180,7 @@ impl ServerConfig {
             "existing" => ClusterState::Existing,
             other => return Err(format!("unexpected clusterState {other:?}")),
         };
+        let join = join_urls(args)?;
         check_timing(args)?;
         let unadvertised =
             args.is_set("listen-client-urls") && !args.is_set("advertise-client-urls");
@@ -135,7 +191,7 @@ impl ServerConfig {
                     .to_owned(),
             );
         }
-        let sockets = [&listen_peer, &listen_client, &advertise_peer];
+        let sockets = [&listen_peer, &listen_client, &advertise_peer, &join];
         refuse_tls(sockets.into_iter().flatten())?;
         refuse_sockets(listen_peer.iter().chain(&advertise_peer))?;
         let name = args.text("name");
@@ -162,6 +218,7 @@ impl ServerConfig {
             advertise_client,
             initial_cluster,
             cluster_state,
+            join,
             token: args.text("initial-cluster-token").to_owned(),
             fsync: !args.bool("unsafe-no-fsync"),
             settings: Settings::from_args(args)?,
@@ -171,6 +228,26 @@ impl ServerConfig {
 
 fn urls(args: &Args, name: &str) -> Result<Vec<Url>, String> {
     values::urls(args.text(name)).map_err(|reason| format!("--{name}: {reason}"))
+}
+
+/// Where to join. What else would say who the members are contradicts it.
+fn join_urls(args: &Args) -> Result<Vec<Url>, String> {
+    if args.text("join").is_empty() {
+        return Ok(Vec::new());
+    }
+    for other in ["initial-cluster", "initial-cluster-state"] {
+        if args.is_set(other) {
+            return Err(format!(
+                "--join and --{other} exclude each other: whom to join is asked of the members at \
+                 the URLs of --join; remove one of the two flags"
+            ));
+        }
+    }
+    let join = urls(args, "join")?;
+    match join.iter().find(|url| !url.is_tcp()) {
+        None => Ok(join),
+        Some(url) => Err(format!("--join: {url}: members are asked by http:// only")),
+    }
 }
 
 fn advertised(args: &Args, name: &str, form: &str) -> Result<Vec<Url>, String> {
@@ -257,6 +334,7 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         election: Duration::from_millis(args.unsigned("election-timeout")),
         pre_vote: args.bool("pre-vote"),
         strict_reconfig: args.bool("strict-reconfig-check"),
+        promote_itself: !args.text("join").is_empty(),
         learners_max: positive("max-learners", args.signed("max-learners"))?,
         advance_ticks: args.bool("initial-election-tick-advance"),
         snapshot_count: args.unsigned("snapshot-count"),
@@ -332,6 +410,29 @@ mod tests {
     fn config(arguments: &[&str]) -> Result<ServerConfig, String> {
         let arguments = arguments.iter().map(|text| (*text).to_owned());
         ServerConfig::from_args(&Args::parse(arguments, []).unwrap())
+    }
+
+    #[test]
+    fn joining_excludes_what_would_contradict_it() {
+        let joins = config(&["--join=http://a:1,http://b:2"]).unwrap();
+        assert_eq!(joins.join.len(), 2);
+        assert!(joins.node.promote_itself);
+        assert!(!config(&[]).unwrap().node.promote_itself);
+        for (arguments, reason) in [
+            (
+                &["--join=http://a:1", "--initial-cluster=default=http://h:1"][..],
+                "--join and --initial-cluster exclude each other",
+            ),
+            (
+                &["--join=http://a:1", "--initial-cluster-state=existing"],
+                "--join and --initial-cluster-state exclude each other",
+            ),
+            (&["--join=a:1"], "--join: URL scheme must be"),
+            (&["--join=unix:///s"], "by http:// only"),
+        ] {
+            let refused = config(arguments).unwrap_err();
+            assert!(refused.contains(reason), "{arguments:?}: {refused}");
+        }
     }
 
     #[test]
@@ -459,8 +560,50 @@ mod tests {
             "--log-format=xml",
             "--logger=capnslog",
             "--log-outputs=default,stdout",
+            "--log-outputs=systemd/journal,stdout",
         ] {
             assert!(log(&[wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_file_of_the_log_can_be_rotated() {
+        let outputs = |outputs: &str, json: &str| {
+            let arguments = [
+                "--enable-log-rotation".to_owned(),
+                format!("--log-outputs={outputs}"),
+                format!("--log-rotation-config-json={json}"),
+            ];
+            log_config(&Args::parse(arguments, []).unwrap()).map(|log| log.outputs)
+        };
+        let json = r#"{"maxsize": 3, "maxage": 2, "maxbackups": 1, "compress": true}"#;
+        let rotation = Rotation {
+            megabytes_max: 3,
+            days_max: 2,
+            files_max: 1,
+            local_time: false,
+            compress: true,
+        };
+        let rotated = LogOutput::Rotated("/x".to_owned(), rotation);
+        assert_eq!(outputs("/x", json).unwrap().first(), Some(&rotated));
+        assert_eq!(
+            outputs("stderr,/x", json).unwrap(),
+            [LogOutput::Stderr, rotated]
+        );
+        for (names, json, reason) in [
+            ("stderr", "{}", ROTATES_ONE_FILE),
+            ("/x,/y", "{}", ROTATES_ONE_FILE),
+            ("/x", "{", "improperly formatted log rotation config: "),
+            (
+                "/x",
+                r#"{"maxsize": true}"#,
+                "invalid log rotation config: ",
+            ),
+            ("/x", r#"{"maxage": -1}"#, "invalid log rotation config: "),
+            ("/x", "[]", "invalid log rotation config: "),
+        ] {
+            let refused = outputs(names, json).unwrap_err();
+            assert!(refused.starts_with(reason), "{names} {json}: {refused}");
         }
     }
 }

@@ -121,7 +121,7 @@ table! {
         Works, Text, "initial-cluster", "", "Members of a new cluster: name=url,name=url,...";
         Works, State, "initial-cluster-state", "new", "new or existing.";
         Works, Text, "initial-cluster-token", "etcd-cluster", "Sets clusters apart whose members have the same URLs.";
-        Inert, List, "join", "", "Client URLs of a running cluster that this member shall join.";
+        Works, List, "join", "", "Client URLs of members of a running cluster: has this member added as a learner, which votes once it has caught up.";
         Works, Bool, "pre-vote", "true", "Ask whether an election could be won before holding it.";
         Works, Bool, "strict-reconfig-check", "true", "Refuse changes of the members that could cost the quorum.";
         Refused, Text, "discovery-token", "", "The cluster's token at the discovery service.";
@@ -176,9 +176,9 @@ table! {
         Works, Text, "logger", "zap", "zap.";
         Works, Text, "log-level", "info", "debug, info, warn, error, panic or fatal.";
         Works, Text, "log-format", "json", "json or console.";
-        Works, List, "log-outputs", "default", "default, stderr, stdout, or files, separated by commas.";
-        Inert, Bool, "enable-log-rotation", "false", "Begin the file of --log-outputs anew as --log-rotation-config-json says.";
-        Inert, Text, "log-rotation-config-json", r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "MiB of a file, days and number of old ones, local time in their names, gzip.";
+        Works, List, "log-outputs", "default", "default, stderr, stdout, systemd/journal, or files, separated by commas.";
+        Works, Bool, "enable-log-rotation", "false", "Begin the file of --log-outputs anew as --log-rotation-config-json says.";
+        Works, Text, "log-rotation-config-json", r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "MiB of a file, days and number of old ones, local time in their names, gzip.";
         Inert, Text, "metrics", "basic", "basic or extensive.";
         Inert, Bool, "enable-pprof", "false", "There is no Go runtime to profile here.";
         Inert, Bool, "enable-grpc-gateway", "true", "Serve the JSON gateway.";
