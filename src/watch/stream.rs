@@ -20,7 +20,7 @@ pub(super) type Output = Vec<(StreamId, StreamItem)>;
 pub(super) struct Stream {
     /// Its watches.
     pub watches: BTreeMap<WatchId, Watcher>,
-    /// Ids of watches that a compaction ended. As in etcd, each is taken until the client cancels it.
+    /// Ids of watches that a compaction ended. As in etcd, each is taken until it is cancelled.
     pub ended: BTreeSet<WatchId>,
     /// Those that must read history.
     pub behind: BTreeSet<WatchId>,

@@ -1,5 +1,5 @@
-//! Where fated is meant to differ from the reference, etcd 3.5.1. Each row says why, is a row of the
-//! README where it is not simply what etcd 3.7 does, and must be met in a long run.
+//! Where fated is meant to differ from the reference, etcd 3.5.1. Each row says why, is a row of
+//! the README where it is not simply what etcd 3.7 does, and must be met in a long run.
 
 use fated::pb::etcdserverpb::RangeRequest;
 
