@@ -162,6 +162,11 @@ impl Clients {
         })
     }
 
+    /// How many calls were neither answered nor given up.
+    pub fn calls_open(&self) -> usize {
+        self.open.len()
+    }
+
     /// Members whose probe was not answered yet.
     pub fn probes_open(&self) -> Vec<usize> {
         let open = |client: &&Client| matches!(client.script, Script::Probe { left } if left > 0);

@@ -572,15 +572,19 @@ impl World {
         }
     }
 
-    /// Removed members that run although somebody who knows of the removal is where they would look
-    /// for it.
+    /// Removed members that run although somebody who runs and knows of the removal is where they
+    /// would look for it.
     pub fn lingering(&self) -> Vec<usize> {
         let cluster = self.observer.roster.cluster();
         let slots = 0..self.members.len();
         let removed = slots.filter(|at| self.is_removed(*at) && self.members[*at].up);
         let knows = |at: &usize| {
             let mut known = self.members[*at].knows.iter();
-            known.any(|(id, urls)| cluster.get(*id).is_some_and(|seat| seat.peer_urls == *urls))
+            known.any(|(id, urls)| {
+                cluster.get(*id).is_some_and(|seat| seat.peer_urls == *urls)
+                    && (0..self.members.len())
+                        .any(|other| self.members[other].id == *id && self.belongs(other))
+            })
         };
         removed.filter(knows).collect()
     }

@@ -402,6 +402,7 @@ impl Runner {
         }
         self.finish_scripts().await;
         self.shared.world().clients.stopped = true;
+        self.await_answers().await;
         self.converge().await;
         self.probe_all().await;
         self.converge().await;

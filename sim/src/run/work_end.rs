@@ -23,6 +23,16 @@ impl Runner {
         }
     }
 
+    /// What was asked last is answered or given up, so that clients know all they will ever know.
+    pub(super) async fn await_answers(&self) {
+        let patience = self.shared.world().plan.patience_ms * 1_000_000;
+        let none_open = |world: &World| world.clients.calls_open() == 0;
+        assert!(
+            self.until(patience + PATIENCE_NANOS, none_open).await,
+            "the patience of every client ends"
+        );
+    }
+
     /// What only shows when nothing happens any more: all leases end, nothing is lost from queues,
     /// no two held a lock, and snapshots were of states that were.
     pub(super) async fn judge_work(&self) {

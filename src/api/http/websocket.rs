@@ -155,11 +155,16 @@ async fn converse(
                 }
                 None => break,
             },
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
         }
     }
     // A client that does not hear the goodbye misses nothing.
     let _ = socket.close(None).await;
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Without a sender there is nothing left to serve either.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Makes the call and hands out the lines of its answer.

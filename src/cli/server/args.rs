@@ -4,7 +4,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::flags::{self, Flag, GROUPS, Kind, Use};
+use super::{
+    file,
+    flags::{self, Flag, GROUPS, Kind, Use},
+    values::{check, parse_bool, parse_duration, signed, unsigned},
+};
 
 /// What was given, checked for its form.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -14,6 +18,12 @@ pub struct Args {
     pub used_variables: Vec<(String, String)>,
     /// Variables that look like ours and are not.
     pub unknown_variables: Vec<String>,
+    /// Flags of former versions that were given, and what became of each.
+    pub former: Vec<(&'static str, String)>,
+    /// The configuration file, if everything comes from one.
+    pub file: Option<String>,
+    /// Keys of the file that mean nothing.
+    pub unknown_keys: Vec<String>,
 }
 
 /// Why the command line ends the program before it starts.
@@ -38,9 +48,41 @@ impl Args {
         if args.bool("version") {
             return Err(Stop::Print(version_text()));
         }
-        args.read_variables(variables)?;
+        let variables: Vec<(String, String)> = variables.into_iter().collect();
+        match args.config_file(&variables) {
+            Some(path) => args = Self::from_file(path)?,
+            None => args.read_variables(variables)?,
+        }
+        args.translate_former();
         args.refuse_what_would_harm()?;
         Ok(args)
+    }
+
+    /// The flag counts before the variable.
+    fn config_file(&self, variables: &[(String, String)]) -> Option<String> {
+        let flag = self.given.get("config-file").cloned();
+        let variable = || {
+            let found = variables
+                .iter()
+                .find(|(name, _)| name == "ETCD_CONFIG_FILE");
+            found.map(|(_, path)| path.clone())
+        };
+        flag.filter(|path| !path.is_empty())
+            .or_else(variable)
+            .filter(|path| !path.is_empty())
+    }
+
+    fn from_file(path: String) -> Result<Self, Stop> {
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| Stop::Fatal(format!("open {path}: {error}")))?;
+        let content = file::parse(&text)
+            .map_err(|reason| Stop::Fatal(format!("failed to verify flags: {path}: {reason}")))?;
+        Ok(Self {
+            given: content.given,
+            file: Some(path),
+            unknown_keys: content.unknown,
+            ..Self::default()
+        })
     }
 
     /// Whether the flag was set, by argument or variable.
@@ -72,12 +114,12 @@ impl Args {
 
     /// The value of a flag that counts.
     pub fn unsigned(&self, name: &str) -> u64 {
-        self.text(name).parse().expect("checked when it was read")
+        unsigned(self.text(name)).expect("checked when it was read")
     }
 
     /// The value of a flag that may be negative.
     pub fn signed(&self, name: &str) -> i64 {
-        self.text(name).parse().expect("checked when it was read")
+        signed(self.text(name)).expect("checked when it was read")
     }
 
     /// The value of a flag that spans time.
@@ -127,19 +169,13 @@ impl Args {
                 },
             };
             check(flag, &value).map_err(|reason| {
-                let what = if flag.kind == Kind::Bool {
-                    "boolean value"
-                } else {
-                    "value"
-                };
-                let by = if flag.kind == Kind::Bool {
-                    "for"
-                } else {
-                    "for flag"
+                let (what, by) = match flag.kind {
+                    Kind::Bool => ("boolean value", "for"),
+                    _ => ("value", "for flag"),
                 };
                 usage(&format!("invalid {what} {value:?} {by} -{name}: {reason}"))
             })?;
-            self.given.insert(flag.name, value);
+            self.set(flag, value);
         }
         Ok(())
     }
@@ -177,10 +213,47 @@ impl Args {
         for flag in flags::all() {
             let name = variable_name(flag);
             if let Some((_, value)) = self.used_variables.iter().find(|used| used.0 == name) {
-                self.given.insert(flag.name, value.clone());
+                let value = value.clone();
+                self.set(flag, value);
             }
         }
         Ok(())
+    }
+
+    fn set(&mut self, flag: &'static Flag, value: String) {
+        let value = match flag.kind {
+            // An empty list of URLs leaves the default, as in etcd.
+            Kind::Urls if value.is_empty() => flag.default.to_owned(),
+            _ => value,
+        };
+        self.given.insert(flag.name, value);
+    }
+
+    /// Names of former versions set what they are called now, unless that is set itself.
+    fn translate_former(&mut self) {
+        for flag in flags::all().filter(|flag| flag.is_former()) {
+            let Some(value) = self.given.get(flag.name).cloned() else {
+                continue;
+            };
+            let story = match flag.used {
+                Use::Alias(name) => {
+                    self.given.entry(name).or_insert(value);
+                    format!("use --{name}")
+                }
+                Use::Gate(gate) => {
+                    let on = parse_bool(&value).expect("checked when it was read");
+                    let gates = self.given.entry("feature-gates").or_default();
+                    let named = |part: &str| part.split('=').next().map(str::trim) == Some(gate);
+                    if !gates.split(',').any(named) {
+                        *gates = format!("{gates},{gate}={on}");
+                    }
+                    format!("use --feature-gates={gate}={on}")
+                }
+                Use::Gone => "it has no effect".to_owned(),
+                Use::Works | Use::Inert | Use::Refused => continue,
+            };
+            self.former.push((flag.name, story));
+        }
     }
 
     fn refuse_what_would_harm(&self) -> Result<(), Stop> {
@@ -220,72 +293,6 @@ fn variable_name(flag: &Flag) -> String {
     format!("ETCD_{}", flag.name.replace('-', "_").to_uppercase())
 }
 
-fn check(flag: &Flag, value: &str) -> Result<(), &'static str> {
-    let fits = match flag.kind {
-        Kind::Text | Kind::Urls | Kind::List => true,
-        Kind::Bool => parse_bool(value).is_some(),
-        Kind::Unsigned if flag.name == "max-concurrent-streams" => value.parse::<u32>().is_ok(),
-        Kind::Unsigned => value.parse::<u64>().is_ok(),
-        Kind::Signed => value.parse::<i64>().is_ok(),
-        Kind::Duration => parse_duration(value).is_some(),
-    };
-    if fits { Ok(()) } else { Err("parse error") }
-}
-
-fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
-    }
-}
-
-/// Go's form: one or more numbers, each with a unit and perhaps a fraction; a bare `0` is allowed.
-/// Nothing of ours can last a negative time.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let text = text.strip_prefix('+').unwrap_or(text);
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut rest = text;
-    let mut nanos: u128 = 0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(end);
-        let unit_end = tail
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let scale: u128 = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return None,
-        };
-        nanos = nanos.checked_add(scaled(number, scale)?)?;
-        rest = tail;
-    }
-    let nanos = i64::try_from(nanos).ok()?; // Go's durations end there, and so do ours
-    (!text.is_empty()).then(|| Duration::from_nanos(nanos.unsigned_abs()))
-}
-
-fn scaled(number: &str, scale: u128) -> Option<u128> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.len() + fraction.len() == 0 || fraction.contains('.') || fraction.len() > 18 {
-        return None;
-    }
-    let parse = |digits: &str| match digits {
-        "" => Some(0),
-        digits => digits.parse::<u128>().ok(),
-    };
-    let digits = u32::try_from(fraction.len()).ok()?;
-    let part = parse(fraction)?.checked_mul(scale)? / 10_u128.pow(digits);
-    parse(whole)?.checked_mul(scale)?.checked_add(part)
-}
-
 fn version_text() -> String {
     format!(
         "etcd Version: {}\nfated Version: {}\nGit SHA: {}\nRust Version: {}\nOS/Arch: {}/{}\n",
@@ -303,8 +310,11 @@ fn help_text() -> String {
         Each flag can also be given as a variable: --some-flag is ETCD_SOME_FLAG.\n"
         .to_owned();
     for (group, flags) in GROUPS {
+        if flags.iter().all(Flag::is_former) {
+            continue;
+        }
         text += &format!("\n{group}:\n");
-        for flag in *flags {
+        for flag in flags.iter().filter(|flag| !flag.is_former()) {
             text += &format!("  --{} '{}'\n    {}\n", flag.name, flag.default, flag.help);
         }
     }
@@ -315,7 +325,7 @@ fn help_text() -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::*;
+    use super::{super::gates::FeatureGates, *};
 
     fn parse(arguments: &[&str]) -> Result<Args, Stop> {
         Args::parse(arguments.iter().map(|text| (*text).to_owned()), [])
@@ -377,7 +387,21 @@ mod tests {
 
     #[test]
     fn wrong_arguments_end_with_etcds_words() {
-        let cases: [(&[&str], &str); 8] = [
+        let cases: [(&[&str], &str); 11] = [
+            (
+                &["--initial-cluster-state=old"],
+                "invalid value \"old\" for flag -initial-cluster-state: invalid value\n",
+            ),
+            (
+                &["--feature-gates=Nope=true"],
+                "invalid value \"Nope=true\" for flag -feature-gates: unrecognized feature gate: \
+                 Nope\n",
+            ),
+            (
+                &["--listen-peer-urls", "ftp://a:1"],
+                "invalid value \"ftp://a:1\" for flag -listen-peer-urls: URL scheme must be http, \
+                 https, unix, or unixs: ftp://a:1\n",
+            ),
             (&["--nope"], "flag provided but not defined: -nope\n"),
             (&["--name"], "flag needs an argument: -name\n"),
             (&["---name=a"], "bad flag syntax: ---name=a\n"),
@@ -392,7 +416,8 @@ mod tests {
             ),
             (
                 &["--max-concurrent-streams", "4294967296"],
-                "invalid value \"4294967296\" for flag -max-concurrent-streams: parse error\n",
+                "invalid value \"4294967296\" for flag -max-concurrent-streams: strconv.ParseUint: \
+                 parsing \"4294967296\": value out of range\n",
             ),
             (
                 &["--grpc-keepalive-interval=5"],
@@ -430,7 +455,12 @@ mod tests {
         let Err(Stop::Print(help)) = parse(&["-h"]) else {
             panic!("-h prints");
         };
-        assert!(flags::all().all(|flag| help.contains(&format!("--{} '", flag.name))));
+        let now = flags::all().filter(|flag| !flag.is_former());
+        assert!(now.count() > 100);
+        for flag in flags::all() {
+            let named = help.contains(&format!("\n  --{} '", flag.name));
+            assert_eq!(named, !flag.is_former(), "{}", flag.name);
+        }
     }
 
     #[test]
@@ -455,14 +485,88 @@ mod tests {
 
     #[test]
     fn inert_flags_are_named_only_when_they_ask_for_something() {
-        let args = parse(&[
-            "--cors=*",
-            "--tls-min-version=TLS1.3",
-            "--feature-gates=A=true",
-        ]);
+        let args = parse(&["--cors=*", "--tls-min-version=TLS1.3", "--max-wals=9"]);
         let mut inert = args.unwrap().inert();
         inert.sort_unstable();
-        assert_eq!(inert, ["feature-gates", "tls-min-version"]);
+        assert_eq!(inert, ["max-wals", "tls-min-version"]);
+    }
+
+    #[test]
+    fn former_names_set_what_they_are_called_now() {
+        let args = parse(&[
+            "--experimental-watch-progress-notify-interval=5s",
+            "--experimental-compaction-batch-limit=7",
+            "--compaction-batch-limit=8",
+            "--experimental-initial-corrupt-check",
+            "--experimental-enable-lease-checkpoint=true",
+            "--feature-gates=LeaseCheckpointPersist=true,LeaseCheckpoint=false",
+            "--force=whatever",
+        ])
+        .unwrap();
+        assert_eq!(
+            args.duration("watch-progress-notify-interval"),
+            Duration::from_secs(5)
+        );
+        assert_eq!(args.signed("compaction-batch-limit"), 8);
+        let gates = FeatureGates::parse(args.text("feature-gates")).unwrap();
+        assert_eq!(
+            gates.unusual(),
+            ["InitialCorruptCheck=true", "LeaseCheckpointPersist=true"]
+        );
+        assert_eq!(args.former.len(), 5);
+        for flag in flags::all() {
+            if let Use::Alias(name) = flag.used {
+                let target = flags::find(name).expect("an alias stands for a flag");
+                assert_eq!((target.kind, target.default), (flag.kind, flag.default));
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_replaces_all_other_flags_and_variables() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("etcd.yml").display().to_string();
+        std::fs::write(
+            &path,
+            "snapshot-count: 5\nwhat: 1\nexperimental-max-learners: 3",
+        )
+        .unwrap();
+        let flag = format!("--config-file={path}");
+        let variables = [("ETCD_NAME", "v"), ("ETCD_NONSENSE", "x")];
+        for (arguments, variables) in [
+            (vec!["--name=a", &flag], variables.to_vec()),
+            (
+                vec!["--name=a"],
+                vec![("ETCD_CONFIG_FILE", &*path), variables[0]],
+            ),
+        ] {
+            let args = with_variables(&arguments, &variables).unwrap();
+            assert_eq!(args.unsigned("snapshot-count"), 5);
+            assert_eq!(args.signed("max-learners"), 3);
+            assert_eq!(args.text("name"), "default");
+            assert_eq!(args.file.as_deref(), Some(&*path));
+            assert_eq!(args.unknown_keys, ["what"]);
+            assert!(args.used_variables.is_empty() && args.unknown_variables.is_empty());
+        }
+        let wrong = parse(&["--config-file=/nowhere", "--name=a"]);
+        assert!(matches!(wrong, Err(Stop::Fatal(text)) if text.starts_with("open /nowhere: ")));
+        std::fs::write(&path, "peer-transport-security: {auto-tls: true}").unwrap();
+        assert!(
+            matches!(parse(&[&flag]), Err(Stop::Fatal(text)) if text.contains("peer-auto-tls"))
+        );
+    }
+
+    /// What kubeadm gives to every member must be understood.
+    #[test]
+    fn kubeadms_flags_are_read() {
+        let args = parse(&[
+            "--feature-gates=InitialCorruptCheck=true",
+            "--watch-progress-notify-interval=5s",
+            "--listen-metrics-urls=http://127.0.0.1:2381",
+            "--snapshot-count=10000",
+        ]);
+        let args = args.unwrap();
+        assert!(args.is_set("feature-gates") && args.is_set("listen-metrics-urls"));
     }
 
     /// Plain text where somebody asked for TLS would be a promise broken in silence.
@@ -475,39 +579,6 @@ mod tests {
             "--peer-auto-tls",
         ] {
             assert!(matches!(parse(&[flag]), Err(Stop::Fatal(_))), "{flag}");
-        }
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        let cases = [
-            ("0", 0),
-            ("300ms", 300_000_000),
-            ("1.5s", 1_500_000_000),
-            ("1h2m3s", 3_723_000_000_000),
-            (".5us", 500),
-            ("10µs", 10_000),
-            ("+7ns", 7),
-        ];
-        for (text, nanos) in cases {
-            assert_eq!(
-                parse_duration(text),
-                Some(Duration::from_nanos(nanos)),
-                "{text}"
-            );
-        }
-        for text in [
-            "",
-            "5",
-            "s",
-            "1x",
-            "-1s",
-            "1..2s",
-            ".s",
-            "9999999999h",
-            "1s2",
-        ] {
-            assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 

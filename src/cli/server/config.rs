@@ -2,7 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{args::Args, urls::Url};
+use super::{
+    args::Args,
+    settings::{HttpSettings, Settings},
+    urls::Url,
+    values,
+};
 use crate::{
     api::EdgeLimits,
     host::tokio::log::{LogFormat, LogOutput},
@@ -66,10 +71,17 @@ pub struct ServerConfig {
     pub node: NodeConfig,
     /// What the edge is told.
     pub edge: EdgeLimits,
+    /// Everything beside the core.
+    pub settings: Settings,
 }
 
 /// Settings of the log; known first, so that all else can be logged.
 pub fn log_config(args: &Args) -> Result<LogConfig, String> {
+    match args.text("logger") {
+        "zap" => {}
+        "capnslog" => return Err("--logger=capnslog is removed in v3.5".to_owned()),
+        other => return Err(format!("unknown logger option {other:?}")),
+    }
     let level_min = match args.text("log-level") {
         "debug" => LogLevel::Debug,
         "info" => LogLevel::Info,
@@ -119,13 +131,19 @@ impl ServerConfig {
             other => return Err(format!("unexpected clusterState {other:?}")),
         };
         check_timing(args)?;
-        if args.is_set("listen-client-urls") && !args.is_set("advertise-client-urls") {
+        let unadvertised =
+            args.is_set("listen-client-urls") && !args.is_set("advertise-client-urls");
+        // In a file etcd lets the default stand.
+        if unadvertised && args.file.is_none() {
             return Err(
                 "--advertise-client-urls is required when --listen-client-urls is set explicitly"
                     .to_owned(),
             );
         }
-        let sockets = [&listen_peer, &listen_client, &advertise_peer];
+        let settings = Settings::from_args(args)?;
+        let listen_http = &settings.http.listen;
+        refuse_shared(&listen_client, listen_http)?;
+        let sockets = [&listen_peer, &listen_client, &advertise_peer, listen_http];
         refuse_tls(sockets.into_iter().flatten())?;
         refuse_sockets(listen_peer.iter().chain(&advertise_peer))?;
         let name = args.text("name");
@@ -145,7 +163,7 @@ impl ServerConfig {
             data_dir,
             wal_dir,
             node: node_config(args, &advertise_client)?,
-            edge: edge_limits(args)?,
+            edge: edge_limits(args, &settings.http)?,
             listen_peer,
             listen_client,
             advertise_peer,
@@ -154,12 +172,13 @@ impl ServerConfig {
             cluster_state,
             token: args.text("initial-cluster-token").to_owned(),
             fsync: !args.bool("unsafe-no-fsync"),
+            settings,
         })
     }
 }
 
 fn urls(args: &Args, name: &str) -> Result<Vec<Url>, String> {
-    Url::parse_all(&args.list(name)).map_err(|reason| format!("--{name}: {reason}"))
+    values::urls(args.text(name)).map_err(|reason| format!("--{name}: {reason}"))
 }
 
 fn advertised(args: &Args, name: &str, form: &str) -> Result<Vec<Url>, String> {
@@ -214,6 +233,18 @@ fn refuse_tls<'a>(mut urls: impl Iterator<Item = &'a Url>) -> Result<(), String>
         None => Ok(()),
         Some(url) => Err(format!(
             "{url}: TLS is not supported by this version; use http://"
+        )),
+    }
+}
+
+/// One socket serves all or HTTP alone.
+fn refuse_shared(clients: &[Url], http: &[Url]) -> Result<(), String> {
+    let same = |url: &&Url| clients.iter().any(|client| client.address == url.address);
+    match http.iter().find(same) {
+        None => Ok(()),
+        Some(url) => Err(format!(
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url \
+             {url}"
         )),
     }
 }
@@ -274,7 +305,7 @@ fn progress_interval(given: Duration) -> Duration {
     }
 }
 
-fn edge_limits(args: &Args) -> Result<EdgeLimits, String> {
+fn edge_limits(args: &Args, http: &HttpSettings) -> Result<EdgeLimits, String> {
     let election = Duration::from_millis(args.unsigned("election-timeout"));
     let streams = args.unsigned("max-concurrent-streams");
     let interval = args.duration("grpc-keepalive-interval");
@@ -288,6 +319,9 @@ fn edge_limits(args: &Args) -> Result<EdgeLimits, String> {
         keepalive_timeout: timeout,
         health_timeout: HEALTH_BASE + 2 * election,
         version: ETCD_VERSION.to_owned(),
+        gateway: http.gateway,
+        cors: http.cors.clone(),
+        host_whitelist: http.host_whitelist.clone(),
     })
 }
 
@@ -370,7 +404,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_a_reason() {
-        let cases: [(&[&str], &str); 14] = [
+        let cases: [(&[&str], &str); 12] = [
             (
                 &["--heartbeat-interval=0"],
                 "--heartbeat-interval must be >0 (set to 0ms)",
@@ -401,14 +435,9 @@ mod tests {
                 "TLS is not supported",
             ),
             (&["--listen-peer-urls=unix:///s"], "http:// only"),
-            (&["--listen-peer-urls="], "no valid URLs given"),
             (
                 &["--advertise-client-urls=http://:1"],
                 "unexpected empty host",
-            ),
-            (
-                &["--initial-cluster-state=old"],
-                "unexpected clusterState \"old\"",
             ),
             (
                 &["--backend-batch-limit=-3"],
@@ -451,6 +480,7 @@ mod tests {
         for wrong in [
             "--log-level=loud",
             "--log-format=xml",
+            "--logger=capnslog",
             "--log-outputs=default,stdout",
         ] {
             assert!(log(&[wrong]).is_err(), "{wrong}");

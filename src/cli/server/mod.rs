@@ -3,10 +3,14 @@
 pub mod args;
 pub mod boot;
 pub mod config;
+mod file;
 mod flags;
+pub mod gates;
 mod join;
 mod joint;
+pub mod settings;
 pub mod start;
 pub mod urls;
+mod values;
 
 pub use start::main;
