@@ -58,7 +58,7 @@ pub enum Listener {
 pub enum Traffic {
     /// gRPC and plain HTTP on one port.
     Both,
-    /// gRPC only; HTTP/1 is not understood.
+    /// gRPC only; anything else is told so.
     Grpc,
     /// Plain HTTP only.
     Http,
@@ -153,9 +153,6 @@ impl Service {
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_pending_accept_reset_streams(RESETS_WAITING_MAX)
             .max_send_buf_size(SEND_BUFFER_BYTES);
-        if self.traffic == Traffic::Grpc {
-            builder = builder.http2_only();
-        }
         let stopping = stop.clone();
         let service = hyper::service::service_fn(move |request| {
             let (service, stop) = (self.clone(), stopping.clone());

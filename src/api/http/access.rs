@@ -27,7 +27,7 @@ pub fn refusal<B>(limits: &EdgeLimits, request: &Request<B>) -> Option<Page> {
         return None;
     }
     let text = format!(
-        "\nThe request was received, but its Host header names a host that is not expected here.\n\n\
+        "\nThe request was received, but its Host header names a host unknown here.\n\n\
          Either serve clients by TLS, where every host is allowed, or allow this one:\n\
          --host-whitelist {host:?}\n\n\
          This keeps out web pages that reach this address by a name of their own \

@@ -250,8 +250,9 @@ mod tests {
         let add = r#"{"peerURLs":["http://a:1"],"isLearner":true}"#;
         let written = round_trip("etcdserverpb.Cluster", "MemberAdd", add);
         assert_eq!(written.unwrap(), add);
-        let txn = r#"{"compare":[{"result":"NOT_EQUAL","target":"MOD","key":"YQ==","mod_revision":"0"}],"success":[{"request_put":{}}]}"#;
-        let written = round_trip("etcdserverpb.KV", "Txn", txn);
+        let compare = r#"{"result":"NOT_EQUAL","target":"MOD","key":"YQ==","mod_revision":"0"}"#;
+        let txn = format!(r#"{{"compare":[{compare}],"success":[{{"request_put":{{}}}}]}}"#);
+        let written = round_trip("etcdserverpb.KV", "Txn", &txn);
         assert_eq!(written.unwrap(), txn);
         let watch = r#"{"create_request":{"key":"YQ==","filters":["NODELETE"]}}"#;
         let written = round_trip("etcdserverpb.Watch", "Watch", watch);
