@@ -4,6 +4,7 @@
 mod behind;
 mod chaos;
 mod failover;
+mod joining;
 mod leases;
 mod ledger;
 mod load;

@@ -7,39 +7,33 @@
 //! Invariants: what a member was sent in one life never reaches the next one; nothing here draws
 //! from a generator that is not forked from the plan's seed by name.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    task::Waker,
-    time::Duration,
-};
+mod member;
+mod settings;
+
+use std::{collections::VecDeque, sync::Arc, task::Waker};
 
 use fated::{
-    backend::{Backend, ReadSnapshot},
-    host::lanes::Lanes,
-    kernel::{
-        ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, MemberId, SegmentId, limits,
-    },
-    node::{InitialMember, Node, NodeConfig},
+    kernel::{ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, MemberId, limits},
+    node::Node,
 };
 
 use crate::{
     client::{ClientItem, Clients},
-    clock::Clock,
     counters::Counters,
-    disk::Disk,
-    faults::{DiskFault, Point},
-    lanes::LaneState,
+    faults::Point,
     links::{Flight, Network, Replay},
     nemesis::Nemesis,
     observe::{DiskImage, Observer, Violation},
-    operator::{self, Operator, Standing},
+    operator::{self, Operator},
     plan::Plan,
     queue::Queue,
     store::{Home, Store},
     trace::{self, Trace, View},
     watcher::{WatchItem, Watchers},
 };
+
+pub use self::member::Member;
+use self::member::{disk_image, new_member};
 
 /// The cluster's id.
 pub const CLUSTER: ClusterId = ClusterId::new(77);
@@ -96,114 +90,6 @@ pub enum Action {
     Spawn(usize),
     /// End a life.
     Kill(usize),
-}
-
-/// One member and its machine.
-pub struct Member {
-    pub id: MemberId,
-    /// What its machine is used for.
-    pub standing: Standing,
-    /// Where its machine is reached by members.
-    pub url: String,
-    /// Whom it knows, and where.
-    pub knows: Vec<(MemberId, Vec<String>)>,
-    /// Whether its process runs.
-    pub up: bool,
-    /// Whether it serves clients.
-    pub serving: bool,
-    /// Whether its machine can answer for it.
-    pub powered: bool,
-    /// Counts its lives.
-    pub boot: u64,
-    /// Its operator does not start it any more.
-    pub given_up: bool,
-    /// It may not start while this is not zero.
-    pub forbidden: u32,
-    /// It stands still while this is not zero.
-    pub paused: u32,
-    /// Its disk was damaged beyond what it may forgive: it may refuse to start.
-    pub rotten: bool,
-    /// What it reads at its next start cannot be trusted, and it has to say so.
-    pub must_refuse: bool,
-    /// Its log or its store is gone, and the other is left.
-    pub halved: bool,
-    /// A sector of its log comes from another place at its next start.
-    pub misreads: bool,
-    /// The next write of its log goes to another place.
-    pub miswrites: bool,
-    /// A write of the running operation went to another place.
-    pub misplaced: bool,
-    /// Where its last two log writes began.
-    pub log_writes: [(SegmentId, u64); 2],
-    /// Whether an image is on its way to it, or from it.
-    pub receives_image: bool,
-    pub sends_image: bool,
-    /// Its disk failed, so it has to halt.
-    pub expects_halt: bool,
-    /// It was asked to stop.
-    pub terminating: bool,
-    pub clock: Clock,
-    pub disk: Disk,
-    pub store: Store,
-    pub vault: Option<Lanes<Store>>,
-    pub lanes: BTreeMap<Lane, LaneState>,
-    /// The next operation of this kind fails.
-    pub failing: Option<DiskFault>,
-    /// It dies when its disk comes to this point; whether by power.
-    pub crash_at: Option<(Point, bool)>,
-    pub slow_times: u64,
-    pub entropy: Entropy,
-    pub view: View,
-    pub is_leader: bool,
-    pub state_hash: u64,
-    /// How many leases it knows of.
-    pub leases: usize,
-    inbox: VecDeque<Event>,
-    busy_until: u64,
-    /// When it wants a turn although nothing happened, by its own clock.
-    until: Option<Instant>,
-    wake_at: Option<u64>,
-    granted: bool,
-    waker: Option<Waker>,
-}
-
-impl Member {
-    /// Images begin and end with a line for the operator.
-    fn on_log(&mut self, message: &str) {
-        match message {
-            "sending database snapshot" => self.sends_image = true,
-            "sent database snapshot" => self.sends_image = false,
-            "receiving database snapshot" => self.receives_image = true,
-            "applied snapshot" | "refused a damaged snapshot" => self.receives_image = false,
-            _ => {}
-        }
-    }
-
-    /// The executor of the backend.
-    pub fn vault(&self) -> &Lanes<Store> {
-        self.vault
-            .as_ref()
-            .expect("a lane works while its member lives")
-    }
-
-    /// Its disk is empty, and nothing of what was planned for it counts any more.
-    pub fn wipe(&mut self) {
-        self.disk = Disk::default();
-        self.store = self.store.after_loss();
-        self.knows.clear();
-        self.failing = None;
-        self.crash_at = None;
-        self.rotten = false;
-        self.given_up = false;
-        self.must_refuse = false;
-        self.halved = false;
-        self.misreads = false;
-        self.miswrites = false;
-        self.misplaced = false;
-        self.log_writes = Default::default();
-        self.expects_halt = false;
-        self.terminating = false;
-    }
 }
 
 /// The whole of it.
@@ -594,47 +480,6 @@ impl World {
             self.fail(violation);
         }
     }
-
-    pub fn node_config(&self, at: usize) -> NodeConfig {
-        let cluster = &self.plan.cluster;
-        let changes = &self.plan.membership;
-        let joined = match &self.members[at].standing {
-            Standing::Joined(told) => Some(told.clone()),
-            Standing::Founder | Standing::Free | Standing::Awaited | Standing::Lost => None,
-        };
-        let founder = |at| InitialMember {
-            id: founder_id(at),
-            name: format!("m{at}"),
-            peer_urls: vec![operator::url_of(at, 0)],
-        };
-        NodeConfig {
-            cluster: CLUSTER,
-            member: self.members[at].id,
-            name: format!("m{at}"),
-            client_urls: vec![format!("http://m{at}:2379")],
-            joining: joined.is_some(),
-            initial_members: joined.unwrap_or_else(|| (0..cluster.members).map(founder).collect()),
-            strict_reconfig: changes.strict,
-            learners_max: changes.learners_max,
-            health_interval: Duration::from_millis(changes.health_ms),
-            joint_changes: changes.joint,
-            heartbeat: Duration::from_millis(cluster.heartbeat_ms),
-            election: Duration::from_millis(cluster.election_ms),
-            pre_vote: cluster.pre_vote,
-            snapshot_count: cluster.snapshot_count,
-            catchup_entries: cluster.catchup_entries,
-            segment_bytes: cluster.segment_bytes,
-            append_bytes_max: cluster.append_bytes,
-            compaction_slice: cluster.compaction_slice,
-            batch_operations_max: cluster.batch_operations,
-            batch_interval: Duration::from_millis(cluster.batch_ms),
-            progress_interval: Duration::from_millis(cluster.progress_ms),
-            stream_window_bytes: cluster.watch.window_bytes,
-            catchup_revisions: cluster.watch.catchup_revisions,
-            fragment_bytes_max: cluster.watch.fragment_bytes,
-            ..NodeConfig::default()
-        }
-    }
 }
 
 /// Lines for the operator that tell of something worth counting.
@@ -648,75 +493,4 @@ fn log_counter(message: &str) -> Option<&'static str> {
         "finished scheduled compaction" => "compaction: finished",
         _ => return None,
     })
-}
-
-fn disk_image(member: &Member) -> DiskImage<'_> {
-    let live = member.store.image().consistent();
-    let sealed = member.store.sealed().expect("a whole store");
-    DiskImage {
-        member: member.id,
-        segments: member.disk.worst_case(),
-        backend: live.expect("an image does not fail"),
-        sealed: sealed.map(|(_, id)| id),
-        gone: member.rotten || member.standing == Standing::Lost,
-    }
-}
-
-fn founder_id(at: usize) -> MemberId {
-    MemberId::new(at as u64 + 1)
-}
-
-fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&Home>) -> Member {
-    let clock = plan.clocks.iter().chain(&plan.membership.clocks).nth(at);
-    let clock = clock.expect("every machine has a clock");
-    let founder = at < plan.cluster.members;
-    Member {
-        id: match founder {
-            true => founder_id(at),
-            false => MemberId::ZERO,
-        },
-        standing: match founder {
-            true => Standing::Founder,
-            false => Standing::Free,
-        },
-        url: operator::url_of(at, 0),
-        knows: Vec::new(),
-        up: false,
-        serving: false,
-        powered: true,
-        boot: 0,
-        given_up: false,
-        forbidden: 0,
-        paused: 0,
-        rotten: false,
-        must_refuse: false,
-        halved: false,
-        receives_image: false,
-        sends_image: false,
-        misreads: false,
-        miswrites: false,
-        misplaced: false,
-        log_writes: [(SegmentId::ZERO, 0); 2],
-        expects_halt: false,
-        terminating: false,
-        clock: Clock::new(clock.rate_ppm, clock.offset_ms * 1_000_000),
-        disk: Disk::default(),
-        store: Store::new(home, at),
-        vault: None,
-        lanes: BTreeMap::new(),
-        failing: None,
-        crash_at: None,
-        slow_times: 1,
-        entropy: root.fork(&format!("member {at}")),
-        view: View::default(),
-        is_leader: false,
-        state_hash: 0,
-        leases: 0,
-        inbox: VecDeque::new(),
-        busy_until: 0,
-        until: None,
-        wake_at: None,
-        granted: false,
-        waker: None,
-    }
 }

@@ -24,6 +24,8 @@ pub struct NodeConfig {
     pub initial_members: Vec<InitialMember>,
     /// Whether this member joins a running cluster: it begins with nothing and gets an image.
     pub joining: bool,
+    /// Whether this member, while it is a learner, asks the leader for its vote by itself.
+    pub promote_itself: bool,
     /// `--strict-reconfig-check`: refuse changes of the members that could cost the quorum.
     pub strict_reconfig: bool,
     /// `--max-learners`.
@@ -96,6 +98,7 @@ impl Default for NodeConfig {
             client_urls: Vec::new(),
             initial_members: Vec::new(),
             joining: false,
+            promote_itself: false,
             strict_reconfig: true,
             learners_max: 1,
             health_interval: Duration::from_secs(5),

@@ -199,8 +199,16 @@ impl Consensus {
             return;
         }
         let compact = compact.min(self.raft.applied());
+        // etcd's texts; its suites and many a person wait for them.
+        log_index(
+            "saved snapshot to disk",
+            "snapshot-index",
+            mark.id.index,
+            cx,
+        );
         if compact > self.raft.first().index {
             self.raft.compact(compact);
+            log_index("compacted Raft logs", "compact-index", compact, cx);
         }
         cx.tell(Mail::Journal(JournalInput::Mark {
             meta: mark,
@@ -385,6 +393,15 @@ fn moved(call: CallId) -> FrontendInput {
         call,
         result: Ok(Response::MoveLeader(response)),
     }
+}
+
+fn log_index(message: &str, name: &'static str, index: LogIndex, cx: &mut Context<'_, Mail>) {
+    cx.emit(Effect::Log(LogLine {
+        level: LogLevel::Info,
+        caller: "node/consensus.rs",
+        message: message.to_owned(),
+        fields: vec![(name, index.to_string())],
+    }));
 }
 
 fn log_leader(before: Option<MemberId>, role: &RoleChange, cx: &mut Context<'_, Mail>) {

@@ -8,6 +8,7 @@
 
 mod change;
 mod leader;
+mod promotion;
 mod route;
 
 use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
@@ -16,6 +17,7 @@ use bytes::Bytes;
 
 use self::{
     change::{Leaving, reconfigure},
+    promotion::Promotion,
     route::{Behind, Route, learner_may},
 };
 use super::{
@@ -88,6 +90,7 @@ pub struct Frontend {
     /// This member was removed from the cluster.
     leaving: Option<Leaving>,
     publishing: Option<Publishing>,
+    promotion: Promotion,
     ready: bool,
 }
 
@@ -150,6 +153,7 @@ impl Frontend {
             stopping: None,
             leaving: None,
             publishing: None,
+            promotion: Promotion::new(config.promote_itself),
             ready: false,
         }
     }
@@ -185,7 +189,10 @@ impl Frontend {
                 }
             }
             FrontendInput::Role(role) => self.on_role(role, cx),
-            FrontendInput::Learner(learner) => self.learner = learner,
+            FrontendInput::Learner(learner) => {
+                self.learner = learner;
+                self.maybe_ask_promotion(cx);
+            }
             FrontendInput::Load {
                 applied,
                 committed,
@@ -400,6 +407,7 @@ impl Frontend {
                 cx.emit(Effect::Reply { call, result });
             }
             Asker::Peer(to, id) => cx.tell(Mail::Peers(PeersInput::Reply { to, id, result })),
+            Asker::Itself => self.on_promotion_answer(result, cx),
         }
     }
 
@@ -551,6 +559,7 @@ impl Frontend {
         if !self.ready {
             self.ready = true;
             cx.emit(Effect::Ready);
+            self.maybe_ask_promotion(cx);
         }
     }
 
@@ -598,6 +607,7 @@ impl Frontend {
             self.parked_retry,
             self.stopping,
             self.leaving.as_ref().map(|leaving| leaving.until),
+            self.promotion.retry,
             self.pending.deadline(),
         ]
         .into_iter()
@@ -632,6 +642,14 @@ impl Frontend {
         }
         if self.stopping.is_some_and(|deadline| deadline <= cx.now) {
             self.stop(cx);
+        }
+        if self
+            .promotion
+            .retry
+            .take_if(|retry| *retry <= cx.now)
+            .is_some()
+        {
+            self.maybe_ask_promotion(cx);
         }
         let over = |leaving: &Leaving| leaving.until <= cx.now;
         if self.leaving.as_ref().is_some_and(over) {

@@ -27,6 +27,8 @@ pub enum Asker {
     Client,
     /// A member that forwarded its client's call, and its number for it.
     Peer(MemberId, u64),
+    /// This member.
+    Itself,
 }
 
 /// One waiting call.

@@ -84,7 +84,7 @@ fn replace_lost(cluster: &mut Cluster) {
     cluster.promote(learner);
 }
 
-fn assert_voters(cluster: &Cluster, count: usize) {
+pub fn assert_voters(cluster: &Cluster, count: usize) {
     let clients = cluster.clients();
     // A member that was just promoted may have to hear of it first.
     let agreed = wait_for(Duration::from_secs(5), || {

@@ -100,6 +100,15 @@ impl Cluster {
         id
     }
 
+    /// A member that is to join by `--join` alone, with an empty directory. It does not run yet.
+    pub fn applicant(&mut self) -> Server {
+        let mut plan = Plan::new(&format!("m{}", self.born), self.home.path(), &self.flags);
+        self.born += 1;
+        let endpoints: Vec<String> = self.members.iter().map(Server::endpoint).collect();
+        plan.join = Some(endpoints.join(","));
+        Server::new(plan)
+    }
+
     /// Makes a learner a voter, as soon as it has caught up.
     pub fn promote(&self, id: u64) {
         self.insist("promote", |client| client.member_promote(id));

@@ -31,6 +31,8 @@ pub struct Plan {
     pub initial_cluster: String,
     /// Whether it joins a cluster that runs.
     pub joins: bool,
+    /// The value of `--join`; where there is one, the flags of the initial cluster are left out.
+    pub join: Option<String>,
     /// Further flags.
     pub flags: Vec<String>,
 }
@@ -46,6 +48,7 @@ impl Plan {
             data_dir: home.join(name),
             initial_cluster: format!("{name}=http://127.0.0.1:{peer_port}"),
             joins: false,
+            join: None,
             flags: flags.to_vec(),
         }
     }
@@ -66,13 +69,19 @@ impl Plan {
             format!("--advertise-client-urls={client}"),
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster={}", self.initial_cluster),
-            match self.joins {
-                true => "--initial-cluster-state=existing".to_owned(),
-                false => "--initial-cluster-state=new".to_owned(),
-            },
-            "--initial-cluster-token=test".to_owned(),
         ];
+        let state = match self.joins {
+            true => "existing",
+            false => "new",
+        };
+        arguments.extend(match &self.join {
+            Some(urls) => vec![format!("--join={urls}")],
+            None => vec![
+                format!("--initial-cluster={}", self.initial_cluster),
+                format!("--initial-cluster-state={state}"),
+                "--initial-cluster-token=test".to_owned(),
+            ],
+        });
         arguments.extend(self.flags.iter().cloned());
         arguments
     }
@@ -217,6 +226,11 @@ impl Server {
     /// Its client URL.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.plan.client_port)
+    }
+
+    /// Its plan, to change what it is told at its next start.
+    pub fn plan_mut(&mut self) -> &mut Plan {
+        &mut self.plan
     }
 
     /// Its plan.

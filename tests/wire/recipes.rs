@@ -167,7 +167,7 @@ async fn who_stops_waiting_leaves_no_key() {
     let waiting = tokio::spawn(async move { lock(&other, "gone", waiter).await });
     until(&client, "gone", 2).await;
     waiting.abort();
-    assert_eq!(until(&client, "gone", 1).await, [held.key.clone()]);
+    assert_eq!(until(&client, "gone", 1).await.first(), Some(&held.key));
 
     let waiting = campaign(&client, "gone-too", waiter, "b");
     until(&client, "gone-too", 2).await;
@@ -185,7 +185,7 @@ async fn who_stops_waiting_leaves_no_key() {
         matches!(late.code(), Code::DeadlineExceeded | Code::Cancelled),
         "{late}"
     );
-    assert_eq!(until(&client, "gone", 1).await, [held.key.clone()]);
+    assert_eq!(until(&client, "gone", 1).await.first(), Some(&held.key));
 
     // One whose lease ends in the queue hears so when its turn comes.
     let other = server.connect().await;

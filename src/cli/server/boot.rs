@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     config::{ClusterState, ServerConfig},
-    join,
+    join, joining,
     joint::{self, Store},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     kernel::{ClusterId, Entropy, EntryId, Fault},
     membership::{
         BootstrapError, InitialCluster, Member, assign_ids, cluster_id, initial_members,
-        parse_initial_cluster, verify_advertised, verify_local,
+        parse_initial_cluster, parse_urls, verify_advertised, verify_local,
     },
     node::{InitialMember, Node, NodeConfig},
 };
@@ -74,10 +74,11 @@ pub fn boot(config: &ServerConfig, log: &Log) -> Result<Booted, Fault> {
             node_config.member = member;
             // It was stopped before its first image came, and knows nobody yet.
             let blank = found.first == EntryId::ZERO && found.entries.is_empty();
-            if blank && config.cluster_state == ClusterState::Existing {
-                told_again(config, &mut node_config)?;
+            if blank && (config.cluster_state == ClusterState::Existing || joins(config)) {
+                told_again(config, &mut node_config, log)?;
             }
         }
+        None if joins(config) => join_by_itself(config, &mut node_config, log)?,
         None => found_member(config, &mut node_config)?,
     }
     let lanes = joint::lanes(&wal, &store);
@@ -137,15 +138,45 @@ fn join_cluster(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Faul
     Ok(())
 }
 
+fn joins(config: &ServerConfig) -> bool {
+    !config.join.is_empty()
+}
+
+/// Id and peers of a member that has itself added to a running cluster.
+fn join_by_itself(config: &ServerConfig, node: &mut NodeConfig, log: &Log) -> Result<(), Fault> {
+    let advertised = config.advertise_peer.iter().map(ToString::to_string);
+    let advertised: Vec<String> = advertised.collect();
+    let peer_urls = parse_urls(&advertised).map_err(|error| Fault::State(error.to_string()))?;
+    let applicant = joining::Applicant {
+        name: &node.name,
+        peer_urls: &peer_urls,
+    };
+    let seat = joining::take_seat(&config.join, &applicant, log)?;
+    node.member = seat.member;
+    node.cluster = seat.running.cluster;
+    node.joining = true;
+    node.initial_members = told_members(&seat.running);
+    let fields = [
+        ("cluster-id", json!(format!("{:x}", node.cluster.get()))),
+        ("local-member-id", json!(format!("{:x}", node.member.get()))),
+    ];
+    log.info(CALLER, "the cluster has added this member", &fields);
+    Ok(())
+}
+
 /// The addresses for a member that knows its id already.
-fn told_again(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Fault> {
-    let initial = parse_initial_cluster(&config.initial_cluster);
-    let initial = initial.map_err(|error| Fault::State(error.to_string()))?;
-    let running = ask_others(&initial, &node.name)?;
+fn told_again(config: &ServerConfig, node: &mut NodeConfig, log: &Log) -> Result<(), Fault> {
+    let running = if joins(config) {
+        joining::look(&config.join, log)?
+    } else {
+        let initial = parse_initial_cluster(&config.initial_cluster);
+        let initial = initial.map_err(|error| Fault::State(error.to_string()))?;
+        ask_others(&initial, &node.name)?
+    };
     if running.cluster != node.cluster {
         return Err(Fault::State(
-            "the members in --initial-cluster run another cluster than the one this data \
-             directory was begun for; correct the flag or remove the directory"
+            "the members that were asked run another cluster than the one this data directory was \
+             begun for; correct --initial-cluster or --join, or remove the directory"
                 .to_owned(),
         ));
     }

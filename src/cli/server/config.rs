@@ -63,6 +63,8 @@ pub struct ServerConfig {
     pub initial_cluster: String,
     /// New or existing.
     pub cluster_state: ClusterState,
+    /// Client URLs of a cluster to join; none where `initial_cluster` counts.
+    pub join: Vec<Url>,
     /// Goes into the ids of a new cluster.
     pub token: String,
     /// Whether the disk is waited for.
@@ -130,6 +132,7 @@ impl ServerConfig {
             "existing" => ClusterState::Existing,
             other => return Err(format!("unexpected clusterState {other:?}")),
         };
+        let join = join_urls(args)?;
         check_timing(args)?;
         let unadvertised =
             args.is_set("listen-client-urls") && !args.is_set("advertise-client-urls");
@@ -143,7 +146,13 @@ impl ServerConfig {
         let settings = Settings::from_args(args)?;
         let listen_http = &settings.http.listen;
         refuse_shared(&listen_client, listen_http)?;
-        let sockets = [&listen_peer, &listen_client, &advertise_peer, listen_http];
+        let sockets = [
+            &listen_peer,
+            &listen_client,
+            &advertise_peer,
+            &join,
+            listen_http,
+        ];
         refuse_tls(sockets.into_iter().flatten())?;
         refuse_sockets(listen_peer.iter().chain(&advertise_peer))?;
         let name = args.text("name");
@@ -170,6 +179,7 @@ impl ServerConfig {
             advertise_client,
             initial_cluster,
             cluster_state,
+            join,
             token: args.text("initial-cluster-token").to_owned(),
             fsync: !args.bool("unsafe-no-fsync"),
             settings,
@@ -179,6 +189,26 @@ impl ServerConfig {
 
 fn urls(args: &Args, name: &str) -> Result<Vec<Url>, String> {
     values::urls(args.text(name)).map_err(|reason| format!("--{name}: {reason}"))
+}
+
+/// Where to join. What else would say who the members are contradicts it.
+fn join_urls(args: &Args) -> Result<Vec<Url>, String> {
+    if args.text("join").is_empty() {
+        return Ok(Vec::new());
+    }
+    for other in ["initial-cluster", "initial-cluster-state"] {
+        if args.is_set(other) {
+            return Err(format!(
+                "--join and --{other} exclude each other: whom to join is asked of the members at \
+                 the URLs of --join; remove one of the two flags"
+            ));
+        }
+    }
+    let join = urls(args, "join")?;
+    match join.iter().find(|url| !url.is_tcp()) {
+        None => Ok(join),
+        Some(url) => Err(format!("--join: {url}: members are asked by http:// only")),
+    }
 }
 
 fn advertised(args: &Args, name: &str, form: &str) -> Result<Vec<Url>, String> {
@@ -277,6 +307,7 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         election: Duration::from_millis(args.unsigned("election-timeout")),
         pre_vote: args.bool("pre-vote"),
         strict_reconfig: args.bool("strict-reconfig-check"),
+        promote_itself: !args.text("join").is_empty(),
         learners_max: positive("max-learners", args.signed("max-learners"))?,
         advance_ticks: args.bool("initial-election-tick-advance"),
         snapshot_count: args.unsigned("snapshot-count"),
@@ -355,6 +386,29 @@ mod tests {
     fn config(arguments: &[&str]) -> Result<ServerConfig, String> {
         let arguments = arguments.iter().map(|text| (*text).to_owned());
         ServerConfig::from_args(&Args::parse(arguments, []).unwrap())
+    }
+
+    #[test]
+    fn joining_excludes_what_would_contradict_it() {
+        let joins = config(&["--join=http://a:1,http://b:2"]).unwrap();
+        assert_eq!(joins.join.len(), 2);
+        assert!(joins.node.promote_itself);
+        assert!(!config(&[]).unwrap().node.promote_itself);
+        for (arguments, reason) in [
+            (
+                &["--join=http://a:1", "--initial-cluster=default=http://h:1"][..],
+                "--join and --initial-cluster exclude each other",
+            ),
+            (
+                &["--join=http://a:1", "--initial-cluster-state=existing"],
+                "--join and --initial-cluster-state exclude each other",
+            ),
+            (&["--join=a:1"], "--join: URL scheme must be"),
+            (&["--join=unix:///s"], "by http:// only"),
+        ] {
+            let refused = config(arguments).unwrap_err();
+            assert!(refused.contains(reason), "{arguments:?}: {refused}");
+        }
     }
 
     #[test]

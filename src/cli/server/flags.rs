@@ -121,7 +121,7 @@ table! {
         Works, Text, "initial-cluster", "", "Members of a new cluster: name=url,name=url,...";
         Works, State, "initial-cluster-state", "new", "new or existing.";
         Works, Text, "initial-cluster-token", "etcd-cluster", "Sets clusters apart whose members have the same URLs.";
-        Inert, List, "join", "", "Client URLs of a running cluster that this member shall join.";
+        Works, List, "join", "", "Client URLs of members of a running cluster: has this member added as a learner, which votes once it has caught up.";
         Works, Bool, "pre-vote", "true", "Ask whether an election could be won before holding it.";
         Works, Bool, "strict-reconfig-check", "true", "Refuse changes of the members that could cost the quorum.";
         Refused, Text, "discovery-token", "", "The cluster's token at the discovery service.";

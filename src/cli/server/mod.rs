@@ -7,6 +7,7 @@ mod file;
 mod flags;
 pub mod gates;
 mod join;
+mod joining;
 mod joint;
 pub mod settings;
 pub mod start;

@@ -64,12 +64,15 @@ impl<B: Backend> Applier<B> {
         self.marked = index;
         self.log_bytes = LogBytes::default();
         self.compaction_at = self.machine.store().compaction_running().then_some(cx.now);
-        cx.emit(Effect::Log(LogLine {
-            level: LogLevel::Info,
-            caller: "node/applier.rs",
-            message: "applied snapshot".to_owned(),
-            fields: vec![("applied-index", index.to_string())],
-        }));
+        // etcd's texts, in its order.
+        for message in ["applySnapshot: opened snapshot backend", "applied snapshot"] {
+            cx.emit(Effect::Log(LogLine {
+                level: LogLevel::Info,
+                caller: "node/applier.rs",
+                message: message.to_owned(),
+                fields: vec![("applied-index", index.to_string())],
+            }));
+        }
         let hash = self.machine.state_hash();
         cx.tell(Mail::Integrity(IntegrityInput::Installed { index, hash }));
         cx.tell(Mail::Consensus(ConsensusInput::Applied { index }));

@@ -125,6 +125,49 @@ fn a_cluster_grows_and_shrinks() {
     assert_eq!(world.get(second, "a"), Some("1".into()));
 }
 
+/// Goal: a learner that joined by itself becomes a voter without anybody's call, but not before it
+/// holds what the cluster had committed. Method: the leader is cut off from it at first.
+#[test]
+fn a_member_that_joins_by_itself_votes_once_it_has_caught_up() {
+    let config = NodeConfig {
+        promote_itself: true,
+        snapshot_count: 10,
+        catchup_entries: 2,
+        ..quick()
+    };
+    let mut world = World::new(3, config);
+    world.run_until("ready", World::all_ready);
+    world.run_for(300_000_000);
+    let joined = world.members.len();
+    world.cut_off.insert(joined);
+    assert_eq!(world.join(0, true), joined);
+    for round in 0..30 {
+        world.put(0, "a", &round.to_string()).expect("acknowledged");
+    }
+    world.run_for(3_000_000_000);
+    let id = world.members[joined].id;
+    let learners = world.members[0].node.as_ref().map(|node| {
+        let conf = node.machine().cluster().conf_state();
+        conf.learners
+    });
+    assert_eq!(learners, Some(BTreeSet::from([id])), "it holds nothing yet");
+    world.cut_off.clear();
+    world.run_until("it votes", |world| {
+        let nodes = world
+            .members
+            .iter()
+            .filter_map(|member| member.node.as_ref());
+        let mut confs = nodes.map(|node| node.raft().conf_state());
+        confs.all(|conf| conf.voters.len() == 4 && conf.voters.contains(&id))
+    });
+    world.put(joined, "b", "1").expect("it serves");
+    // It comes back as what it is, and asks for nothing.
+    world.kill(joined);
+    world.boot(joined);
+    world.settle();
+    assert_eq!(world.one_configuration().voters.len(), 4);
+}
+
 /// Goal: of two members the leader may go, wherever it is when it does: the other one learns of it,
 /// or could never lead alone. Method: the other one hears nothing of the commit, and the leader
 /// restarts right behind it.

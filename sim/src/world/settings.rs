@@ -1,0 +1,52 @@
+//! The settings a member starts with, from the plan and from what its operator knows.
+
+use std::time::Duration;
+
+use fated::node::{InitialMember, NodeConfig};
+
+use super::{CLUSTER, World, member::founder_id};
+use crate::operator::{self, Standing};
+
+impl World {
+    /// The settings a member starts with.
+    pub fn node_config(&self, at: usize) -> NodeConfig {
+        let cluster = &self.plan.cluster;
+        let changes = &self.plan.membership;
+        let joined = match &self.members[at].standing {
+            Standing::Joined(told) => Some(told.clone()),
+            Standing::Founder | Standing::Free | Standing::Awaited | Standing::Lost => None,
+        };
+        let founder = |at| InitialMember {
+            id: founder_id(at),
+            name: format!("m{at}"),
+            peer_urls: vec![operator::url_of(at, 0)],
+        };
+        NodeConfig {
+            cluster: CLUSTER,
+            member: self.members[at].id,
+            name: format!("m{at}"),
+            client_urls: vec![format!("http://m{at}:2379")],
+            joining: joined.is_some(),
+            initial_members: joined.unwrap_or_else(|| (0..cluster.members).map(founder).collect()),
+            strict_reconfig: changes.strict,
+            learners_max: changes.learners_max,
+            health_interval: Duration::from_millis(changes.health_ms),
+            joint_changes: changes.joint,
+            heartbeat: Duration::from_millis(cluster.heartbeat_ms),
+            election: Duration::from_millis(cluster.election_ms),
+            pre_vote: cluster.pre_vote,
+            snapshot_count: cluster.snapshot_count,
+            catchup_entries: cluster.catchup_entries,
+            segment_bytes: cluster.segment_bytes,
+            append_bytes_max: cluster.append_bytes,
+            compaction_slice: cluster.compaction_slice,
+            batch_operations_max: cluster.batch_operations,
+            batch_interval: Duration::from_millis(cluster.batch_ms),
+            progress_interval: Duration::from_millis(cluster.progress_ms),
+            stream_window_bytes: cluster.watch.window_bytes,
+            catchup_revisions: cluster.watch.catchup_revisions,
+            fragment_bytes_max: cluster.watch.fragment_bytes,
+            ..NodeConfig::default()
+        }
+    }
+}
