@@ -11,5 +11,6 @@ mod load;
 mod members;
 mod pause;
 mod single;
+mod space;
 mod three;
 mod watches;
