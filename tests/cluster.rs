@@ -4,6 +4,7 @@
 mod behind;
 mod chaos;
 mod failover;
+mod forced;
 mod joining;
 mod leases;
 mod ledger;
