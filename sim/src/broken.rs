@@ -16,7 +16,7 @@ pub mod generate;
 mod lease;
 mod order;
 mod spoil;
-mod story;
+pub(crate) mod story;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::history::*;
 
+pub mod absent;
 pub mod alike;
 pub mod evidence;
 pub mod facts;
@@ -144,8 +145,6 @@ pub struct Options {
     pub plain_ops_max: usize,
     /// How many steps a search may take before it gives up.
     pub steps_max: u64,
-    /// How many ways a search looks for from one state to the next return.
-    pub ways_max: usize,
     /// How the checkers are broken.
     pub weak: BTreeSet<Weakness>,
 }
@@ -155,7 +154,6 @@ impl Default for Options {
         Options {
             plain_ops_max: 300,
             steps_max: 20_000_000,
-            ways_max: 1_000,
             weak: BTreeSet::new(),
         }
     }

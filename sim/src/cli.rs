@@ -13,6 +13,7 @@ mod judges;
 mod mutants;
 mod one;
 mod pool;
+mod shrink;
 mod soak;
 mod tell;
 mod twice;
@@ -57,6 +58,8 @@ enum Command {
         #[command(flatten)]
         files: Files,
     },
+    /// Cuts a plan that breaks down to the faults and operations that it needs.
+    Shrink(shrink::Cut),
     /// Judges a history, of the simulator or of a real cluster.
     Check {
         /// The history, as JSON lines.
@@ -109,8 +112,19 @@ struct Place {
 
 /// Runs a command; the exit code says whether anything broke.
 pub fn main() -> ExitCode {
-    run::catch_panics();
     let Cli { command, json } = Cli::parse();
+    match command {
+        // A panic in a judge is nobody's to report.
+        Command::Check { .. } | Command::History(_) | Command::Broken | Command::Plan { .. } => (),
+        Command::Run { .. }
+        | Command::Soak(_)
+        | Command::Counters(_)
+        | Command::Twice(_)
+        | Command::Mutants(_)
+        | Command::Hashes(_)
+        | Command::Shrink(_)
+        | Command::Replay { .. } => run::catch_panics(),
+    }
     let outcome = match command {
         Command::Run { seed, files } => {
             one::one(Plan::draw(seed), &format!("run {seed}"), &files, json)
@@ -124,6 +138,7 @@ pub fn main() -> ExitCode {
             let command = format!("replay {}", plan.display());
             read_plan(&plan).and_then(|plan| one::one(plan, &command, &files, json))
         }
+        Command::Shrink(cut) => shrink::shrink(&cut, json),
         Command::Check { history } => judges::check(&history, json),
         Command::History(made) => judges::make(&made),
         Command::Broken => judges::broken(json),

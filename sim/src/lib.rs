@@ -22,6 +22,7 @@ pub mod queue;
 pub mod relevant;
 pub mod roster;
 pub mod script;
+pub mod shrink;
 pub mod store;
 pub mod trace;
 pub mod watching;

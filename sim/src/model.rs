@@ -21,7 +21,7 @@ mod range;
 mod tests;
 mod txn;
 
-pub use agree::{agree, with_chosen_lease};
+pub use agree::{agree, agrees, with_chosen_lease};
 pub use archive::Archive;
 pub use range::{KeyRange, answers_as_at};
 
@@ -115,6 +115,12 @@ impl Refusal {
             code: *code,
             text: (*text).into(),
         }
+    }
+
+    /// Whether an error reports it.
+    pub fn is(self, failure: &Failure) -> bool {
+        let entry = REFUSALS.iter().find(|(refusal, _, _)| *refusal == self);
+        entry.is_some_and(|(_, code, text)| failure.code == *code && failure.text == *text)
     }
 
     /// Whether the request alone decides, so that the answer is the same at any time.

@@ -4,19 +4,19 @@ use crate::history::*;
 use crate::model::{Model, Refusal};
 
 /// Tells a right history, one operation after the other.
-pub(super) struct Story {
-    pub(super) model: Model,
-    pub(super) history: History,
-    pub(super) time: Time,
+pub(crate) struct Story {
+    pub(crate) model: Model,
+    pub(crate) history: History,
+    pub(crate) time: Time,
 }
 
-pub(super) const SECOND: Time = 1_000_000_000;
+pub(crate) const SECOND: Time = 1_000_000_000;
 
-pub(super) fn put(key: &str, value: &str) -> Request {
+pub(crate) fn put(key: &str, value: &str) -> Request {
     attach(key, value, 0)
 }
 
-pub(super) fn attach(key: &str, value: &str, lease: i64) -> Request {
+pub(crate) fn attach(key: &str, value: &str, lease: i64) -> Request {
     Request::Put(PutRequest {
         key: key.into(),
         value: value.into(),
@@ -25,21 +25,21 @@ pub(super) fn attach(key: &str, value: &str, lease: i64) -> Request {
     })
 }
 
-pub(super) fn get(key: &str) -> Request {
+pub(crate) fn get(key: &str) -> Request {
     Request::Range(RangeRequest {
         key: key.into(),
         ..RangeRequest::default()
     })
 }
 
-pub(super) fn delete(key: &str) -> Request {
+pub(crate) fn delete(key: &str) -> Request {
     Request::DeleteRange(DeleteRangeRequest {
         key: key.into(),
         ..DeleteRangeRequest::default()
     })
 }
 
-pub(super) fn txn(success: Vec<Request>) -> Request {
+pub(crate) fn txn(success: Vec<Request>) -> Request {
     Request::Txn(TxnRequest {
         success,
         ..TxnRequest::default()
@@ -47,7 +47,7 @@ pub(super) fn txn(success: Vec<Request>) -> Request {
 }
 
 impl Story {
-    pub(super) fn new() -> Story {
+    pub(crate) fn new() -> Story {
         let meta = Meta {
             lease_late_max: Some(SECOND),
             ..Meta::default()
@@ -63,7 +63,7 @@ impl Story {
     }
 
     /// One operation after all others; its place.
-    pub(super) fn tell(&mut self, request: Request) -> usize {
+    pub(crate) fn tell(&mut self, request: Request) -> usize {
         let id = self.history.ops.len() as u64 + 1;
         let (call, applied, ret) = (self.time, self.time + 50, self.time + 100);
         self.time += 200;
@@ -105,7 +105,7 @@ impl Story {
         self.history.ops.len() - 1
     }
 
-    pub(super) fn expire(&mut self, lease: i64) {
+    pub(crate) fn expire(&mut self, lease: i64) {
         let request = Request::LeaseRevoke(LeaseRequest { id: lease });
         self.model.step(&request).unwrap();
         let last = self.history.commits.last().map_or(0, |commit| commit.index);
@@ -118,7 +118,7 @@ impl Story {
         self.time += 100;
     }
 
-    pub(super) fn line(&mut self, item: WatchItem) {
+    pub(crate) fn line(&mut self, item: WatchItem) {
         self.history.watches.push(WatchRecord {
             client: 9,
             stream: 1,
@@ -129,7 +129,7 @@ impl Story {
         self.time += 10;
     }
 
-    pub(super) fn watch(&mut self, request: WatchRequest) {
+    pub(crate) fn watch(&mut self, request: WatchRequest) {
         let created = WatchCreated {
             call: self.time,
             watch_id: 0,
@@ -140,7 +140,7 @@ impl Story {
         self.line(WatchItem::Created(created));
     }
 
-    pub(super) fn deliver(&mut self, revision: i64, wanted: impl Fn(&Text) -> bool) {
+    pub(crate) fn deliver(&mut self, revision: i64, wanted: impl Fn(&Text) -> bool) {
         let events = self.model.archive().unwrap().events_at(revision).to_vec();
         let response = WatchResponse {
             watch_id: 0,
@@ -158,7 +158,7 @@ impl Story {
 }
 
 /// What most wrong histories begin with. Revisions: 2 a, 3 b, 4 a and b, 5 no a, 6 a, 7 l.
-pub(super) fn base() -> Story {
+pub(crate) fn base() -> Story {
     let mut story = Story::new();
     story.tell(put("a", "a2"));
     story.tell(put("b", "b3"));
@@ -174,7 +174,7 @@ pub(super) fn base() -> Story {
 }
 
 /// All of it watched, with pairs before.
-pub(super) fn watched() -> Story {
+pub(crate) fn watched() -> Story {
     let mut story = base();
     story.watch(WatchRequest {
         key: "\0".into(),
@@ -194,14 +194,14 @@ pub(super) fn watched() -> Story {
     story
 }
 
-pub(super) fn response(history: &mut History, line: usize) -> &mut WatchResponse {
+pub(crate) fn response(history: &mut History, line: usize) -> &mut WatchResponse {
     match &mut history.watches[line].item {
         WatchItem::Response(response) => response,
         other => panic!("not a response: {other:?}"),
     }
 }
 
-pub(super) fn range_reply(op: &mut Operation) -> &mut RangeReply {
+pub(crate) fn range_reply(op: &mut Operation) -> &mut RangeReply {
     match &mut op.outcome {
         Outcome::Ok(Response {
             reply: Reply::Range(reply),
@@ -211,31 +211,31 @@ pub(super) fn range_reply(op: &mut Operation) -> &mut RangeReply {
     }
 }
 
-pub(super) fn header(op: &mut Operation) -> &mut i64 {
+pub(crate) fn header(op: &mut Operation) -> &mut i64 {
     match &mut op.outcome {
         Outcome::Ok(response) => &mut response.header.revision,
         other => panic!("no header: {other:?}"),
     }
 }
 
-pub(super) fn failed(text: &str) -> Outcome {
+pub(crate) fn failed(text: &str) -> Outcome {
     Outcome::Failed(Failure {
         code: 14,
         text: text.into(),
     })
 }
 
-pub(super) fn refused(refusal: Refusal) -> Outcome {
+pub(crate) fn refused(refusal: Refusal) -> Outcome {
     Outcome::Failed(refusal.failure())
 }
 
-pub(super) fn lose(op: &mut Operation) {
+pub(crate) fn lose(op: &mut Operation) {
     op.ret = None;
     op.outcome = Outcome::Unknown;
 }
 
 /// The history of a story without its log.
-pub(super) fn unseen(mut story: Story) -> History {
+pub(crate) fn unseen(mut story: Story) -> History {
     story.history.commits.clear();
     story.history
 }

@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Timeline;
+use super::absent::{Absences, is_whole};
 use super::facts::Facts;
 use super::prepare::{Kind, Prepared};
 use crate::history::*;
+use crate::model::KeyRange;
 
 /// One thing that a revision is known to have done.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,10 +35,14 @@ pub struct Evidence {
     pub found: BTreeMap<usize, i64>,
     /// Unknown operations that are known to have had no effect.
     pub absent: BTreeSet<usize>,
+    /// By the log, the leases that ended by themselves, by the revision that this made.
+    pub ends: Option<BTreeMap<i64, i64>>,
     /// What unclaimed revisions did.
     pub traces: BTreeMap<i64, BTreeSet<Trace>>,
     /// What is known about the time between revisions.
     pub facts: Facts,
+    /// What is known about keys that were not there.
+    pub absences: Absences,
     /// Spans of revisions that no known operation claims, first and last, rising.
     holes: Vec<(i64, i64)>,
     /// The revision that the history begins with.
@@ -74,6 +80,7 @@ impl Evidence {
                 let until = response.header.revision - i64::from(moved);
                 evidence.last_revision = evidence.last_revision.max(response.header.revision);
                 evidence.see_reply(&op.request, &response.reply, until);
+                evidence.see_absence(&op.request, &response.reply, until);
             }
         }
         if sources == Sources::All {
@@ -88,6 +95,7 @@ impl Evidence {
         }
         evidence.find_out(prepared);
         evidence.facts.conclude(prepared, &evidence.claims);
+        evidence.absences.conclude(prepared, &evidence.claims);
         evidence
     }
 
@@ -167,6 +175,31 @@ impl Evidence {
             | Reply::LeaseKeepAlive(_)
             | Reply::LeaseTimeToLive(_)
             | Reply::LeaseLeases(_) => (),
+        }
+    }
+
+    /// What a request that stands by itself shows of a whole range.
+    fn see_absence(&mut self, request: &Request, reply: &Reply, until: i64) {
+        let (range, at, kvs) = match (request, reply) {
+            (Request::Range(range), Reply::Range(reply)) if is_whole(range, reply) => {
+                let at = if range.revision > 0 {
+                    range.revision
+                } else {
+                    until
+                };
+                (KeyRange::new(&range.key, &range.range_end), at, &reply.kvs)
+            }
+            (Request::DeleteRange(delete), Reply::DeleteRange(reply))
+                if delete.prev_kv && reply.prev_kvs.len() as i64 == reply.deleted =>
+            {
+                let range = KeyRange::new(&delete.key, &delete.range_end);
+                (range, until, &reply.prev_kvs)
+            }
+            (_, _) => return,
+        };
+        let before = self.holes.partition_point(|(first, _)| *first <= at);
+        if let Some((_, last)) = before.checked_sub(1).map(|index| self.holes[index]) {
+            self.absences.see(last.min(at), at, range, kvs);
         }
     }
 
@@ -269,9 +302,13 @@ impl Evidence {
     pub fn believe(&mut self, prepared: &Prepared<'_>, log: &Timeline) {
         let mut before = prepared.history.meta.revision;
         let mut effective = BTreeSet::new();
+        let mut ends = BTreeMap::new();
         for entry in &log.entries {
             let moved = entry.revision > before;
             before = entry.revision;
+            if let (Request::LeaseRevoke(lease), true) = (&entry.request, moved) {
+                ends.insert(entry.revision, lease.id);
+            }
             let Some(place) = entry.op else { continue };
             effective.insert(place);
             if moved && prepared.ops[place].kind == Kind::MaybeWrite {
@@ -279,6 +316,7 @@ impl Evidence {
                 self.claims.entry(entry.revision).or_insert(place);
             }
         }
+        self.ends = Some(ends);
         for (place, op) in prepared.ops.iter().enumerate() {
             let is_write = op.kind == Kind::MaybeWrite;
             let is_beside = matches!(op.kind, Kind::MaybeGrant | Kind::MaybeCompact);
@@ -305,11 +343,25 @@ impl Evidence {
         let mut traces = self.traces.get(&revision).into_iter().flatten();
         let fits = put.ignore_value || !traces.any(is_seen_elsewhere);
         fits && self.facts.allow_put(revision, &put.key)
+            && self.absences.allow_put(revision, &put.key)
+    }
+
+    /// Whether the end of a lease can have made a revision that nobody claims.
+    pub fn allows_end(&self, revision: i64, lease: i64) -> bool {
+        let ends = self.ends.as_ref();
+        ends.is_none_or(|ends| ends.get(&revision) == Some(&lease))
     }
 
     /// Whether what a step did fits what is known of the revision it made.
     pub fn allows(&self, revision: i64, events: &[WatchEvent]) -> bool {
-        if !self.claims.contains_key(&revision) && !self.facts.allow(revision, events) {
+        let is_guess = !self.claims.contains_key(&revision);
+        if is_guess && !self.facts.allow(revision, events) {
+            return false;
+        }
+        let is_absent = |event: &WatchEvent| {
+            event.kind == EventKind::Put && !self.absences.allow_put(revision, &event.kv.key)
+        };
+        if is_guess && events.iter().any(is_absent) {
             return false;
         }
         let Some(traces) = self.traces.get(&revision) else {

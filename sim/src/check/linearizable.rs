@@ -34,7 +34,7 @@ use super::prepare::{Kind, Moment, Prepared, events_by_time};
 use super::witness::Witness;
 use super::{Guarantee, Options, Timeline, TimelineEntry, Violation, Weakness};
 use crate::history::*;
-use crate::model::{Model, agree};
+use crate::model::{Model, agree, agrees};
 
 mod advance;
 mod aside;
@@ -80,6 +80,8 @@ struct State {
     placed: Vec<usize>,
     /// The last entry of its order in the tape.
     tape: usize,
+    /// Steps since a state of its order was kept whole.
+    since: usize,
 }
 
 impl State {
@@ -105,6 +107,11 @@ impl Tape {
     fn push(&mut self, before: usize, step: Move) -> usize {
         self.0.push((before, step));
         self.0.len() - 1
+    }
+
+    /// The entry before one.
+    fn before(&self, at: usize) -> usize {
+        self.0[at].0
     }
 
     /// The last steps of an order, newest first.
@@ -144,7 +151,7 @@ pub fn search(prepared: &Prepared<'_>, log: Option<&Timeline>, options: &Options
 
 /// How long the search goes on without asking the log. One that does not get lost takes three to
 /// six steps for each operation.
-const STEPS_PER_OP: u64 = 50;
+const STEPS_PER_OP: u64 = 15;
 const STEPS_BEFORE_LOG: u64 = 20_000;
 
 fn search_by(prepared: &Prepared<'_>, log: Option<&Timeline>, options: &Options) -> Search {
@@ -192,12 +199,14 @@ fn search_with(
             model: Model::new(&prepared.history.meta),
             placed: Vec::new(),
             tape: TAPE_START,
+            since: 0,
         }],
         tape: Tape(Vec::new()),
         steps: 0,
         at: 0,
         returned: 0,
         aside: Aside::default(),
+        claimed: evidence.claims.keys().copied().collect(),
         evidence,
     };
     let verdict = searcher.run();
@@ -217,6 +226,8 @@ struct Searcher<'p, 'h> {
     prepared: &'p Prepared<'h>,
     options: &'p Options,
     evidence: Evidence,
+    /// The revisions that are claimed, rising.
+    claimed: Vec<i64>,
     witness: Witness<'h>,
     /// Operations that are called and not returned, and have a place in every order. Unknown ones
     /// among them are those whose revision was found out.
@@ -246,7 +257,7 @@ impl Searcher<'_, '_> {
         loop {
             match self.walk(&events) {
                 Err(End::Refuted(place, text)) => {
-                    if let Some(end) = self.turn_back(End::Refuted(place, text)) {
+                    if let Some(end) = self.turn_back(End::Refuted(place, text), &events) {
                         return Err(end);
                     }
                 }
@@ -343,6 +354,7 @@ impl Searcher<'_, '_> {
             "an end of a lease was tried before"
         );
         state.tape = self.tape.push(state.tape, step);
+        state.since += 1;
     }
 
     fn refute(&self, goal: Goal, why: Option<Why>) -> End {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::prepare::{Kind, Op, Prepared, broken};
 use super::{Guarantee, Options, Violation};
 use crate::history::*;
-use crate::model::{Model, agree};
+use crate::model::{Model, agrees};
 
 /// Steps after which this search gives up.
 const STEPS_MAX: u64 = 1_000_000;
@@ -101,7 +101,7 @@ impl Search<'_, '_> {
             let mark = self.model.mark();
             let answer = self.model.step(&op.request);
             let refused = answer.is_err() && op.source.outcome == Outcome::Unknown;
-            if !refused && agree(&self.model, &op.request, &answer, &op.source.outcome).is_ok() {
+            if !refused && agrees(&self.model, &op.request, &answer, &op.source.outcome) {
                 let at = self.left.remove(index);
                 let found = self.place_all();
                 self.left.insert(index, at);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::prepare::{Prepared, is_serializable};
 use super::times::seen;
 use crate::history::*;
-use crate::model::{KeyRange, Model, agree};
+use crate::model::{KeyRange, Model, agrees};
 
 /// How many revisions share a list of watches.
 const BUCKET: i64 = 256;
@@ -16,7 +16,7 @@ const BUCKET: i64 = 256;
 /// Everything that somebody saw of a revision.
 #[derive(Debug, Default)]
 pub struct Witness<'h> {
-    sights: BTreeMap<i64, Vec<Sight<'h>>>,
+    sights: BTreeMap<i64, Vec<Sight>>,
     spans: Vec<Span<'h>>,
     /// By revision divided by `BUCKET`, the spans that reach into it.
     buckets: BTreeMap<i64, Vec<usize>>,
@@ -26,9 +26,9 @@ pub struct Witness<'h> {
 
 /// One answer about a state.
 #[derive(Debug)]
-enum Sight<'h> {
-    Range(RangeRequest, &'h RangeReply),
-    Txn(&'h Request, &'h Outcome),
+struct Sight {
+    request: Request,
+    outcome: Outcome,
 }
 
 /// The part of the log that a watch has covered.
@@ -71,15 +71,20 @@ impl<'h> Witness<'h> {
                         revision: 0,
                         ..range.clone()
                     };
-                    witness
-                        .sights
-                        .entry(at)
-                        .or_default()
-                        .push(Sight::Range(now, reply));
+                    let response = Response {
+                        header: Header::default(),
+                        reply: Reply::Range(reply.clone()),
+                    };
+                    witness.sights.entry(at).or_default().push(Sight {
+                        request: Request::Range(now),
+                        outcome: Outcome::Ok(response),
+                    });
                 }
                 (request @ Request::Txn(_), _) if stale => {
-                    let sight = Sight::Txn(request, &op.source.outcome);
-                    witness.sights.entry(revision).or_default().push(sight);
+                    witness.sights.entry(revision).or_default().push(Sight {
+                        request: request.clone(),
+                        outcome: op.source.outcome.clone(),
+                    });
                 }
                 (_, _) => (),
             }
@@ -155,23 +160,10 @@ impl<'h> Witness<'h> {
     }
 }
 
-impl Sight<'_> {
+impl Sight {
     fn fits(&self, model: &mut Model) -> bool {
-        match self {
-            Sight::Range(request, reply) => {
-                let request = Request::Range(request.clone());
-                let answer = model.step(&request);
-                let response = Response {
-                    header: Header::default(),
-                    reply: Reply::Range((*reply).clone()),
-                };
-                agree(model, &request, &answer, &Outcome::Ok(response)).is_ok()
-            }
-            Sight::Txn(request, outcome) => {
-                let answer = model.step(request);
-                agree(model, request, &answer, outcome).is_ok()
-            }
-        }
+        let answer = model.step(&self.request);
+        agrees(model, &self.request, &answer, &self.outcome)
     }
 }
 

@@ -8,40 +8,56 @@ use super::range::pairs_agree;
 use super::{Answer, Model, Refusal};
 use crate::history::*;
 
-/// Compares the model's answer, right after the step that gave it, with an outcome that is known.
+/// Whether the model's answer, right after the step that gave it, is an outcome that is known.
+pub fn agrees(
+    model: &Model,
+    request: &Request,
+    answer: &Result<Answer, Refusal>,
+    outcome: &Outcome,
+) -> bool {
+    match (answer, outcome) {
+        (_, Outcome::Unknown) => true,
+        (Ok(answer), Outcome::Ok(response)) => {
+            let mut sorted = model.sorted.iter();
+            let comparison = Comparison {
+                past_known: model.archive.is_some(),
+                before: answer.before,
+            };
+            headers_agree(request, answer.revision, response.header.revision)
+                && comparison.replies(request, &answer.reply, &response.reply, &mut sorted)
+        }
+        (Err(refusal), Outcome::Failed(failure)) => {
+            let mut refusals = model.refusals.iter().chain([refusal]);
+            refusals.any(|refusal| refusal.is(failure))
+        }
+        (Err(_), Outcome::Ok(_)) | (Ok(_), Outcome::Failed(_)) => false,
+    }
+}
+
+/// The same, and what differs if it is not.
 pub fn agree(
     model: &Model,
     request: &Request,
     answer: &Result<Answer, Refusal>,
     outcome: &Outcome,
 ) -> Result<(), String> {
-    match (answer, outcome) {
-        (_, Outcome::Unknown) => Ok(()),
-        (Ok(answer), Outcome::Ok(response)) => {
-            headers_agree(request, answer.revision, response.header.revision)?;
-            let mut sorted = model.sorted.iter();
-            let comparison = Comparison {
-                past_known: model.archive.is_some(),
-                before: answer.before,
-            };
-            if comparison.replies(request, &answer.reply, &response.reply, &mut sorted) {
-                return Ok(());
-            }
-            Err(differ(&response.reply, &answer.reply))
-        }
-        (Err(refusal), Outcome::Failed(failure)) if refusal.failure() == *failure => Ok(()),
-        (Err(_), Outcome::Failed(failure))
-            if model
-                .refusals
-                .iter()
-                .any(|refusal| refusal.failure() == *failure) =>
-        {
-            Ok(())
-        }
-        (Err(refusal), Outcome::Ok(response)) => Err(differ(&response.reply, refusal)),
-        (Err(refusal), Outcome::Failed(failure)) => Err(differ(failure, refusal)),
-        (Ok(answer), Outcome::Failed(failure)) => Err(differ(failure, &answer.reply)),
+    if agrees(model, request, answer, outcome) {
+        return Ok(());
     }
+    Err(match (answer, outcome) {
+        (_, Outcome::Unknown) => unreachable!("every answer agrees with one that is not known"),
+        (Ok(answer), Outcome::Ok(response)) => {
+            let (right, observed) = (answer.revision, response.header.revision);
+            if headers_agree(request, right, observed) {
+                differ(&response.reply, &answer.reply)
+            } else {
+                format!("answered at revision {observed}, but {right} is right")
+            }
+        }
+        (Err(refusal), Outcome::Ok(response)) => differ(&response.reply, refusal),
+        (Err(refusal), Outcome::Failed(failure)) => differ(failure, refusal),
+        (Ok(answer), Outcome::Failed(failure)) => differ(failure, &answer.reply),
+    })
 }
 
 /// The request with the lease id that the cluster chose, if it had to choose one.
@@ -79,8 +95,8 @@ fn shorten(value: &impl std::fmt::Debug) -> String {
     }
 }
 
-fn headers_agree(request: &Request, model: i64, observed: i64) -> Result<(), String> {
-    let agrees = match request {
+fn headers_agree(request: &Request, model: i64, observed: i64) -> bool {
+    match request {
         // The revision of a compaction's header is read some time after the compaction.
         Request::Compact(_) => observed == 0 || observed >= model,
         Request::LeaseKeepAlive(_) | Request::LeaseTimeToLive(_) | Request::LeaseLeases => true,
@@ -90,13 +106,7 @@ fn headers_agree(request: &Request, model: i64, observed: i64) -> Result<(), Str
         | Request::Txn(_)
         | Request::LeaseGrant(_)
         | Request::LeaseRevoke(_) => observed == 0 || observed == model,
-    };
-    if agrees {
-        return Ok(());
     }
-    Err(format!(
-        "answered at revision {observed}, but {model} is right"
-    ))
 }
 
 struct Comparison {

@@ -1,15 +1,58 @@
 //! From the states before a return to those after it.
 //!
-//! The search looks for ways with few guesses first. A state from which there may be more ways is
-//! set aside as it is, and comes to its turn with more guesses when nothing else has led on.
+//! The search looks for ways with few guesses first, and from each state for a short time only:
+//! where nobody looked, twenty leases may have ended in any order, and there is no end of ways. A
+//! state from which there may be more is set aside as it is. It comes to its turn again, with more
+//! guesses and more time, when nothing else has led on.
 
 use super::explore::{Explorer, Found};
 use super::*;
 
-/// How many guesses are made at first to get past one return.
-const REACH: usize = 3;
 /// More than any history has unknown operations: no bound any more.
 const REACH_MAX: usize = 1 << 40;
+
+/// How far the search goes from one state before others have their turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// How many guesses may be made beyond those that the revisions to come need anyway.
+    pub(super) reach: usize,
+    /// How many steps may be taken.
+    pub(super) effort: u64,
+    /// How many ways are enough.
+    pub(super) ways: usize,
+}
+
+/// What is tried first: where outcomes are known there is one way, and it is short.
+const FIRST: Bounds = Bounds {
+    reach: 0,
+    effort: 2_000,
+    ways: 16,
+};
+
+impl Bounds {
+    /// After all ways within these: with more guesses.
+    fn farther(self) -> Bounds {
+        Bounds {
+            reach: (2 * self.reach).max(1),
+            ..self
+        }
+    }
+
+    /// After some of the ways within these: the others too.
+    fn longer(self) -> Bounds {
+        Bounds {
+            effort: self.effort.saturating_mul(4),
+            ways: self.ways.saturating_mul(4),
+            ..self
+        }
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        FIRST
+    }
+}
 
 /// What came of looking for ways from all states.
 struct Ways {
@@ -18,46 +61,58 @@ struct Ways {
     end: Option<End>,
 }
 
+impl Ways {
+    /// Which states are worth another look.
+    fn which(&self, is_worth: impl Fn(&Found) -> bool) -> Vec<usize> {
+        let found = self.found.iter().enumerate();
+        let worth = found.filter(|(_, found)| is_worth(found));
+        worth.map(|(place, _)| place).collect()
+    }
+}
+
 impl Searcher<'_, '_> {
-    /// Replaces every state that has not reached the goal by all that come from it and have. If
-    /// that must be done again with more guesses, the search goes on from `at`.
+    /// Replaces every state that has not reached the goal by those that come from it and have. If
+    /// there may be more, the search can go on from `at` to find them.
     pub(super) fn advance(&mut self, goal: Goal, at: usize) -> Result<(), End> {
         let mut states = std::mem::take(&mut self.states);
-        let mut reach = self.aside.reach.max(REACH);
+        let mut bounds = std::mem::take(&mut self.aside.bounds);
         let mut ways = loop {
-            let ways = self.look(&mut states, goal, reach);
+            let ways = self.look(&mut states, goal, bounds);
             let is_none = ways.found.iter().all(|found| found.paths.is_empty());
+            let is_cut_short = ways.found.iter().any(|found| found.is_cut_short);
             let is_bounded = ways.found.iter().any(|found| found.is_bounded);
-            if ways.end.is_some() || !is_none || !is_bounded || reach > REACH_MAX {
+            let is_over = !is_none || is_cut_short || !is_bounded;
+            if ways.end.is_some() || is_over || bounds.reach > REACH_MAX {
                 break ways;
             }
-            reach *= 4;
+            bounds = bounds.farther();
         };
         if let Some(end) = ways.end {
             self.states = states;
             return Err(end);
         }
-        self.aside.reach = 0;
+        let bounded = ways.which(|found| found.is_bounded && !found.is_cut_short);
+        self.set_aside_for_more(&mut states, &bounded, at, bounds.farther());
+        let cut_short = ways.which(|found| found.is_cut_short);
+        self.set_aside_for_more(&mut states, &cut_short, at, bounds.longer());
         if ways.found.iter().all(|found| found.paths.is_empty()) {
+            if !cut_short.is_empty() {
+                return Err(End::Refuted(None, "no way was found yet".into()));
+            }
             let why = ways.found.iter_mut().filter_map(|found| found.why.take());
             let why = why.max();
             self.states = states;
             return Err(self.refute(goal, why));
         }
-        let more = states.iter().zip(&ways.found);
-        let more = more.filter(|(_, found)| found.is_bounded);
-        let more: Vec<State> = more.map(|(state, _)| state.clone()).collect();
-        self.set_aside_for_more(more, at, reach * 4);
         let mut seen = BTreeSet::new();
         for (state, found) in states.into_iter().zip(ways.found) {
-            self.aside.is_some_forgotten |= found.is_cut_short;
             self.follow(state, found.paths, &mut seen);
         }
         self.drop_dominated();
         Ok(())
     }
 
-    fn look(&mut self, states: &mut [State], goal: Goal, reach: usize) -> Ways {
+    fn look(&mut self, states: &mut [State], goal: Goal, bounds: Bounds) -> Ways {
         let mut ways = Ways {
             found: Vec::new(),
             end: None,
@@ -70,7 +125,7 @@ impl Searcher<'_, '_> {
                 });
                 continue;
             }
-            let mut explorer = Explorer::new(self, state, goal, reach);
+            let mut explorer = Explorer::new(self, state, goal, bounds);
             let outcome = explorer.run();
             let steps = explorer.steps;
             ways.found.push(explorer.into_found());
