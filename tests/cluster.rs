@@ -11,6 +11,8 @@ mod ledger;
 mod load;
 mod members;
 mod pause;
+mod reader;
+mod rolling;
 mod single;
 mod three;
 mod watches;

@@ -168,10 +168,10 @@ fn a_member_that_joins_by_itself_votes_once_it_has_caught_up() {
     assert_eq!(world.one_configuration().voters.len(), 4);
 }
 
-/// Goal: a member whose others are lost for ever goes on alone with everything that reached its
-/// log, acknowledged a moment ago or not known as committed, and is a cluster that can grow. Method:
-/// all three die at one moment, so that no backend knows much, and one of them, in turn the leader
-/// and a follower, is forced.
+/// Goal: a member whose others are lost for ever goes on alone with all that reached its log, be it
+/// acknowledged a moment ago or not known as committed, and is a cluster that can grow. Method: all
+/// three die at one moment, so that no backend knows much, and one of them is forced, in turn the
+/// leader and a follower.
 #[test]
 fn the_last_member_goes_on_alone() {
     for follows in [false, true] {
