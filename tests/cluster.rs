@@ -14,5 +14,6 @@ mod pause;
 mod reader;
 mod rolling;
 mod single;
+mod space;
 mod three;
 mod watches;

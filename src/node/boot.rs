@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     Node, NodeConfig, alone, applier::Applier, consensus::Consensus, frontend::Frontend,
     integrity::Integrity, journal::Journal, leases::Leases, peers::Peers, snapshots::Snapshots,
-    watches::Watches,
+    upkeep::Upkeep, watches::Watches,
 };
 use crate::{
     apply::StateMachine,
@@ -98,6 +98,7 @@ impl<B: Backend> Node<B> {
             peers: Peers::new(config.member),
             snapshots: Snapshots::default(),
             integrity,
+            upkeep: Upkeep::new(config),
             started: false,
             advance_ticks: advance_ticks(config, new),
             known,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::upkeep::AutoCompaction;
 use crate::{
     apply::InitialMember,
     kernel::{ClusterId, MemberId, limits},
@@ -68,8 +69,12 @@ pub struct NodeConfig {
     pub fragment_bytes_max: usize,
     /// Revisions of history one catch-up slice of watches reads.
     pub catchup_revisions: usize,
-    /// `--quota-backend-bytes`, resolved: 0 means no quota.
-    pub quota_bytes: u64,
+    /// `--quota-backend-bytes`, with etcd's default for zero: less than one means no quota.
+    pub quota_bytes: i64,
+    /// `--quota-alarm-clear`: whether the NOSPACE alarm is cleared by itself.
+    pub quota_alarm_clears: bool,
+    /// `--auto-compaction-mode` and `--auto-compaction-retention`.
+    pub auto_compaction: Option<AutoCompaction>,
     /// The version this server reports, for example `3.7.1`.
     pub version: String,
     /// Size of one WAL segment.
@@ -123,6 +128,8 @@ impl Default for NodeConfig {
             fragment_bytes_max: usize::MAX,
             catchup_revisions: limits::CATCHUP_REVISIONS_MAX,
             quota_bytes: 2 * 1024 * 1024 * 1024,
+            quota_alarm_clears: true,
+            auto_compaction: None,
             version: "3.7.1".to_owned(),
             segment_bytes: limits::SEGMENT_BYTES,
             append_bytes_max: limits::APPEND_BYTES_MAX,

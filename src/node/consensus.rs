@@ -7,7 +7,7 @@
 //! Outputs are taken once the mailbox is empty, so that everything one step brought in becomes one
 //! append, one message per peer and one write to the log.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 
@@ -15,7 +15,7 @@ use super::{
     NodeConfig, alone,
     mail::{
         Append, ApplierInput, ConsensusInput, FrontendInput, IntegrityInput, JournalInput,
-        LeasesInput, Mail, PeersInput, RaftStatus, SnapshotsInput, WatchesInput,
+        LeasesInput, Mail, PeersInput, RaftStatus, SnapshotsInput, UpkeepInput, WatchesInput,
     },
 };
 use crate::{
@@ -285,6 +285,8 @@ impl Consensus {
         self.next_tick = cx.now.after(self.heartbeat);
         self.raft.tick();
         cx.tell(Mail::Integrity(IntegrityInput::Tick));
+        let silent = self.silent();
+        cx.tell(Mail::Upkeep(UpkeepInput::Tick { silent }));
         if let Some(moving) = self.moving.take_if(|moving| moving.deadline <= cx.now) {
             let result = Err(ApiError::Timeout);
             cx.tell(Mail::Frontend(FrontendInput::Answer {
@@ -292,6 +294,19 @@ impl Consensus {
                 result,
             }));
         }
+    }
+
+    /// On a leader, the members that it has not heard of since it last looked for a quorum.
+    fn silent(&self) -> BTreeSet<MemberId> {
+        if self.raft.role() != Role::Leader {
+            return BTreeSet::new();
+        }
+        let own = self.raft.id();
+        let progress = self.raft.progress();
+        progress
+            .filter(|(id, view)| *id != own && !view.recent_active)
+            .map(|(id, _)| id)
+            .collect()
     }
 
     /// Takes raft's output; called when the mailbox is empty. Returns whether there was any.
@@ -392,6 +407,7 @@ impl Consensus {
         }
         cx.tell(Mail::Frontend(FrontendInput::Role(role)));
         cx.tell(Mail::Leases(LeasesInput::Role(role)));
+        cx.tell(Mail::Upkeep(UpkeepInput::Role(role)));
         cx.tell(Mail::Watches(WatchesInput::Role(role)));
         cx.tell(Mail::Snapshots(SnapshotsInput::Role(role)));
     }

@@ -11,6 +11,7 @@ mod leader;
 mod promotion;
 mod publish;
 mod route;
+mod space;
 
 use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
@@ -86,6 +87,8 @@ pub struct Frontend {
     learner: bool,
     apply_gap: u64,
     overlay_bytes: usize,
+    live_bytes: u64,
+    quota_bytes: i64,
     corrupt: bool,
     stopping: Option<Instant>,
     /// This member was removed from the cluster.
@@ -152,6 +155,8 @@ impl Frontend {
             learner: false,
             apply_gap: 0,
             overlay_bytes: 0,
+            live_bytes: 0,
+            quota_bytes: config.quota_bytes,
             corrupt: false,
             stopping: None,
             leaving: None,
@@ -201,9 +206,11 @@ impl Frontend {
                 applied,
                 committed,
                 overlay_bytes,
+                live_bytes,
             } => {
                 self.apply_gap = applied.distance_to(committed);
                 self.overlay_bytes = overlay_bytes;
+                self.live_bytes = live_bytes;
             }
             FrontendInput::CompactionDone { revision, current } => {
                 for call in self.pending.compacted(revision) {
@@ -228,6 +235,7 @@ impl Frontend {
             FrontendInput::Reconfigured { call, outcome } => {
                 self.on_reconfigured(call, outcome, cx);
             }
+            FrontendInput::Decided { call, body } => self.on_decided(call, body, cx),
             FrontendInput::Removed { told } => self.on_removed(told, cx),
             FrontendInput::Alone => {
                 self.held = false;
@@ -245,7 +253,8 @@ impl Frontend {
         request: Request,
         cx: &mut Context<'_, Mail>,
     ) {
-        if let Err(error) = self.admit(credentials, &request) {
+        let admitted = self.admit(credentials, &request);
+        if let Err(error) = admitted.and_then(|()| self.refuse_growth(&request, cx)) {
             cx.emit(Effect::Reply {
                 call,
                 result: Err(error),

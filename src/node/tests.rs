@@ -430,6 +430,7 @@ fn put(key: &str, value: &str) -> rpc::PutRequest {
 }
 
 mod members;
+mod upkeep;
 
 #[test]
 fn one_member_serves_and_comes_back() {

@@ -2,19 +2,26 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{args::Args, settings::Settings, urls::Url, values};
+use super::{
+    args::Args,
+    settings::{AutoCompaction, Settings},
+    urls::Url,
+    values,
+};
 use crate::{
     api::EdgeLimits,
-    host::tokio::log::{LogFormat, LogOutput},
+    host::tokio::log::{LogFormat, LogOutput, Rotation},
     kernel::{effect::LogLevel, limits},
-    node::NodeConfig,
+    node::{
+        NodeConfig,
+        upkeep::{self, compaction::REVISION_EVERY},
+    },
 };
 
 /// The etcd version whose behaviour we follow.
 pub const ETCD_VERSION: &str = "3.7.1";
 
 const ELECTION_MILLIS_MAX: u64 = 50_000;
-const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// The answer to a request may take this long, and two elections, before a health check gives up.
 const HEALTH_BASE: Duration = Duration::from_secs(5);
@@ -92,21 +99,74 @@ pub fn log_config(args: &Args) -> Result<LogConfig, String> {
         "console" => LogFormat::Console,
         other => return Err(format!("unknown log format: {other}")),
     };
-    let outputs = args.list("log-outputs");
-    if outputs.contains(&"default") && outputs.len() > 1 {
-        return Err(format!(
-            "multi logoutput for \"default\" is not supported yet (found {outputs:?})"
-        ));
-    }
-    let outputs = outputs.into_iter().map(|output| match output {
-        "default" | "stderr" => LogOutput::Stderr,
-        "stdout" => LogOutput::Stdout,
-        path => LogOutput::File(path.to_owned()),
-    });
     Ok(LogConfig {
         level_min,
         format,
-        outputs: outputs.collect(),
+        outputs: log_outputs(args)?,
+    })
+}
+
+const ROTATES_ONE_FILE: &str =
+    "--log-outputs requires a single file path when --log-rotate-config-json is defined";
+const JOURNAL: &str = "systemd/journal";
+
+fn log_outputs(args: &Args) -> Result<Vec<LogOutput>, String> {
+    let mut outputs = args.list("log-outputs");
+    if outputs.is_empty() {
+        outputs.push("default");
+    }
+    if outputs.contains(&"default") && outputs.len() > 1 {
+        return Err("multi logoutput for \"default\" is not supported yet".to_owned());
+    }
+    if outputs.contains(&JOURNAL) && outputs.len() > 1 {
+        return Err(format!(
+            "running with systemd/journal but other '--log-outputs' values ({outputs:?}) are \
+             configured with 'default'; override 'default' value with something else"
+        ));
+    }
+    let rotation = match args.bool("enable-log-rotation") {
+        true => Some(rotation(args.text("log-rotation-config-json"))?),
+        false => None,
+    };
+    let is_file = |output: &&&str| !["default", "stderr", "stdout"].contains(*output);
+    let files = outputs.iter().filter(is_file).count();
+    if rotation.is_some() && (files > 1 || (outputs.len() == 1 && files == 0)) {
+        return Err(ROTATES_ONE_FILE.to_owned());
+    }
+    let outputs = outputs.into_iter().map(|output| match (output, rotation) {
+        ("default" | "stderr", _) => LogOutput::Stderr,
+        ("stdout", _) => LogOutput::Stdout,
+        (JOURNAL, _) => LogOutput::Journal,
+        (path, Some(rotation)) => LogOutput::Rotated(path.to_owned(), rotation),
+        (path, None) => LogOutput::File(path.to_owned()),
+    });
+    Ok(outputs.collect())
+}
+
+/// The settings of a rotated file, in the JSON that etcd hands to its library.
+fn rotation(text: &str) -> Result<Rotation, String> {
+    let json: serde_json::Value = serde_json::from_str(text)
+        .map_err(|error| format!("improperly formatted log rotation config: {error}"))?;
+    let wrong = |name: &str| {
+        format!("invalid log rotation config: json: cannot unmarshal the value of {name}")
+    };
+    if !json.is_object() {
+        return Err(wrong("the whole"));
+    }
+    let number = |name: &str| match json.get(name) {
+        None => Ok(0),
+        Some(value) => value.as_u64().ok_or_else(|| wrong(name)),
+    };
+    let flag = |name: &str| match json.get(name) {
+        None => Ok(false),
+        Some(value) => value.as_bool().ok_or_else(|| wrong(name)),
+    };
+    Ok(Rotation {
+        megabytes_max: number("maxsize")?,
+        days_max: u32::try_from(number("maxage")?).map_err(|_| wrong("maxage"))?,
+        files_max: usize::try_from(number("maxbackups")?).map_err(|_| wrong("maxbackups"))?,
+        local_time: flag("localtime")?,
+        compress: flag("compress")?,
     })
 }
 
@@ -154,10 +214,11 @@ impl ServerConfig {
             "" => own_cluster(name, &advertise_peer),
             given => given.to_owned(),
         };
+        let settings = Settings::from_args(args)?;
         Ok(Self {
             data_dir,
             wal_dir,
-            node: node_config(args, &advertise_client)?,
+            node: node_config(args, &advertise_client, &settings)?,
             edge: edge_limits(args)?,
             listen_peer,
             listen_client,
@@ -168,7 +229,7 @@ impl ServerConfig {
             join,
             token: args.text("initial-cluster-token").to_owned(),
             fsync: !args.bool("unsafe-no-fsync"),
-            settings: Settings::from_args(args)?,
+            settings,
         })
     }
 }
@@ -265,7 +326,11 @@ fn refuse_sockets<'a>(mut urls: impl Iterator<Item = &'a Url>) -> Result<(), Str
     }
 }
 
-fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, String> {
+fn node_config(
+    args: &Args,
+    advertise_client: &[Url],
+    settings: &Settings,
+) -> Result<NodeConfig, String> {
     let standard = NodeConfig::default();
     let batch_interval = match args.duration("backend-batch-interval") {
         Duration::ZERO => standard.batch_interval,
@@ -276,8 +341,8 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         given => positive("backend-batch-limit", given)?,
     };
     let quota_bytes = match args.signed("quota-backend-bytes") {
-        0 => QUOTA_BYTES_DEFAULT,
-        given => u64::try_from(given).unwrap_or(0), // less than zero means none
+        0 => standard.quota_bytes,
+        given => given,
     };
     Ok(NodeConfig {
         name: args.text("name").to_owned(),
@@ -303,9 +368,33 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         compaction_pause: args.duration("compaction-sleep-interval"),
         progress_interval: progress_interval(args.duration("watch-progress-notify-interval")),
         quota_bytes,
+        quota_alarm_clears: quota_alarm_clears(args)?,
+        auto_compaction: auto_compaction(settings.auto_compaction),
         version: ETCD_VERSION.to_owned(),
         ..standard
     })
+}
+
+/// Who clears the NOSPACE alarm: this member when there is space again, or an operator.
+fn quota_alarm_clears(args: &Args) -> Result<bool, String> {
+    match args.text("quota-alarm-clear") {
+        "auto" => Ok(true),
+        "manual" => Ok(false),
+        other => Err(format!(
+            "--quota-alarm-clear is \"auto\" or \"manual\" (set to {other:?})"
+        )),
+    }
+}
+
+fn auto_compaction(given: AutoCompaction) -> Option<upkeep::AutoCompaction> {
+    match given {
+        AutoCompaction::Off => None,
+        AutoCompaction::Periodic(keep) => Some(upkeep::AutoCompaction::Periodic { keep }),
+        AutoCompaction::Revision(keep) => Some(upkeep::AutoCompaction::Revision {
+            keep: i64::try_from(keep).unwrap_or(i64::MAX),
+            every: REVISION_EVERY,
+        }),
+    }
 }
 
 /// etcd lifts shorter intervals to its minimum, and takes zero for its default.
@@ -417,6 +506,9 @@ mod tests {
             "--listen-client-urls=unix:///s,http://0.0.0.0:9",
             "--advertise-client-urls=http://h1:9",
             "--quota-backend-bytes=-1",
+            "--quota-alarm-clear=manual",
+            "--auto-compaction-mode=revision",
+            "--auto-compaction-retention=1000",
             "--heartbeat-interval=10",
             "--election-timeout=50",
             "--watch-progress-notify-interval=10ms",
@@ -428,7 +520,11 @@ mod tests {
         .unwrap();
         assert_eq!(config.initial_cluster, "a=http://h1:1,a=http://h2:2");
         assert_eq!(config.wal_dir, PathBuf::from("/d/member/wal"));
-        assert_eq!(config.node.quota_bytes, 0);
+        assert_eq!(config.node.quota_bytes, -1);
+        assert!(!config.node.quota_alarm_clears);
+        let every = REVISION_EVERY;
+        let kept = upkeep::AutoCompaction::Revision { keep: 1000, every };
+        assert_eq!(config.node.auto_compaction, Some(kept));
         assert_eq!(config.node.election, Duration::from_millis(50));
         assert_eq!(config.node.progress_interval, PROGRESS_INTERVAL_MIN);
         assert_eq!(config.edge.keepalive_interval, None);
@@ -439,7 +535,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_a_reason() {
-        let cases: [(&[&str], &str); 12] = [
+        let cases: [(&[&str], &str); 13] = [
             (
                 &["--heartbeat-interval=0"],
                 "--heartbeat-interval must be >0 (set to 0ms)",
@@ -474,6 +570,7 @@ mod tests {
                 &["--advertise-client-urls=http://:1"],
                 "unexpected empty host",
             ),
+            (&["--quota-alarm-clear=never"], "\"auto\" or \"manual\""),
             (
                 &["--backend-batch-limit=-3"],
                 "--backend-batch-limit must be >0",
@@ -517,8 +614,50 @@ mod tests {
             "--log-format=xml",
             "--logger=capnslog",
             "--log-outputs=default,stdout",
+            "--log-outputs=systemd/journal,stdout",
         ] {
             assert!(log(&[wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_file_of_the_log_can_be_rotated() {
+        let outputs = |outputs: &str, json: &str| {
+            let arguments = [
+                "--enable-log-rotation".to_owned(),
+                format!("--log-outputs={outputs}"),
+                format!("--log-rotation-config-json={json}"),
+            ];
+            log_config(&Args::parse(arguments, []).unwrap()).map(|log| log.outputs)
+        };
+        let json = r#"{"maxsize": 3, "maxage": 2, "maxbackups": 1, "compress": true}"#;
+        let rotation = Rotation {
+            megabytes_max: 3,
+            days_max: 2,
+            files_max: 1,
+            local_time: false,
+            compress: true,
+        };
+        let rotated = LogOutput::Rotated("/x".to_owned(), rotation);
+        assert_eq!(outputs("/x", json).unwrap().first(), Some(&rotated));
+        assert_eq!(
+            outputs("stderr,/x", json).unwrap(),
+            [LogOutput::Stderr, rotated]
+        );
+        for (names, json, reason) in [
+            ("stderr", "{}", ROTATES_ONE_FILE),
+            ("/x,/y", "{}", ROTATES_ONE_FILE),
+            ("/x", "{", "improperly formatted log rotation config: "),
+            (
+                "/x",
+                r#"{"maxsize": true}"#,
+                "invalid log rotation config: ",
+            ),
+            ("/x", r#"{"maxage": -1}"#, "invalid log rotation config: "),
+            ("/x", "[]", "invalid log rotation config: "),
+        ] {
+            let refused = outputs(names, json).unwrap_err();
+            assert!(refused.starts_with(reason), "{names} {json}: {refused}");
         }
     }
 }

@@ -96,7 +96,8 @@ table! {
         Inert, Bool, "memory-mlock", "false", "Keep the store's pages in memory.";
     }
     "Limits" {
-        Works, Signed, "quota-backend-bytes", "0", "Largest size of the store; 0 means 2 GiB, less than 0 no limit.";
+        Works, Signed, "quota-backend-bytes", "0", "Largest size of live data; 0 means 2 GiB, less than 0 no limit.";
+        Works, Text, "quota-alarm-clear", "auto", "Who clears the NOSPACE alarm: auto (when there is space again) or manual.";
         Works, Unsigned, "max-txn-ops", "128", "Operations in one transaction.";
         Works, Unsigned, "max-request-bytes", "1572864", "Bytes of one request.";
         Works, Unsigned32, "max-concurrent-streams", "4294967295", "Streams one client connection may hold open.";
@@ -112,8 +113,8 @@ table! {
         Works, Signed, "compaction-batch-limit", "1000", "Revisions one slice of a compaction looks at.";
         Works, Duration, "compaction-sleep-interval", "10ms", "Pause between two slices of a compaction.";
         Inert, Unsigned, "bootstrap-defrag-threshold-megabytes", "0", "Defragment at the start if this much would be freed.";
-        Inert, Text, "auto-compaction-mode", "periodic", "periodic or revision.";
-        Inert, Text, "auto-compaction-retention", "0", "History to keep: a time (a bare number counts hours) or revisions; 0 means all.";
+        Works, Text, "auto-compaction-mode", "periodic", "periodic or revision.";
+        Works, Text, "auto-compaction-retention", "0", "History to keep: a time (a bare number counts hours) or revisions; 0 means all.";
     }
     "Clustering" {
         Works, Urls, "initial-advertise-peer-urls", "http://localhost:2380", "Where other members reach this one.";
@@ -176,9 +177,9 @@ table! {
         Works, Text, "logger", "zap", "zap.";
         Works, Text, "log-level", "info", "debug, info, warn, error, panic or fatal.";
         Works, Text, "log-format", "json", "json or console.";
-        Works, List, "log-outputs", "default", "default, stderr, stdout, or files, separated by commas.";
-        Inert, Bool, "enable-log-rotation", "false", "Begin the file of --log-outputs anew as --log-rotation-config-json says.";
-        Inert, Text, "log-rotation-config-json", r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "MiB of a file, days and number of old ones, local time in their names, gzip.";
+        Works, List, "log-outputs", "default", "default, stderr, stdout, systemd/journal, or files, separated by commas.";
+        Works, Bool, "enable-log-rotation", "false", "Begin the file of --log-outputs anew as --log-rotation-config-json says.";
+        Works, Text, "log-rotation-config-json", r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "MiB of a file, days and number of old ones, local time in their names, gzip.";
         Inert, Text, "metrics", "basic", "basic or extensive.";
         Inert, Bool, "enable-pprof", "false", "There is no Go runtime to profile here.";
         Inert, Bool, "enable-grpc-gateway", "true", "Serve the JSON gateway.";

@@ -19,11 +19,17 @@ use std::{
 
 use serde_json::Value;
 
-use super::clock::Clock;
+use super::{
+    clock::Clock,
+    journal_log::{self, Journal},
+    rotate::Rotating,
+};
 use crate::kernel::{
     WallTime,
     effect::{LogLevel, LogLine},
 };
+
+pub use super::rotate::Rotation;
 
 /// Lines that may wait for the writer; more are dropped and counted.
 const LINES_QUEUED_MAX: usize = 8192;
@@ -46,6 +52,10 @@ pub enum LogOutput {
     Stdout,
     /// Appended to a file.
     File(String),
+    /// Appended to a file that begins anew when it is full.
+    Rotated(String, Rotation),
+    /// The journal of systemd.
+    Journal,
 }
 
 /// The logger. Clones write to the same outputs.
@@ -159,6 +169,11 @@ fn open_output(output: &LogOutput) -> io::Result<Box<dyn Write + Send>> {
         LogOutput::Stderr => Box::new(io::stderr()),
         LogOutput::Stdout => Box::new(io::stdout()),
         LogOutput::File(path) => Box::new(open_append(path)?),
+        LogOutput::Rotated(path, rotation) => {
+            let opened = Rotating::open(path, *rotation);
+            Box::new(opened.map_err(|error| cannot_open(path, &error))?)
+        }
+        LogOutput::Journal => Box::new(Journal::connect(journal_log::SOCKET)?),
     })
 }
 
@@ -167,7 +182,11 @@ fn open_append(path: &str) -> io::Result<File> {
         .create(true)
         .append(true)
         .open(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot open log {path}: {error}")))
+        .map_err(|error| cannot_open(path, &error))
+}
+
+fn cannot_open(path: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot open log {path}: {error}"))
 }
 
 fn write_lines(jobs: &Receiver<Job>, mut sinks: Vec<Box<dyn Write + Send>>) {

@@ -5,10 +5,12 @@
 //! between its `LinkUp` and its one `LinkDown`; nothing here knows what the bytes mean.
 
 pub mod clock;
+mod journal_log;
 pub mod lanes;
 pub mod links;
 pub mod lock;
 pub mod log;
+mod rotate;
 pub mod signal;
 pub mod wal;
 mod wire;
