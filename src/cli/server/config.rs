@@ -251,6 +251,11 @@ fn join_urls(args: &Args) -> Result<Vec<Url>, String> {
     if args.text("join").is_empty() {
         return Ok(Vec::new());
     }
+    if args.bool("force-new-cluster") {
+        let text = "--join and --force-new-cluster exclude each other: a member goes on alone with \
+                    the data it has, or joins others without any; remove one of the two flags";
+        return Err(text.to_owned());
+    }
     for other in ["initial-cluster", "initial-cluster-state"] {
         if args.is_set(other) {
             return Err(format!(
@@ -366,6 +371,7 @@ fn node_config(
         election: Duration::from_millis(args.unsigned("election-timeout")),
         pre_vote: args.bool("pre-vote"),
         strict_reconfig: args.bool("strict-reconfig-check"),
+        force_new_cluster: args.bool("force-new-cluster"),
         promote_itself: !args.text("join").is_empty(),
         learners_max: positive("max-learners", args.signed("max-learners"))?,
         advance_ticks: args.bool("initial-election-tick-advance"),
@@ -485,6 +491,10 @@ mod tests {
             (
                 &["--join=http://a:1", "--initial-cluster-state=existing"],
                 "--join and --initial-cluster-state exclude each other",
+            ),
+            (
+                &["--join=http://a:1", "--force-new-cluster"],
+                "--join and --force-new-cluster exclude each other",
             ),
             (&["--join=a:1"], "--join: URL scheme must be"),
             (&["--join=unix:///s"], "by http:// only"),

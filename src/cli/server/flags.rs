@@ -204,7 +204,7 @@ table! {
     }
     "Unsafe" {
         Works, Bool, "unsafe-no-fsync", "false", "Do not wait for the disk; a power failure then loses data.";
-        Refused, Bool, "force-new-cluster", "false", "Be a cluster of one with the data of this member.";
+        Works, Bool, "force-new-cluster", "false", "Be a cluster of one with the data of this member: all others are removed. Only when they are lost for ever.";
     }
     "Others" {
         Works, Text, "config-file", "", "Read all this from a file; other flags and variables are ignored then.";
