@@ -4,12 +4,16 @@
 mod behind;
 mod chaos;
 mod failover;
+mod forced;
 mod joining;
 mod leases;
 mod ledger;
 mod load;
 mod members;
 mod pause;
+mod reader;
+mod rolling;
 mod single;
+mod space;
 mod three;
 mod watches;

@@ -70,6 +70,7 @@ pub enum Response {
     Hash(rpc::HashResponse),
     HashKv(rpc::HashKvResponse),
     MoveLeader(rpc::MoveLeaderResponse),
+    Downgrade(rpc::DowngradeResponse),
     SnapshotOpened {
         id: SnapshotId,
         bytes_estimate: u64,

@@ -96,6 +96,7 @@ pub enum Request {
     Hash(rpc::HashRequest),
     HashKv(rpc::HashKvRequest),
     MoveLeader(rpc::MoveLeaderRequest),
+    Downgrade(rpc::DowngradeRequest),
     /// Pins the current state; the answer names the snapshot.
     SnapshotOpen,
     /// Reads on in a pinned snapshot.

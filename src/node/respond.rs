@@ -26,6 +26,7 @@ pub fn fill(response: &mut Response, cluster: ClusterId, member: MemberId, term:
         Response::MemberPromote(response) => &mut response.header,
         Response::Alarm(response) => &mut response.header,
         Response::Status(response) => &mut response.header,
+        Response::Downgrade(response) => &mut response.header,
         Response::Hash(response) => &mut response.header,
         Response::HashKv(response) => &mut response.header,
         // These answers carry no header, as in etcd.

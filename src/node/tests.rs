@@ -431,6 +431,7 @@ fn put(key: &str, value: &str) -> rpc::PutRequest {
 
 mod load;
 mod members;
+mod upkeep;
 
 #[test]
 fn one_member_serves_and_comes_back() {
