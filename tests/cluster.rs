@@ -6,6 +6,7 @@ mod chaos;
 #[cfg(feature = "failpoints")]
 mod failing;
 mod failover;
+mod forced;
 mod founding;
 mod joining;
 mod leases;
@@ -13,6 +14,9 @@ mod ledger;
 mod load;
 mod members;
 mod pause;
+mod reader;
+mod rolling;
 mod single;
+mod space;
 mod three;
 mod watches;

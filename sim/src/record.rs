@@ -268,7 +268,8 @@ fn body(body: command::Body) -> Option<h::Request> {
         | Body::LeaseCheckpoint(_)
         | Body::Alarm(_)
         | Body::MemberPublish(_)
-        | Body::ClusterVersion(_) => return None,
+        | Body::ClusterVersion(_)
+        | Body::Downgrade(_) => return None,
     })
 }
 

@@ -82,7 +82,8 @@ fn count_leases<'a>(log: impl Iterator<Item = &'a (u64, Entry)>, counters: &mut 
                 | Body::Compact(_)
                 | Body::Alarm(_)
                 | Body::MemberPublish(_)
-                | Body::ClusterVersion(_),
+                | Body::ClusterVersion(_)
+                | Body::Downgrade(_),
             )
             | None => {}
         }

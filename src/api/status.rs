@@ -26,6 +26,11 @@ pub fn not_yet(what: &str) -> Status {
     ))
 }
 
+/// An action that no version knows.
+pub fn unknown_method() -> Status {
+    Status::unknown("etcdserver: unknown method")
+}
+
 /// What a client did to end its stream of requests.
 pub fn of_inbound(status: &Status) -> Status {
     reworded(status.code(), status.message()).unwrap_or_else(|| status.clone())

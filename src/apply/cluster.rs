@@ -10,10 +10,12 @@ use crate::{
     membership::{Cluster, Member, VotersLearners, version::Version},
     pb::{
         etcdserverpb::{
-            MemberAddResponse, MemberListResponse, MemberPromoteResponse, MemberRemoveResponse,
-            MemberUpdateResponse, ResponseHeader,
+            DowngradeResponse, MemberAddResponse, MemberListResponse, MemberPromoteResponse,
+            MemberRemoveResponse, MemberUpdateResponse, ResponseHeader,
         },
-        fated::command::{ConfChangeCommand, MemberPublish, conf_change_command::Kind},
+        fated::command::{
+            ConfChangeCommand, DowngradeSet, MemberPublish, conf_change_command::Kind,
+        },
     },
     raft::{self, ChangeKind, ConfChange, LEAVE_JOINT, Transition},
 };
@@ -27,6 +29,15 @@ pub struct InitialMember {
     pub name: String,
     /// Where members reach it.
     pub peer_urls: Vec<String>,
+}
+
+/// What may be applied in a joint configuration: what leaves the voters as they are, and what asks
+/// no quorum.
+fn while_joint(kind: Kind) -> bool {
+    match kind {
+        Kind::Update | Kind::Alone => true,
+        Kind::AddVoter | Kind::AddLearner | Kind::Remove | Kind::Promote => false,
+    }
 }
 
 /// Raft's word for who votes and who listens.
@@ -68,6 +79,9 @@ pub(super) fn fold(hash: &mut Digest, cluster: &Cluster) {
     }
     if let Some(version) = cluster.cluster_version() {
         hash.bytes(version.to_string().as_bytes());
+    }
+    if let Some(target) = cluster.downgrade() {
+        hash.bytes(target.to_string().as_bytes());
     }
 }
 
@@ -136,7 +150,7 @@ impl<B: Backend> StateMachine<B> {
             request: RequestId::new(command.request_id),
         });
         // While joint, raft takes no further change, so the member set must not either.
-        let outcome = match self.conf_state().is_joint() && command.kind() != Kind::Update {
+        let outcome = match self.conf_state().is_joint() && !while_joint(command.kind()) {
             true => Err(ApiError::Unhealthy),
             false => self.change_member(&command),
         };
@@ -162,6 +176,8 @@ impl<B: Backend> StateMachine<B> {
             Kind::Remove => Response::MemberRemove(MemberRemoveResponse { header, members }),
             Kind::Promote => Response::MemberPromote(MemberPromoteResponse { header, members }),
             Kind::Update => Response::MemberUpdate(MemberUpdateResponse { header, members }),
+            // Nobody waits for this one.
+            Kind::Alone => Response::Health,
         }
     }
 
@@ -202,6 +218,10 @@ impl<B: Backend> StateMachine<B> {
                 self.cluster.apply_promote(view, id)?;
                 Some(voter(id))
             }
+            Kind::Alone => {
+                self.cluster.apply_alone(view, id)?;
+                Some(ConfChange::single(ChangeKind::Alone, id))
+            }
             Kind::Update => {
                 self.cluster
                     .apply_update(view, id, command.peer_urls.clone())?;
@@ -232,6 +252,38 @@ impl<B: Backend> StateMachine<B> {
         self.cluster.set_cluster_version(&mut self.view, version);
         notices.push(Notice::Members);
         Ok(())
+    }
+
+    pub(super) fn downgrade(
+        &mut self,
+        request: &DowngradeSet,
+        notices: &mut Vec<Notice>,
+    ) -> Result<DowngradeResponse, ApplyError> {
+        // Another call may have come between the check before the proposal and this.
+        let target = match request.enabled {
+            true => Some(self.validate_downgrade(&request.version)?),
+            false => None,
+        };
+        self.cluster.set_downgrade(&mut self.view, target);
+        notices.push(Notice::Members);
+        Ok(self.downgrade_response())
+    }
+
+    /// Whether the cluster may be brought to this version now.
+    pub fn validate_downgrade(&self, version: &str) -> Result<Version, ApiError> {
+        let target = Version::parse_target(version);
+        let target = target.map_err(|_| ApiError::WrongDowngradeVersionFormat)?;
+        self.cluster.validate_downgrade(target)?;
+        Ok(target)
+    }
+
+    /// The answer to a call about a downgrade: the version of the cluster.
+    pub fn downgrade_response(&self) -> DowngradeResponse {
+        let version = self.cluster.cluster_version();
+        DowngradeResponse {
+            header: header(self.store.revision()),
+            version: version.map_or(String::new(), Version::short),
+        }
     }
 
     /// The members, in the order of their ids.

@@ -8,6 +8,7 @@
 
 pub mod alarm;
 pub mod cluster;
+pub mod cost;
 pub mod history;
 pub mod kv;
 pub mod lease;
@@ -34,7 +35,7 @@ use crate::{
     membership::Cluster,
     mvcc::Store,
     pb::{
-        etcdserverpb::{AlarmType, TxnRequest, request_op::Request as Op},
+        etcdserverpb::AlarmType,
         fated::command::{Command, command::Body},
         mvccpb::{Event, KeyValue},
     },
@@ -194,14 +195,15 @@ impl<B: Backend> StateMachine<B> {
     fn permitted(&self, body: &Body) -> Result<(), ApiError> {
         let grows = match body {
             Body::Put(_) | Body::LeaseGrant(_) => true,
-            Body::Txn(txn) => has_put(txn),
-            Body::DeleteRange(_)
-            | Body::Compact(_)
+            Body::Txn(txn) => cost::txn(txn) > 0,
+            Body::DeleteRange(_) => crate::mutant!("no-space-refuses-deletes"),
+            Body::Compact(_)
             | Body::LeaseRevoke(_)
             | Body::LeaseCheckpoint(_)
             | Body::Alarm(_)
             | Body::MemberPublish(_)
-            | Body::ClusterVersion(_) => false,
+            | Body::ClusterVersion(_)
+            | Body::Downgrade(_) => false,
         };
         let changes_data = match body {
             Body::Put(_)
@@ -213,10 +215,15 @@ impl<B: Backend> StateMachine<B> {
             Body::LeaseCheckpoint(_)
             | Body::Alarm(_)
             | Body::MemberPublish(_)
-            | Body::ClusterVersion(_) => false,
+            | Body::ClusterVersion(_)
+            | Body::Downgrade(_) => false,
         };
         if changes_data && self.alarms.any(AlarmType::Corrupt) {
             return Err(ApiError::Corrupt);
+        }
+        let full_here = || self.view.overlay_bytes() > 4096;
+        if grows && crate::mutant!("quota-decided-when-applied") && full_here() {
+            return Err(ApiError::NoSpace);
         }
         if grows && self.alarms.any(AlarmType::Nospace) {
             return Err(ApiError::NoSpace);
@@ -258,7 +265,10 @@ impl<B: Backend> StateMachine<B> {
                 self.lease_checkpoint(&request, notices);
                 Response::Health
             }
-            Body::Alarm(request) => Response::Alarm(self.alarm(&request, notices)),
+            Body::Alarm(request) => {
+                let request_id = origin.map_or(RequestId::ZERO, |origin| origin.request);
+                Response::Alarm(self.alarm(&request, request_id, notices))
+            }
             Body::MemberPublish(request) => {
                 self.member_publish(&request, notices)?;
                 Response::Health
@@ -267,6 +277,7 @@ impl<B: Backend> StateMachine<B> {
                 self.set_cluster_version(&request.version, notices)?;
                 Response::Health
             }
+            Body::Downgrade(request) => Response::Downgrade(self.downgrade(&request, notices)?),
         })
     }
 
@@ -308,17 +319,6 @@ fn fold_event(hash: &mut Digest, event: &Event) {
             hash.number(number.cast_unsigned());
         }
     }
-}
-
-fn has_put(txn: &TxnRequest) -> bool {
-    txn.success
-        .iter()
-        .chain(&txn.failure)
-        .any(|op| match &op.request {
-            Some(Op::RequestPut(_)) => true,
-            Some(Op::RequestTxn(nested)) => has_put(nested),
-            Some(Op::RequestRange(_) | Op::RequestDeleteRange(_)) | None => false,
-        })
 }
 
 /// What the node needs beside applying.

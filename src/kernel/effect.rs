@@ -70,10 +70,10 @@ pub enum Response {
     Hash(rpc::HashResponse),
     HashKv(rpc::HashKvResponse),
     MoveLeader(rpc::MoveLeaderResponse),
+    Downgrade(rpc::DowngradeResponse),
     SnapshotOpened {
         id: SnapshotId,
         bytes_estimate: u64,
-        header: rpc::ResponseHeader,
     },
     SnapshotChunk {
         data: Bytes,

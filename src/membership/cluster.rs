@@ -27,6 +27,7 @@ use crate::{
 const CLUSTER_ID: &[u8] = b"clusterId";
 const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 const JOINT: &[u8] = b"joint";
+const DOWNGRADE: &[u8] = b"downgrade";
 
 /// Who votes and who only listens, for raft. Joint while `voters_outgoing` is not empty.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -50,6 +51,7 @@ pub struct Cluster {
     members: BTreeMap<MemberId, Member>,
     removed: BTreeSet<MemberId>,
     version: Option<Version>,
+    downgrade: Option<Version>,
     joint: Joint,
 }
 
@@ -82,6 +84,7 @@ impl Cluster {
         let cluster = Self {
             id: setting(view, CLUSTER_ID, decode_cluster_id)?.unwrap_or_default(),
             version: setting(view, CLUSTER_VERSION, decode_version)?,
+            downgrade: setting(view, DOWNGRADE, decode_version)?,
             joint: setting(view, JOINT, Joint::decode)?.unwrap_or_default(),
             members,
             removed,
@@ -281,6 +284,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// Applies that all members but one are lost: they are removed, and that one votes.
+    pub fn apply_alone<B: Backend>(
+        &mut self,
+        view: &mut View<B>,
+        id: MemberId,
+    ) -> Result<(), ApiError> {
+        if self.get(id).is_none() {
+            return Err(ApiError::MemberNotFound);
+        }
+        self.change(view, id, |member| member.learner = false)?;
+        let others: Vec<MemberId> = self.members.keys().copied().collect();
+        for other in others.into_iter().filter(|other| *other != id) {
+            self.apply_remove(view, other)?;
+        }
+        Ok(())
+    }
+
     /// Applies new peer URLs; everything else of the member stays, its learner flag above all.
     pub fn apply_update<B: Backend>(
         &mut self,
@@ -346,6 +366,34 @@ impl Cluster {
         let name = Bytes::from_static(CLUSTER_VERSION);
         view.put(Bucket::Cluster, name, version.to_string().into());
         self.version = Some(version);
+    }
+
+    /// The version the cluster is being brought down to, if it is.
+    pub fn downgrade(&self) -> Option<Version> {
+        self.downgrade
+    }
+
+    /// Whether the cluster may be brought to an older version now, in etcd's order of checks.
+    pub fn validate_downgrade(&self, target: Version) -> Result<(), ApiError> {
+        let version = self.version.ok_or(ApiError::ClusterVersionUnavailable)?;
+        if version.one_below() != Some(target.cluster()) {
+            return Err(ApiError::InvalidDowngradeTargetVersion);
+        }
+        match self.downgrade {
+            Some(_) => Err(ApiError::DowngradeInProcess),
+            None => Ok(()),
+        }
+    }
+
+    /// Records where the cluster is being brought to, or that it stays.
+    pub fn set_downgrade<B: Backend>(&mut self, view: &mut View<B>, target: Option<Version>) {
+        let target = target.map(Version::cluster);
+        let name = Bytes::from_static(DOWNGRADE);
+        match target {
+            Some(version) => view.put(Bucket::Cluster, name, version.to_string().into()),
+            None => view.delete(Bucket::Cluster, name),
+        }
+        self.downgrade = target;
     }
 
     /// Asserts every invariant.

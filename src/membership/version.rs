@@ -52,6 +52,26 @@ impl Version {
         from.major == to.major && (from < to || to.minor.checked_add(1) == Some(from.minor))
     }
 
+    /// The only version a cluster of this one can be brought down to.
+    pub fn one_below(self) -> Option<Self> {
+        let minor = self.minor.checked_sub(1)?;
+        Some(Self::new(self.major, minor, 0))
+    }
+
+    /// The version a client names for a downgrade: `3.6`, or with a patch that does not count.
+    pub fn parse_target(text: &str) -> Result<Self, VersionError> {
+        let whole = text.parse::<Self>();
+        whole
+            .or_else(|_| format!("{text}.0").parse())
+            .map(Self::cluster)
+            .map_err(|_| VersionError(text.into()))
+    }
+
+    /// As clients read a cluster's version.
+    pub fn short(self) -> String {
+        format!("{}.{}", self.major, self.minor)
+    }
+
     /// Whether a member of this version may serve in a cluster of version `cluster`.
     pub fn can_serve(self, cluster: Self) -> bool {
         self.cluster() >= cluster.cluster()
@@ -132,6 +152,19 @@ mod tests {
         assert!(!v("3.7.0").may_move_to(v("3.7.4")));
         assert!(!v("3.7.0").may_move_to(v("4.0.0")));
         assert!(!v("3.0.0").may_move_to(v("2.9.0")));
+    }
+
+    #[test]
+    fn a_target_is_named_with_or_without_patch() {
+        for good in ["3.6", "3.6.0", "3.6.9"] {
+            assert_eq!(Version::parse_target(good), Ok(v("3.6.0")), "{good}");
+        }
+        for bad in ["", "3", "v3.6", "3.6.", "3.6.0.0", "three"] {
+            assert!(Version::parse_target(bad).is_err(), "{bad}");
+        }
+        assert_eq!(v("3.7.1").one_below(), Some(v("3.6.0")));
+        assert_eq!(v("3.0.0").one_below(), None);
+        assert_eq!(v("3.10.2").short(), "3.10");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! - While an image is being installed nothing is applied and nothing is read.
 
 mod images;
+mod upkeep;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -100,7 +101,7 @@ struct Settings {
     snapshot_count: u64,
     catchup_entries: u64,
     version: String,
-    quota_bytes: u64,
+    quota_bytes: i64,
     rules: Rules,
 }
 
@@ -360,6 +361,10 @@ impl<B: Backend> Applier<B> {
                 self.on_keep_alive(call, request.id, cx);
                 return Ok(());
             }
+            Request::Downgrade(request) => {
+                self.on_downgrade(call, request, cx);
+                return Ok(());
+            }
             request => settle(query::answer(&self.machine, request, cx.now))?,
         };
         cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
@@ -469,11 +474,7 @@ impl<B: Backend> Applier<B> {
             let cut_at = cx.now.after(self.settings.batch_interval);
             self.cut_at.get_or_insert(cut_at);
         }
-        cx.tell(Mail::Frontend(FrontendInput::Load {
-            applied: self.machine.applied_index(),
-            committed: self.committed,
-            overlay_bytes: self.machine.view().overlay_bytes(),
-        }));
+        self.tell_load(cx);
     }
 
     fn cut(&mut self, cx: &mut Context<'_, Mail>) {
@@ -521,6 +522,7 @@ impl<B: Backend> Applier<B> {
         }
         if let Some((_, call)) = self.defragmenting.take_if(|(own, _)| *own == ticket) {
             self.machine.refresh()?;
+            self.tell_load(cx);
             let response = Response::Defragment(DefragmentResponse::default());
             cx.tell(Mail::Frontend(FrontendInput::Answer {
                 call,
@@ -565,6 +567,7 @@ impl<B: Backend> Applier<B> {
         if !mutant!("mark-before-commit") {
             self.offer_mark(meta, cx);
         }
+        self.tell_load(cx);
     }
 
     /// Lets the log forget what the backend now holds, every `snapshot_count` entries.

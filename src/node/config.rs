@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::upkeep::AutoCompaction;
 use crate::{
     apply::InitialMember,
     kernel::{ClusterId, MemberId, limits},
@@ -24,6 +25,8 @@ pub struct NodeConfig {
     pub initial_members: Vec<InitialMember>,
     /// Whether this member joins a running cluster: it begins with nothing and gets an image.
     pub joining: bool,
+    /// `--force-new-cluster`: the other members are lost for ever; this one goes on alone.
+    pub force_new_cluster: bool,
     /// Whether this member, while it is a learner, asks the leader for its vote by itself.
     pub promote_itself: bool,
     /// `--strict-reconfig-check`: refuse changes of the members that could cost the quorum.
@@ -66,8 +69,12 @@ pub struct NodeConfig {
     pub fragment_bytes_max: usize,
     /// Revisions of history one catch-up slice of watches reads.
     pub catchup_revisions: usize,
-    /// `--quota-backend-bytes`, resolved: 0 means no quota.
-    pub quota_bytes: u64,
+    /// `--quota-backend-bytes`, with etcd's default for zero: less than one means no quota.
+    pub quota_bytes: i64,
+    /// `--quota-alarm-clear`: whether the NOSPACE alarm is cleared by itself.
+    pub quota_alarm_clears: bool,
+    /// `--auto-compaction-mode` and `--auto-compaction-retention`.
+    pub auto_compaction: Option<AutoCompaction>,
     /// The version this server reports, for example `3.7.1`.
     pub version: String,
     /// Size of one WAL segment.
@@ -99,6 +106,7 @@ impl Default for NodeConfig {
             initial_members: Vec::new(),
             joining: false,
             promote_itself: false,
+            force_new_cluster: false,
             strict_reconfig: true,
             learners_max: 1,
             health_interval: Duration::from_secs(5),
@@ -120,6 +128,8 @@ impl Default for NodeConfig {
             fragment_bytes_max: usize::MAX,
             catchup_revisions: limits::CATCHUP_REVISIONS_MAX,
             quota_bytes: 2 * 1024 * 1024 * 1024,
+            quota_alarm_clears: true,
+            auto_compaction: None,
             version: "3.7.1".to_owned(),
             segment_bytes: limits::SEGMENT_BYTES,
             append_bytes_max: limits::APPEND_BYTES_MAX,

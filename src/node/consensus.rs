@@ -7,13 +7,15 @@
 //! Outputs are taken once the mailbox is empty, so that everything one step brought in becomes one
 //! append, one message per peer and one write to the log.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
 
 use super::{
-    NodeConfig,
+    NodeConfig, alone,
     mail::{
         Append, ApplierInput, ConsensusInput, FrontendInput, IntegrityInput, JournalInput,
-        LeasesInput, Mail, PeersInput, RaftStatus, SnapshotsInput, WatchesInput,
+        LeasesInput, Mail, PeersInput, RaftStatus, SnapshotsInput, UpkeepInput, WatchesInput,
     },
 };
 use crate::{
@@ -38,6 +40,8 @@ pub struct Consensus {
     /// The image that raft has accepted and the log has not recorded yet.
     restoring: Option<SnapshotId>,
     shown: Option<RoleChange>,
+    /// To be proposed as soon as this member, which goes on alone by force, leads.
+    alone: Option<Bytes>,
     /// What the frontend was told about this member's vote.
     told_learner: Option<bool>,
 }
@@ -52,6 +56,7 @@ struct Moving {
 impl Consensus {
     /// Wraps a raft core.
     pub fn new(raft: Raft, config: &NodeConfig) -> Self {
+        let alone = raft.is_forced().then(|| alone::proposal(raft.id()));
         Self {
             raft,
             heartbeat: config.heartbeat,
@@ -60,6 +65,7 @@ impl Consensus {
             moving: None,
             restoring: None,
             shown: None,
+            alone,
             told_learner: None,
         }
     }
@@ -139,6 +145,9 @@ impl Consensus {
             ConsensusInput::Applied { index } => self.raft.on_applied(index),
             ConsensusInput::ConfChange(change) => {
                 let conf_state = self.raft.apply_conf_change(&change);
+                if change.is_alone() {
+                    cx.tell(Mail::Frontend(FrontendInput::Alone));
+                }
                 self.tell_learner(cx);
                 cx.tell(Mail::Integrity(IntegrityInput::Voters(conf_state)));
             }
@@ -276,6 +285,8 @@ impl Consensus {
         self.next_tick = cx.now.after(self.heartbeat);
         self.raft.tick();
         cx.tell(Mail::Integrity(IntegrityInput::Tick));
+        let silent = self.silent();
+        cx.tell(Mail::Upkeep(UpkeepInput::Tick { silent }));
         if let Some(moving) = self.moving.take_if(|moving| moving.deadline <= cx.now) {
             let result = Err(ApiError::Timeout);
             cx.tell(Mail::Frontend(FrontendInput::Answer {
@@ -285,8 +296,22 @@ impl Consensus {
         }
     }
 
+    /// On a leader, the members that it has not heard of since it last looked for a quorum.
+    fn silent(&self) -> BTreeSet<MemberId> {
+        if self.raft.role() != Role::Leader {
+            return BTreeSet::new();
+        }
+        let own = self.raft.id();
+        let progress = self.raft.progress();
+        progress
+            .filter(|(id, view)| *id != own && !view.recent_active)
+            .map(|(id, _)| id)
+            .collect()
+    }
+
     /// Takes raft's output; called when the mailbox is empty. Returns whether there was any.
     pub fn flush(&mut self, cx: &mut Context<'_, Mail>) -> bool {
+        self.propose_alone();
         if !self.raft.has_output() {
             return false;
         }
@@ -358,6 +383,16 @@ impl Consensus {
         true
     }
 
+    /// Once everything before it is applied, so that it is the last word.
+    fn propose_alone(&mut self) {
+        let leads = self.raft.role() == Role::Leader && !self.raft.is_changing();
+        if let Some(data) = self.alone.take_if(|_| leads)
+            && self.raft.propose_conf_change(data.clone()).is_err()
+        {
+            self.alone = Some(data);
+        }
+    }
+
     fn on_role(&mut self, role: RoleChange, cx: &mut Context<'_, Mail>) {
         let before = self.shown.replace(role);
         if before.map(|before| before.leader) != Some(role.leader) {
@@ -372,6 +407,7 @@ impl Consensus {
         }
         cx.tell(Mail::Frontend(FrontendInput::Role(role)));
         cx.tell(Mail::Leases(LeasesInput::Role(role)));
+        cx.tell(Mail::Upkeep(UpkeepInput::Role(role)));
         cx.tell(Mail::Watches(WatchesInput::Role(role)));
         cx.tell(Mail::Snapshots(SnapshotsInput::Role(role)));
     }

@@ -3,14 +3,15 @@
 //! Every tick a member tells the others the hash at its last applied index. Whoever has applied
 //! that index compares; on a difference both tell everybody their hash at that very index, so that
 //! all can count. A member whose hash differs from that of a majority of the voters is the wrong
-//! one and refuses to serve. When everybody has answered and nobody has a majority, all refuse.
+//! one and refuses to serve. When everybody has answered and nobody has a majority, all refuse, and
+//! the CORRUPT alarm is raised, so that a restart does not make them forget it.
 //!
 //! Inputs: `IntegrityInput`. No timers of its own; consensus ticks it.
 //! Invariants: a verdict is never taken back during a boot.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::mail::{FrontendInput, IntegrityInput, Mail, PeersInput};
+use super::mail::{FrontendInput, IntegrityInput, Mail, PeersInput, UpkeepInput};
 use crate::kernel::{
     Context, Effect, LogIndex, MemberId,
     effect::{LogLevel, LogLine},
@@ -184,6 +185,9 @@ impl Integrity {
                 own,
             );
             cx.tell(Mail::Frontend(FrontendInput::Corrupt));
+            if winner.is_none() {
+                cx.tell(Mail::Upkeep(UpkeepInput::Divided));
+            }
         }
     }
 

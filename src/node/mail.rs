@@ -1,6 +1,6 @@
 //! What the actors of one node say to each other: one variant per receiver.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 
@@ -28,6 +28,7 @@ pub enum Mail {
     Peers(PeersInput),
     Snapshots(SnapshotsInput),
     Integrity(IntegrityInput),
+    Upkeep(UpkeepInput),
 }
 
 /// For the actor that owns client calls.
@@ -75,6 +76,7 @@ pub enum FrontendInput {
         applied: LogIndex,
         committed: LogIndex,
         overlay_bytes: usize,
+        live_bytes: u64,
     },
     /// The deletions of a compaction up to `revision` are durable; the store stands at `current`.
     CompactionDone {
@@ -110,10 +112,17 @@ pub enum FrontendInput {
         call: CallId,
         outcome: Result<command::ConfChangeCommand, ApiError>,
     },
+    /// A call was looked at behind the barrier, and is now to go through the log.
+    Decided {
+        call: CallId,
+        body: command::command::Body,
+    },
     /// The cluster removed this member: a member that stays says so, or its own log does.
     Removed {
         told: bool,
     },
+    /// A member that goes on alone by force is alone by its log as well.
+    Alone,
 }
 
 /// What one member may ask another for a client.
@@ -416,6 +425,22 @@ pub enum IntegrityInput {
         hash: u64,
     },
     Tick,
+}
+
+/// For the actor that keeps the cluster in shape.
+#[derive(Debug)]
+pub enum UpkeepInput {
+    Role(RoleChange),
+    /// One heartbeat; on a leader, with the members it has not heard of lately.
+    Tick {
+        silent: BTreeSet<MemberId>,
+    },
+    /// A client's request of this cost did not fit into the quota.
+    Refused {
+        cost: u64,
+    },
+    /// The members' states differ, and no majority of them agrees.
+    Divided,
 }
 
 /// A command under its header, encoded for the log.

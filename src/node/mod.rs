@@ -8,6 +8,7 @@
 //! Invariants: a step ends with an empty mailbox; nothing depends on anything but the events, the
 //! time handed in, and the seed.
 
+pub mod alone;
 pub mod applier;
 pub mod boot;
 pub mod config;
@@ -25,6 +26,7 @@ pub mod reconfigure;
 pub mod respond;
 pub mod snapshots;
 pub mod ticket;
+pub mod upkeep;
 pub mod watches;
 pub mod wire;
 
@@ -46,6 +48,7 @@ use self::{
     peers::Peers,
     snapshots::Snapshots,
     ticket::{Owner, owner_of},
+    upkeep::Upkeep,
     watches::Watches,
 };
 use crate::{
@@ -73,6 +76,7 @@ pub struct Node<B: Backend> {
     peers: Peers,
     snapshots: Snapshots,
     integrity: Integrity,
+    upkeep: Upkeep,
     started: bool,
     advance_ticks: u32,
     /// Where the members are reached, as known at boot.
@@ -127,10 +131,16 @@ impl<B: Backend> Node<B> {
             cx.emit(Effect::Ready);
         }
         self.journal.start(cx);
+        self.applier.tell_load(cx);
         let cluster = self.applier.machine().cluster();
+        let mut removed: Vec<MemberId> = cluster.removed().collect();
+        if self.consensus.raft().is_forced() {
+            let others = cluster.members().map(|member| member.id);
+            removed.extend(others.filter(|id| *id != self.member));
+        }
         cx.tell(Mail::Peers(PeersInput::Members {
             members: mem::take(&mut self.known),
-            removed: cluster.removed().collect(),
+            removed,
         }));
         if cluster.is_removed(self.member) {
             cx.tell(Mail::Frontend(FrontendInput::Removed { told: false }));
@@ -157,6 +167,7 @@ impl<B: Backend> Node<B> {
             Mail::Peers(input) => self.peers.on_input(input, cx),
             Mail::Snapshots(input) => self.snapshots.on_input(input, cx),
             Mail::Integrity(input) => self.integrity.on_input(input, cx),
+            Mail::Upkeep(input) => self.upkeep.on_input(input, &self.applier, cx),
         }
     }
 
@@ -184,6 +195,9 @@ impl<B: Backend> Node<B> {
         if due(self.watches.deadline(), cx.now) {
             self.watches.on_deadline(self.applier.machine(), cx);
         }
+        if due(self.upkeep.deadline(), cx.now) {
+            self.upkeep.on_deadline(&self.applier, cx);
+        }
     }
 
     /// When the node wants a step although nothing happened.
@@ -196,6 +210,7 @@ impl<B: Backend> Node<B> {
             self.snapshots.deadline(),
             self.applier.deadline(),
             self.watches.deadline(),
+            self.upkeep.deadline(),
         ]
         .into_iter()
         .flatten()

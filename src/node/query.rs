@@ -8,9 +8,10 @@ use crate::{
         ApiError, BackendSize, Instant, LeaseId, MemberId, Request, Response, effect::Metric,
     },
     lease::TimeToLive,
+    membership::version::Version,
     pb::etcdserverpb::{
-        AlarmMember, AlarmResponse, AlarmType, HashResponse, LeaseLeasesResponse, LeaseStatus,
-        LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, StatusResponse,
+        AlarmMember, AlarmResponse, AlarmType, DowngradeInfo, HashResponse, LeaseLeasesResponse,
+        LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, StatusResponse,
     },
 };
 
@@ -23,8 +24,8 @@ pub struct Facts<'a> {
     pub size: BackendSize,
     /// The version this server reports.
     pub version: &'a str,
-    /// The space quota; 0 is none.
-    pub quota_bytes: u64,
+    /// The space quota; less than one is none.
+    pub quota_bytes: i64,
     /// This member.
     pub member: MemberId,
 }
@@ -49,7 +50,7 @@ pub fn answer<B: Backend>(
         Request::MemberList(_) => Response::MemberList(machine.member_list()),
         Request::Alarm(request) => Response::Alarm(AlarmResponse {
             header: header(machine.store().revision()),
-            alarms: machine.alarms().list(request.alarm()),
+            alarms: machine.alarms().list(request.alarm),
         }),
         Request::Hash(_) => Response::Hash(HashResponse {
             header: header(machine.store().revision()),
@@ -75,9 +76,11 @@ pub fn answer<B: Backend>(
         | Request::Defragment(_)
         | Request::HashKv(_)
         | Request::MoveLeader(_)
+        | Request::Downgrade(_)
         | Request::SnapshotOpen
         | Request::SnapshotRead { .. }
         | Request::SnapshotClose { .. }
+        | Request::Invalid(..)
         | Request::Metrics => unreachable!("the frontend routes this request elsewhere"),
     })
 }
@@ -131,17 +134,15 @@ pub fn status<B: Backend>(machine: &StateMachine<B>, facts: &Facts<'_>) -> Statu
     if facts.raft.leader.is_none() {
         errors.push(ApiError::NoLeader.text().to_owned());
     }
-    for AlarmMember { member_id, alarm } in machine.alarms().list(AlarmType::None) {
-        let name = AlarmType::try_from(alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
-        // The text form that etcd prints of its alarm message.
-        errors.push(format!("memberID:{member_id} alarm:{name} "));
+    for AlarmMember { member_id, alarm } in machine.alarms().list(AlarmType::None as i32) {
+        errors.push(alarm_text(member_id, alarm));
     }
     StatusResponse {
         header: header(machine.store().revision()),
         version: facts.version.to_owned(),
         db_size: facts.size.file_bytes.cast_signed(),
         db_size_in_use: facts.size.used_bytes.cast_signed(),
-        db_size_quota: facts.quota_bytes.cast_signed(),
+        db_size_quota: facts.quota_bytes,
         leader: facts.raft.leader.map_or(0, MemberId::get),
         raft_index: facts.raft.committed.get(),
         raft_applied_index: machine.applied_index().get(),
@@ -149,7 +150,25 @@ pub fn status<B: Backend>(machine: &StateMachine<B>, facts: &Facts<'_>) -> Statu
         errors,
         is_learner: facts.raft.is_learner,
         storage_version: storage_version(machine),
-        downgrade_info: Some(Default::default()),
+        downgrade_info: Some(downgrade_info(machine.cluster().downgrade())),
+    }
+}
+
+/// The text form of an alarm, which leaves out what is zero.
+fn alarm_text(member: u64, alarm: i32) -> String {
+    let member = (member != 0).then(|| format!("memberID:{member}"));
+    let alarm = match AlarmType::try_from(alarm) {
+        Ok(known) => format!("alarm:{}", known.as_str_name()),
+        Err(_) => format!("alarm:{alarm}"),
+    };
+    let parts: Vec<String> = member.into_iter().chain([alarm]).collect();
+    parts.join(" ")
+}
+
+fn downgrade_info(target: Option<Version>) -> DowngradeInfo {
+    DowngradeInfo {
+        enabled: target.is_some(),
+        target_version: target.map_or(String::new(), |target| target.to_string()),
     }
 }
 
@@ -188,7 +207,10 @@ pub fn metrics<B: Backend>(machine: &StateMachine<B>, facts: &Facts<'_>) -> Vec<
             "etcd_debugging_mvcc_current_revision",
             machine.store().revision().cast_unsigned(),
         ),
-        ("etcd_server_quota_backend_bytes", facts.quota_bytes),
+        (
+            "etcd_server_quota_backend_bytes",
+            u64::try_from(facts.quota_bytes).unwrap_or(0),
+        ),
     ];
     figures
         .map(|(name, value)| Metric {

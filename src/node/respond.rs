@@ -26,14 +26,12 @@ pub fn fill(response: &mut Response, cluster: ClusterId, member: MemberId, term:
         Response::MemberPromote(response) => &mut response.header,
         Response::Alarm(response) => &mut response.header,
         Response::Status(response) => &mut response.header,
+        Response::Downgrade(response) => &mut response.header,
         Response::Hash(response) => &mut response.header,
         Response::HashKv(response) => &mut response.header,
-        Response::SnapshotOpened { header, .. } => {
-            complete(header, cluster, member, term);
-            return;
-        }
         // These answers carry no header, as in etcd.
         Response::Defragment(_)
+        | Response::SnapshotOpened { .. }
         | Response::MoveLeader(_)
         | Response::SnapshotChunk { .. }
         | Response::SnapshotClosed

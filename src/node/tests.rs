@@ -429,7 +429,9 @@ fn put(key: &str, value: &str) -> rpc::PutRequest {
     }
 }
 
+mod load;
 mod members;
+mod upkeep;
 
 #[test]
 fn one_member_serves_and_comes_back() {

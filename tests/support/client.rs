@@ -285,7 +285,8 @@ impl Client {
         LeaseClient::new(self.channel())
     }
 
-    fn maintenance(&self) -> MaintenanceClient<Channel> {
+    /// The Maintenance service.
+    pub fn maintenance(&self) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(self.channel())
     }
 }

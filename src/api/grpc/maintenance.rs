@@ -14,7 +14,8 @@ use crate::{
         AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest,
         DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
         MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
-        StatusResponse, alarm_request::AlarmAction, maintenance_server::Maintenance,
+        StatusResponse, alarm_request::AlarmAction, downgrade_request::DowngradeAction,
+        maintenance_server::Maintenance,
     },
 };
 
@@ -28,11 +29,8 @@ impl Maintenance for Edge {
     type SnapshotStream = Stream<SnapshotResponse>;
 
     async fn alarm(&self, incoming: Incoming<AlarmRequest>) -> Answer<AlarmResponse> {
-        match AlarmAction::try_from(incoming.get_ref().action) {
-            Ok(AlarmAction::Get) => {}
-            Ok(AlarmAction::Activate) => return Err(status::not_yet("Alarm ACTIVATE")),
-            Ok(AlarmAction::Deactivate) => return Err(status::not_yet("Alarm DEACTIVATE")),
-            Err(_) => return Err(status::not_yet("an unknown Alarm action")),
+        if AlarmAction::try_from(incoming.get_ref().action).is_err() {
+            return Err(status::unknown_method());
         }
         answered!(self.call(incoming, Request::Alarm).await, Alarm)
     }
@@ -71,8 +69,11 @@ impl Maintenance for Edge {
         answered!(self.call(incoming, Request::MoveLeader).await, MoveLeader)
     }
 
-    async fn downgrade(&self, _: Incoming<DowngradeRequest>) -> Answer<DowngradeResponse> {
-        Err(status::not_yet("Downgrade"))
+    async fn downgrade(&self, incoming: Incoming<DowngradeRequest>) -> Answer<DowngradeResponse> {
+        if DowngradeAction::try_from(incoming.get_ref().action).is_err() {
+            return Err(status::unknown_method());
+        }
+        answered!(self.call(incoming, Request::Downgrade).await, Downgrade)
     }
 }
 
@@ -97,12 +98,7 @@ impl Edge {
         messages: mpsc::Sender<Result<SnapshotResponse, Status>>,
     ) -> Result<(), Status> {
         let opened = self.ask(credentials.clone(), Request::SnapshotOpen).await?;
-        let Response::SnapshotOpened {
-            id,
-            bytes_estimate,
-            header,
-        } = opened
-        else {
+        let Response::SnapshotOpened { id, bytes_estimate } = opened else {
             return Err(status::mismatch());
         };
         let pinned = Pinned {
@@ -111,7 +107,6 @@ impl Edge {
             id,
         };
         let mut cutter = Cutter::new(bytes_estimate, self.handle.limits().storage_version());
-        let mut header = Some(header);
         let mut cursor = None;
         loop {
             let read = Request::SnapshotRead { id, cursor };
@@ -123,8 +118,7 @@ impl Edge {
             if next.is_none() {
                 cutter.pad()?;
             }
-            while let Some(mut message) = cutter.next(next.is_none()) {
-                message.header = header.take();
+            while let Some(message) = cutter.next(next.is_none()) {
                 if messages.send(Ok(message)).await.is_err() {
                     return Ok(());
                 }
@@ -206,6 +200,7 @@ impl Cutter {
 
     fn message(&self, remaining_bytes: u64, blob: Bytes) -> SnapshotResponse {
         SnapshotResponse {
+            // As in etcd, a download has no header.
             header: None,
             remaining_bytes,
             blob,

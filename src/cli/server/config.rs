@@ -2,14 +2,26 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{args::Args, bootstrap::Bootstrap, settings::Settings, urls::Url, values};
-use crate::{api::EdgeLimits, kernel::limits, node::NodeConfig};
+use super::{
+    args::Args,
+    bootstrap::Bootstrap,
+    settings::{AutoCompaction, HttpSettings, Settings},
+    urls::Url,
+    values,
+};
+use crate::{
+    api::EdgeLimits,
+    kernel::limits,
+    node::{
+        NodeConfig,
+        upkeep::{self, compaction::REVISION_EVERY},
+    },
+};
 
 /// The etcd version whose behaviour we follow.
 pub const ETCD_VERSION: &str = "3.7.1";
 
 const ELECTION_MILLIS_MAX: u64 = 50_000;
-const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// The answer to a request may take this long, and two elections, before a health check gives up.
 const HEALTH_BASE: Duration = Duration::from_secs(5);
@@ -86,7 +98,16 @@ impl ServerConfig {
                     .to_owned(),
             );
         }
-        let sockets = [&listen_peer, &listen_client, &advertise_peer, &join];
+        let settings = Settings::from_args(args)?;
+        let listen_http = &settings.http.listen;
+        refuse_shared(&listen_client, listen_http)?;
+        let sockets = [
+            &listen_peer,
+            &listen_client,
+            &advertise_peer,
+            &join,
+            listen_http,
+        ];
         refuse_tls(sockets.into_iter().flatten())?;
         refuse_sockets(listen_peer.iter().chain(&advertise_peer))?;
         let name = args.text("name");
@@ -105,8 +126,8 @@ impl ServerConfig {
         Ok(Self {
             data_dir,
             wal_dir,
-            node: node_config(args, &advertise_client)?,
-            edge: edge_limits(args)?,
+            node: node_config(args, &advertise_client, &settings)?,
+            edge: edge_limits(args, &settings.http)?,
             listen_peer,
             listen_client,
             advertise_peer,
@@ -117,7 +138,7 @@ impl ServerConfig {
             join,
             token: args.text("initial-cluster-token").to_owned(),
             fsync: !args.bool("unsafe-no-fsync"),
-            settings: Settings::from_args(args)?,
+            settings,
         })
     }
 }
@@ -130,6 +151,11 @@ fn urls(args: &Args, name: &str) -> Result<Vec<Url>, String> {
 fn join_urls(args: &Args) -> Result<Vec<Url>, String> {
     if args.text("join").is_empty() {
         return Ok(Vec::new());
+    }
+    if args.bool("force-new-cluster") {
+        let text = "--join and --force-new-cluster exclude each other: a member goes on alone with \
+                    the data it has, or joins others without any; remove one of the two flags";
+        return Err(text.to_owned());
     }
     let others = [
         "initial-cluster",
@@ -208,6 +234,18 @@ fn refuse_tls<'a>(mut urls: impl Iterator<Item = &'a Url>) -> Result<(), String>
     }
 }
 
+/// One socket serves all or HTTP alone.
+fn refuse_shared(clients: &[Url], http: &[Url]) -> Result<(), String> {
+    let same = |url: &&Url| clients.iter().any(|client| client.address == url.address);
+    match http.iter().find(same) {
+        None => Ok(()),
+        Some(url) => Err(format!(
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url \
+             {url}"
+        )),
+    }
+}
+
 fn refuse_sockets<'a>(mut urls: impl Iterator<Item = &'a Url>) -> Result<(), String> {
     match urls.find(|url| !url.is_tcp()) {
         None => Ok(()),
@@ -215,7 +253,11 @@ fn refuse_sockets<'a>(mut urls: impl Iterator<Item = &'a Url>) -> Result<(), Str
     }
 }
 
-fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, String> {
+fn node_config(
+    args: &Args,
+    advertise_client: &[Url],
+    settings: &Settings,
+) -> Result<NodeConfig, String> {
     let standard = NodeConfig::default();
     let batch_interval = match args.duration("backend-batch-interval") {
         Duration::ZERO => standard.batch_interval,
@@ -226,8 +268,8 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         given => positive("backend-batch-limit", given)?,
     };
     let quota_bytes = match args.signed("quota-backend-bytes") {
-        0 => QUOTA_BYTES_DEFAULT,
-        given => u64::try_from(given).unwrap_or(0), // less than zero means none
+        0 => standard.quota_bytes,
+        given => given,
     };
     Ok(NodeConfig {
         name: args.text("name").to_owned(),
@@ -236,6 +278,7 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         election: Duration::from_millis(args.unsigned("election-timeout")),
         pre_vote: args.bool("pre-vote"),
         strict_reconfig: args.bool("strict-reconfig-check"),
+        force_new_cluster: args.bool("force-new-cluster"),
         promote_itself: !args.text("join").is_empty(),
         learners_max: positive("max-learners", args.signed("max-learners"))?,
         advance_ticks: args.bool("initial-election-tick-advance"),
@@ -252,9 +295,33 @@ fn node_config(args: &Args, advertise_client: &[Url]) -> Result<NodeConfig, Stri
         compaction_pause: args.duration("compaction-sleep-interval"),
         progress_interval: progress_interval(args.duration("watch-progress-notify-interval")),
         quota_bytes,
+        quota_alarm_clears: quota_alarm_clears(args)?,
+        auto_compaction: auto_compaction(settings.auto_compaction),
         version: ETCD_VERSION.to_owned(),
         ..standard
     })
+}
+
+/// Who clears the NOSPACE alarm: this member when there is space again, or an operator.
+fn quota_alarm_clears(args: &Args) -> Result<bool, String> {
+    match args.text("quota-alarm-clear") {
+        "auto" => Ok(true),
+        "manual" => Ok(false),
+        other => Err(format!(
+            "--quota-alarm-clear is \"auto\" or \"manual\" (set to {other:?})"
+        )),
+    }
+}
+
+fn auto_compaction(given: AutoCompaction) -> Option<upkeep::AutoCompaction> {
+    match given {
+        AutoCompaction::Off => None,
+        AutoCompaction::Periodic(keep) => Some(upkeep::AutoCompaction::Periodic { keep }),
+        AutoCompaction::Revision(keep) => Some(upkeep::AutoCompaction::Revision {
+            keep: i64::try_from(keep).unwrap_or(i64::MAX),
+            every: REVISION_EVERY,
+        }),
+    }
 }
 
 /// etcd lifts shorter intervals to its minimum, and takes zero for its default.
@@ -265,7 +332,7 @@ fn progress_interval(given: Duration) -> Duration {
     }
 }
 
-fn edge_limits(args: &Args) -> Result<EdgeLimits, String> {
+fn edge_limits(args: &Args, http: &HttpSettings) -> Result<EdgeLimits, String> {
     let election = Duration::from_millis(args.unsigned("election-timeout"));
     let streams = args.unsigned("max-concurrent-streams");
     let interval = args.duration("grpc-keepalive-interval");
@@ -279,6 +346,9 @@ fn edge_limits(args: &Args) -> Result<EdgeLimits, String> {
         keepalive_timeout: timeout,
         health_timeout: HEALTH_BASE + 2 * election,
         version: ETCD_VERSION.to_owned(),
+        gateway: http.gateway,
+        cors: http.cors.clone(),
+        host_whitelist: http.host_whitelist.clone(),
     })
 }
 
@@ -329,6 +399,10 @@ mod tests {
                 &["--join=http://a:1", "--initial-cluster-state=existing"],
                 "--join and --initial-cluster-state exclude each other",
             ),
+            (
+                &["--join=http://a:1", "--force-new-cluster"],
+                "--join and --force-new-cluster exclude each other",
+            ),
             (&["--join=a:1"], "--join: URL scheme must be"),
             (&["--join=unix:///s"], "by http:// only"),
         ] {
@@ -362,6 +436,9 @@ mod tests {
             "--listen-client-urls=unix:///s,http://0.0.0.0:9",
             "--advertise-client-urls=http://h1:9",
             "--quota-backend-bytes=-1",
+            "--quota-alarm-clear=manual",
+            "--auto-compaction-mode=revision",
+            "--auto-compaction-retention=1000",
             "--heartbeat-interval=10",
             "--election-timeout=50",
             "--watch-progress-notify-interval=10ms",
@@ -373,7 +450,11 @@ mod tests {
         .unwrap();
         assert_eq!(config.initial_cluster, "a=http://h1:1,a=http://h2:2");
         assert_eq!(config.wal_dir, PathBuf::from("/d/member/wal"));
-        assert_eq!(config.node.quota_bytes, 0);
+        assert_eq!(config.node.quota_bytes, -1);
+        assert!(!config.node.quota_alarm_clears);
+        let every = REVISION_EVERY;
+        let kept = upkeep::AutoCompaction::Revision { keep: 1000, every };
+        assert_eq!(config.node.auto_compaction, Some(kept));
         assert_eq!(config.node.election, Duration::from_millis(50));
         assert_eq!(config.node.progress_interval, PROGRESS_INTERVAL_MIN);
         assert_eq!(config.edge.keepalive_interval, None);
@@ -384,7 +465,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_a_reason() {
-        let cases: [(&[&str], &str); 12] = [
+        let cases: [(&[&str], &str); 13] = [
             (
                 &["--heartbeat-interval=0"],
                 "--heartbeat-interval must be >0 (set to 0ms)",
@@ -419,6 +500,7 @@ mod tests {
                 &["--advertise-client-urls=http://:1"],
                 "unexpected empty host",
             ),
+            (&["--quota-alarm-clear=never"], "\"auto\" or \"manual\""),
             (
                 &["--backend-batch-limit=-3"],
                 "--backend-batch-limit must be >0",

@@ -90,13 +90,14 @@ table! {
         Works, Bool, "initial-election-tick-advance", "true", "Shorten the first election timeout after a start.";
         Works, Urls, "listen-peer-urls", "http://localhost:2380", "Where to listen for other members.";
         Works, Urls, "listen-client-urls", "http://localhost:2379", "Where to listen for clients, gRPC and HTTP.";
-        Inert, Urls, "listen-client-http-urls", "", "Where to listen for HTTP alone; --listen-client-urls then speak gRPC only.";
+        Works, Urls, "listen-client-http-urls", "", "Where to listen for HTTP alone; --listen-client-urls then speak gRPC only.";
         Inert, Urls, "listen-metrics-urls", "", "Where else to listen for /metrics and the health checks.";
         Inert, Unsigned, "max-wals", "5", "Log files to keep; here the log keeps what it needs.";
         Inert, Bool, "memory-mlock", "false", "Keep the store's pages in memory.";
     }
     "Limits" {
-        Works, Signed, "quota-backend-bytes", "0", "Largest size of the store; 0 means 2 GiB, less than 0 no limit.";
+        Works, Signed, "quota-backend-bytes", "0", "Largest size of live data; 0 means 2 GiB, less than 0 no limit.";
+        Works, Text, "quota-alarm-clear", "auto", "Who clears the NOSPACE alarm: auto (when there is space again) or manual.";
         Works, Unsigned, "max-txn-ops", "128", "Operations in one transaction.";
         Works, Unsigned, "max-request-bytes", "1572864", "Bytes of one request.";
         Works, Unsigned32, "max-concurrent-streams", "4294967295", "Streams one client connection may hold open.";
@@ -112,8 +113,8 @@ table! {
         Works, Signed, "compaction-batch-limit", "1000", "Revisions one slice of a compaction looks at.";
         Works, Duration, "compaction-sleep-interval", "10ms", "Pause between two slices of a compaction.";
         Inert, Unsigned, "bootstrap-defrag-threshold-megabytes", "0", "Defragment at the start if this much would be freed.";
-        Inert, Text, "auto-compaction-mode", "periodic", "periodic or revision.";
-        Inert, Text, "auto-compaction-retention", "0", "History to keep: a time (a bare number counts hours) or revisions; 0 means all.";
+        Works, Text, "auto-compaction-mode", "periodic", "periodic or revision.";
+        Works, Text, "auto-compaction-retention", "0", "History to keep: a time (a bare number counts hours) or revisions; 0 means all.";
     }
     "Clustering" {
         Works, Urls, "initial-advertise-peer-urls", "http://localhost:2380", "Where other members reach this one.";
@@ -167,8 +168,8 @@ table! {
         Inert, List, "cipher-suites", "", "Ciphers of TLS.";
         Inert, Text, "tls-min-version", "TLS1.2", "TLS1.2 or TLS1.3.";
         Inert, Text, "tls-max-version", "", "TLS1.2 or TLS1.3.";
-        Inert, Origins, "cors", "*", "Origins whose pages may read answers.";
-        Inert, List, "host-whitelist", "*", "Host names by which HTTP clients may call.";
+        Works, Origins, "cors", "*", "Origins whose pages may read answers.";
+        Works, List, "host-whitelist", "*", "Host names by which HTTP clients may call.";
         Inert, Text, "auth-token", "simple", "simple, or jwt with its options.";
         Inert, Unsigned, "auth-token-ttl", "300", "Seconds a simple token lives.";
         Inert, Unsigned, "bcrypt-cost", "10", "Cost of hashing a password.";
@@ -182,7 +183,7 @@ table! {
         Works, Text, "log-rotation-config-json", r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "MiB of a file, days and number of old ones, local time in their names, gzip.";
         Inert, Text, "metrics", "basic", "basic or extensive.";
         Inert, Bool, "enable-pprof", "false", "There is no Go runtime to profile here.";
-        Inert, Bool, "enable-grpc-gateway", "true", "Serve the JSON gateway.";
+        Works, Bool, "enable-grpc-gateway", "true", "Serve the JSON gateway.";
         Inert, Duration, "warning-apply-duration", "100ms", "Requests that take longer to apply are logged.";
         Inert, Duration, "warning-unary-request-duration", "300ms", "Requests that take longer to answer are logged.";
         Inert, Bool, "enable-distributed-tracing", "false", "Send traces by OpenTelemetry.";
@@ -204,7 +205,7 @@ table! {
     }
     "Unsafe" {
         Works, Bool, "unsafe-no-fsync", "false", "Do not wait for the disk; a power failure then loses data.";
-        Refused, Bool, "force-new-cluster", "false", "Be a cluster of one with the data of this member.";
+        Works, Bool, "force-new-cluster", "false", "Be a cluster of one with the data of this member: all others are removed. Only when they are lost for ever.";
     }
     "Others" {
         Works, Text, "config-file", "", "Read all this from a file; other flags and variables are ignored then.";

@@ -5,10 +5,10 @@ use super::Frontend;
 use crate::{
     kernel::{ApiError, CallId, Context, Effect, Fault, Instant, Response},
     node::{
-        mail::{ConsensusInput, Mail, PeersInput, encode_change},
+        mail::{ConsensusInput, Mail, PeersInput, encode_change, encode_command},
         reconfigure::{Change, Reconfigure},
     },
-    pb::fated::command::ConfChangeCommand,
+    pb::fated::command::{ConfChangeCommand, command::Body},
 };
 
 /// A removed member that nobody speaks to gives up waiting after so many election timeouts. In two
@@ -58,6 +58,21 @@ impl Frontend {
             request,
             data,
             conf_change: true,
+        }));
+    }
+
+    /// A call was looked at behind the barrier and is proposed now.
+    pub(super) fn on_decided(&mut self, call: CallId, body: Body, cx: &mut Context<'_, Mail>) {
+        if !self.pending.contains(call) {
+            return;
+        }
+        let request = self.next_request;
+        self.next_request = request.next();
+        self.pending.assign(call, request);
+        cx.tell(Mail::Consensus(ConsensusInput::Propose {
+            request,
+            data: encode_command(request, self.member, body),
+            conf_change: false,
         }));
     }
 

@@ -84,7 +84,7 @@ impl Frontend {
             Request::MemberList(request) if request.linearizable => {
                 Route::Barrier(Behind::Read(Request::MemberList(request)))
             }
-            request @ (Request::Alarm(_) | Request::Health) => {
+            request @ (Request::Alarm(_) | Request::Downgrade(_) | Request::Health) => {
                 Route::Barrier(Behind::Read(request))
             }
             request @ (Request::Range(_)
@@ -100,6 +100,7 @@ impl Frontend {
             | Request::SnapshotRead { .. }
             | Request::SnapshotClose { .. }
             | Request::Metrics) => Route::Local(request, false),
+            Request::Invalid(..) => unreachable!("it is answered on arrival"),
         }
     }
 }
@@ -114,6 +115,7 @@ pub(super) fn learner_may(request: &Request) -> bool {
         | Request::SnapshotRead { .. }
         | Request::SnapshotClose { .. } => true,
         Request::Range(range) => range.serializable,
+        Request::Invalid(_, request) => learner_may(request),
         Request::RangeChunk(_)
         | Request::Put(_)
         | Request::DeleteRange(_)
@@ -133,6 +135,7 @@ pub(super) fn learner_may(request: &Request) -> bool {
         | Request::Defragment(_)
         | Request::Hash(_)
         | Request::HashKv(_)
-        | Request::MoveLeader(_) => false,
+        | Request::MoveLeader(_)
+        | Request::Downgrade(_) => false,
     }
 }
