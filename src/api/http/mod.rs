@@ -2,9 +2,14 @@
 //!
 //! `router` tells by the path who answers; each of the others answers for its own paths.
 
+pub mod access;
 pub mod endpoints;
+pub mod gateway;
 pub mod health;
+pub mod json;
+pub mod paths;
 pub mod router;
+pub mod websocket;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};

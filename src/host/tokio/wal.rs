@@ -14,7 +14,10 @@ use std::{
 };
 
 use super::{lanes::LaneWork, meter::Meter};
-use crate::kernel::{DiskError, DiskErrorKind, DiskOp, DiskOutcome, SegmentId};
+use crate::{
+    host::failpoint,
+    kernel::{DiskError, DiskErrorKind, DiskOp, DiskOutcome, SegmentId},
+};
 
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 256 * 1024;
@@ -176,8 +179,10 @@ impl WalWriter {
         let written = Instant::now();
         self.meter.on_write(bytes.len(), written - began);
         if sync && self.dir.fsync {
+            failpoint::hit("walBeforeSync");
             file.sync_data().map_err(failed)?;
             self.meter.on_fsync(written.elapsed());
+            failpoint::hit("walAfterSync");
         }
         // The log moves forward, so the oldest is the one that is not written again.
         while self.open.len() > SEGMENTS_OPEN_MAX {

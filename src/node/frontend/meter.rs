@@ -102,6 +102,7 @@ pub(super) fn timed(request: &Request) -> Option<&'static str> {
         | Request::Hash(_)
         | Request::HashKv(_)
         | Request::MoveLeader(_)
+        | Request::Invalid(..)
         | Request::Downgrade(_)
         | Request::SnapshotOpen
         | Request::SnapshotRead { .. }

@@ -100,6 +100,7 @@ impl Frontend {
             | Request::SnapshotRead { .. }
             | Request::SnapshotClose { .. }) => Route::Local(request, false),
             Request::Metrics => unreachable!("the node answers it from its actors"),
+            Request::Invalid(..) => unreachable!("it is answered on arrival"),
         }
     }
 }
@@ -127,6 +128,7 @@ pub(super) fn learner_may(request: &Request) -> bool {
         | Request::SnapshotRead { .. }
         | Request::SnapshotClose { .. } => true,
         Request::Range(range) => range.serializable,
+        Request::Invalid(_, request) => learner_may(request),
         Request::RangeChunk(_)
         | Request::Put(_)
         | Request::DeleteRange(_)
