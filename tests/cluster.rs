@@ -17,3 +17,4 @@ mod single;
 mod space;
 mod three;
 mod watches;
+mod zombies;
