@@ -3,8 +3,11 @@
 
 mod behind;
 mod chaos;
+#[cfg(feature = "failpoints")]
+mod failing;
 mod failover;
 mod forced;
+mod founding;
 mod joining;
 mod leases;
 mod ledger;
