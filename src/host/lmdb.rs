@@ -34,6 +34,7 @@ use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
 
 use crate::{
     backend::{Backend, WriteBatch},
+    host::failpoint,
     kernel::{BackendSize, DiskError, DiskErrorKind, EntryId, SnapshotId},
 };
 use layout::Layout;
@@ -202,6 +203,7 @@ impl Backend for Lmdb {
             layout.discard(&layout.fresh())?;
             return Err(error);
         }
+        failpoint::hit("defragBeforeRename");
         self.fatal(self.switch(&layout.fresh()))
     }
 

@@ -254,7 +254,16 @@ impl Frontend {
         cx: &mut Context<'_, Mail>,
     ) {
         let admitted = self.admit(credentials, &request);
-        if let Err(error) = admitted.and_then(|()| self.refuse_growth(&request, cx)) {
+        // Told only now: who may not ask at all is told that first, as by etcd.
+        let (fault, asked) = match &request {
+            Request::Invalid(error, asked) => (Err(*error), asked.as_ref()),
+            request => (Ok(()), request),
+        };
+        let admitted = admitted
+            .and_then(|()| self.refuse_growth(asked, cx))
+            .and(fault)
+            .and_then(|()| self.has_room());
+        if let Err(error) = admitted {
             cx.emit(Effect::Reply {
                 call,
                 result: Err(error),
@@ -300,6 +309,10 @@ impl Frontend {
         if credentials.require_leader && self.role.leader.is_none() {
             return Err(ApiError::NoLeader);
         }
+        Ok(())
+    }
+
+    fn has_room(&self) -> Result<(), ApiError> {
         if self.pending.len() >= limits::CALLS_MAX
             || self.apply_gap > limits::APPLY_GAP_ENTRIES_MAX
             || self.overlay_bytes > limits::OVERLAY_BYTES_MAX

@@ -131,13 +131,22 @@ impl Edge {
         wrap: fn(T) -> Request,
     ) -> Result<Response, Status> {
         let credentials = credentials(incoming.metadata())?;
-        check(incoming.get_ref()).map_err(status::of)?;
-        self.ask(credentials, wrap(incoming.into_inner())).await
+        let checked = check(incoming.get_ref());
+        let request = wrap(incoming.into_inner());
+        self.ask(credentials, found(checked, request)).await
     }
 
     async fn ask(&self, credentials: Credentials, request: Request) -> Result<Response, Status> {
         let answer = self.handle.call(credentials, request).await;
         answer.map_err(status::of)
+    }
+}
+
+/// The request, or with its fault what makes the core tell that fault in its turn.
+fn found(checked: Result<(), ApiError>, request: Request) -> Request {
+    match checked {
+        Ok(()) => request,
+        Err(error) => Request::Invalid(error, Box::new(request)),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
+    bootstrap,
     config::{ClusterState, ServerConfig},
     join, joining,
     joint::{self, Store},
@@ -80,13 +81,15 @@ pub fn boot(config: &ServerConfig, log: &Log) -> Result<Booted, Fault> {
             }
         }
         None if joins(config) => join_by_itself(config, &mut node_config, log)?,
-        None => found_member(config, &mut node_config)?,
+        None => found_member(&bootstrap::settled(config, log)?, &mut node_config)?,
     }
     if config.node.force_new_cluster && recovered.is_some() {
         refuse_beside_others(&store, &node_config)?;
         log.warn(CALLER, "forcing restart member", &ids(&node_config));
     }
     let lanes = joint::lanes(&wal, &store);
+    #[cfg(feature = "failpoints")]
+    let lanes = super::failing::lanes(lanes);
     let entropy = Entropy::from_seed(seed());
     let node = Node::boot(&node_config, recovered, store, entropy)?;
     Ok(Booted {
@@ -261,7 +264,7 @@ fn founders(config: &ServerConfig) -> Result<(ClusterId, Vec<InitialMember>), Bo
 
 /// A seed that no two boots share: the standard library keys its hashers from the system's
 /// generator.
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     let wall = crate::host::tokio::clock::Clock::wall().as_nanos();
     RandomState::new().hash_one((wall, std::process::id()))

@@ -125,22 +125,23 @@ table! {
         Works, List, "join", "", "Client URLs of members of a running cluster: has this member added as a learner, which votes once it has caught up.";
         Works, Bool, "pre-vote", "true", "Ask whether an election could be won before holding it.";
         Works, Bool, "strict-reconfig-check", "true", "Refuse changes of the members that could cost the quorum.";
-        Refused, Text, "discovery-token", "", "The cluster's token at the discovery service.";
-        Refused, List, "discovery-endpoints", "", "Client URLs of the discovery service, which is another cluster.";
-        Inert, Duration, "discovery-dial-timeout", "2s", "Time to connect to the discovery service.";
-        Inert, Duration, "discovery-request-timeout", "5s", "Time for a request to the discovery service.";
-        Inert, Duration, "discovery-keepalive-time", "2s", "Time between pings to the discovery service.";
-        Inert, Duration, "discovery-keepalive-timeout", "6s", "Time the discovery service has to answer a ping.";
-        Inert, Bool, "discovery-insecure-transport", "true", "Speak plain text to the discovery service.";
+        Works, Text, "discovery-token", "", "The cluster's token at the discovery service.";
+        Works, List, "discovery-endpoints", "", "Client URLs of the discovery service, which is another cluster.";
+        Works, Duration, "discovery-dial-timeout", "2s", "Time to connect to the discovery service.";
+        Works, Duration, "discovery-request-timeout", "5s", "Time for a request to the discovery service.";
+        Works, Duration, "discovery-keepalive-time", "2s", "Time between pings to the discovery service.";
+        Works, Duration, "discovery-keepalive-timeout", "6s", "Time the discovery service has to answer a ping.";
+        Refused, Bool, "discovery-insecure-transport", "true", "Speak plain text to the discovery service.";
         Inert, Bool, "discovery-insecure-skip-tls-verify", "false", "Do not verify the discovery service.";
         Refused, Text, "discovery-cert", "", "Certificate for the discovery service.";
         Refused, Text, "discovery-key", "", "Key for the discovery service.";
         Refused, Text, "discovery-cacert", "", "CA of the discovery service.";
-        Inert, Text, "discovery-user", "", "User at the discovery service: name[:password].";
-        Inert, Text, "discovery-password", "", "Password at the discovery service.";
-        Inert, Fallback, "discovery-fallback", "exit", "exit.";
-        Refused, Text, "discovery-srv", "", "Domain whose SRV records name the members of a new cluster.";
-        Refused, Text, "discovery-srv-name", "", "Suffix of the service's name in the SRV records.";
+        Works, Text, "discovery-user", "", "User at the discovery service: name[:password].";
+        Works, Text, "discovery-password", "", "Password at the discovery service.";
+        Works, Fallback, "discovery-fallback", "exit", "exit.";
+        Works, Text, "discovery-srv", "", "Domain whose SRV records name the members of a new cluster.";
+        Works, Text, "discovery-srv-name", "", "Suffix of the service's name in the SRV records.";
+        Works, Text, "discovery-srv-resolver", "", "DNS server to ask, host:port; those of the system when not given.";
     }
     "Security" {
         Refused, Text, "cert-file", "", "Certificate shown to clients.";

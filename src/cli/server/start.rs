@@ -14,6 +14,7 @@ use super::{
     args::{Args, Stop},
     boot::{self, Booted},
     config::{self, ServerConfig},
+    logging,
     urls::Url,
 };
 use crate::{
@@ -57,7 +58,11 @@ pub fn main() -> ExitCode {
         }
         Err(Stop::Fatal(text)) => return refuse(&text),
     };
-    let opened = config::log_config(&args).and_then(|log| {
+    #[cfg(feature = "failpoints")]
+    if let Err(text) = super::failing::start() {
+        return refuse(&text);
+    }
+    let opened = logging::log_config(&args).and_then(|log| {
         let opened = Log::open(log.level_min, log.format, &log.outputs);
         opened.map_err(|error| error.to_string())
     });
@@ -186,8 +191,11 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     for (listener, traffic) in client_listeners {
         serving.spawn(service.only(traffic).serve(listener, stopped.clone()));
     }
-    let mut host = TokioHost::new(queue, lanes, links, Box::new(desk), log.clone())
+    let host = TokioHost::new(queue, lanes, links, Box::new(desk), log.clone())
         .map_err(|error| Fault::State(format!("cannot start the disk lanes: {error}")))?;
+    #[cfg(feature = "failpoints")]
+    let host = super::failing::FailingHost::new(host);
+    let mut host = host;
     let fault = reactor::run(&mut node, &mut host).await;
     handle.close();
     drop(stopped);
