@@ -3,14 +3,21 @@
 
 mod behind;
 mod chaos;
+#[cfg(feature = "failpoints")]
+mod failing;
 mod failover;
+mod forced;
+mod founding;
 mod joining;
 mod leases;
 mod ledger;
 mod load;
 mod members;
 mod pause;
+mod reader;
+mod rolling;
 mod single;
 mod space;
 mod three;
 mod watches;
+mod zombies;

@@ -10,10 +10,13 @@
 
 mod errors;
 mod flood;
+mod gateway;
 mod junk;
 mod model;
 mod odd;
 mod quorum;
 mod raw;
+mod recipes;
 mod server;
 mod watches;
+mod websocket;

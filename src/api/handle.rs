@@ -44,6 +44,12 @@ pub struct EdgeLimits {
     pub health_timeout: Duration,
     /// The version `/version` reports.
     pub version: String,
+    /// `--enable-grpc-gateway`.
+    pub gateway: bool,
+    /// `--cors`: origins whose pages may read answers; `*` stands for all.
+    pub cors: Vec<String>,
+    /// `--host-whitelist`: names under which plain HTTP is served; `*` stands for all.
+    pub host_whitelist: Vec<String>,
 }
 
 impl Default for EdgeLimits {
@@ -56,6 +62,9 @@ impl Default for EdgeLimits {
             keepalive_timeout: Duration::from_secs(20),
             health_timeout: Duration::from_secs(7),
             version: "3.7.1".to_owned(),
+            gateway: true,
+            cors: vec!["*".to_owned()],
+            host_whitelist: vec!["*".to_owned()],
         }
     }
 }

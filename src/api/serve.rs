@@ -5,7 +5,7 @@
 
 use std::{convert::Infallible, future::Future, io, path::PathBuf, pin::pin, time::Duration};
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -16,11 +16,11 @@ use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
 };
-use tonic::{body::Body, service::Routes};
+use tonic::{Status, body::Body, service::Routes};
 use tower::ServiceExt;
 
 use super::{
-    Handle,
+    EdgeLimits, Handle,
     authority::{self, Forgiving},
     grpc,
     http::router,
@@ -53,18 +53,52 @@ pub enum Listener {
     Unix(UnixListener, PathBuf),
 }
 
+/// What a socket serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Traffic {
+    /// gRPC and plain HTTP on one port.
+    Both,
+    /// gRPC only; anything else is told so.
+    Grpc,
+    /// Plain HTTP only.
+    Http,
+}
+
 /// The service of the client port. Must be made inside the runtime.
 #[derive(Clone)]
 pub struct Service {
     handle: Handle,
     routes: Routes,
+    traffic: Traffic,
 }
 
 impl Service {
     /// Everything the core behind the handle offers.
     pub fn new(handle: Handle) -> Self {
         let routes = grpc::routes(&handle);
-        Self { handle, routes }
+        Self {
+            handle,
+            routes,
+            traffic: Traffic::Both,
+        }
+    }
+
+    /// The same services behind a socket for other traffic.
+    pub fn only(&self, traffic: Traffic) -> Self {
+        Self {
+            traffic,
+            ..self.clone()
+        }
+    }
+
+    /// The way to the core.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// What the edge checks by itself.
+    pub fn limits(&self) -> &EdgeLimits {
+        self.handle.limits()
     }
 
     /// Serves connections until `stop` turns true; then lets each finish what it is doing.
@@ -105,7 +139,8 @@ impl Service {
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS_TIMEOUT);
+            .header_read_timeout(HEADERS_TIMEOUT)
+            .title_case_headers(true);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -118,9 +153,13 @@ impl Service {
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_pending_accept_reset_streams(RESETS_WAITING_MAX)
             .max_send_buf_size(SEND_BUFFER_BYTES);
-        let service = hyper::service::service_fn(move |request| self.clone().answer(request));
+        let stopping = stop.clone();
+        let service = hyper::service::service_fn(move |request| {
+            let (service, stop) = (self.clone(), stopping.clone());
+            async move { Ok::<_, Infallible>(service.answer(request, stop).await) }
+        });
         let socket = TokioIo::new(Forgiving::new(socket));
-        let mut connection = pin!(builder.serve_connection(socket, service));
+        let mut connection = pin!(builder.serve_connection_with_upgrades(socket, service));
         // A connection that breaks is the client's affair; its calls are cancelled as they drop.
         tokio::select! {
             _ = connection.as_mut() => return,
@@ -129,20 +168,36 @@ impl Service {
         let _ = connection.await;
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        if !is_grpc(request.headers()) {
-            return Ok(router::answer(&self.handle, request).await);
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+        stop: watch::Receiver<bool>,
+    ) -> Response<Body> {
+        match (self.traffic, is_grpc(request.headers())) {
+            (Traffic::Both | Traffic::Grpc, true) => self.grpc(request.map(Body::new)).await,
+            (Traffic::Both | Traffic::Http, _) => router::answer(self, request, stop).await,
+            (Traffic::Grpc, false) => unsupported(),
         }
+    }
+
+    /// Answers a gRPC call, whoever makes it: a client by the network, or the JSON gateway.
+    pub async fn grpc(self, request: Request<Body>) -> Response<Body> {
         let timeout = grpc_timeout(request.headers());
-        let answering = self.routes.oneshot(request.map(Body::new));
-        let Some(mut response) = within(timeout, answering).await else {
-            return Ok(status::of(ApiError::DeadlineExceeded).into_http());
+        let answering = self.routes.oneshot(request);
+        let Some(response) = within(timeout, answering).await else {
+            return status::of(ApiError::DeadlineExceeded).into_http();
         };
-        if let Ok(response) = &mut response {
-            status::reword_headers(response.headers_mut());
-        }
+        let Ok(mut response) = response;
+        status::reword_headers(response.headers_mut());
         response
     }
+}
+
+/// What gRPC says to those who speak something else.
+fn unsupported() -> Response<Body> {
+    let mut response = Status::unknown("invalid gRPC request content-type").into_http();
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
 }
 
 async fn within<F: Future>(timeout: Option<Duration>, future: F) -> Option<F::Output> {

@@ -31,6 +31,15 @@ pub struct InitialMember {
     pub peer_urls: Vec<String>,
 }
 
+/// What may be applied in a joint configuration: what leaves the voters as they are, and what asks
+/// no quorum.
+fn while_joint(kind: Kind) -> bool {
+    match kind {
+        Kind::Update | Kind::Alone => true,
+        Kind::AddVoter | Kind::AddLearner | Kind::Remove | Kind::Promote => false,
+    }
+}
+
 /// Raft's word for who votes and who listens.
 pub fn to_raft(conf: VotersLearners) -> raft::ConfState {
     raft::ConfState {
@@ -141,7 +150,7 @@ impl<B: Backend> StateMachine<B> {
             request: RequestId::new(command.request_id),
         });
         // While joint, raft takes no further change, so the member set must not either.
-        let outcome = match self.conf_state().is_joint() && command.kind() != Kind::Update {
+        let outcome = match self.conf_state().is_joint() && !while_joint(command.kind()) {
             true => Err(ApiError::Unhealthy),
             false => self.change_member(&command),
         };
@@ -167,6 +176,8 @@ impl<B: Backend> StateMachine<B> {
             Kind::Remove => Response::MemberRemove(MemberRemoveResponse { header, members }),
             Kind::Promote => Response::MemberPromote(MemberPromoteResponse { header, members }),
             Kind::Update => Response::MemberUpdate(MemberUpdateResponse { header, members }),
+            // Nobody waits for this one.
+            Kind::Alone => Response::Health,
         }
     }
 
@@ -206,6 +217,10 @@ impl<B: Backend> StateMachine<B> {
             Kind::Promote => {
                 self.cluster.apply_promote(view, id)?;
                 Some(voter(id))
+            }
+            Kind::Alone => {
+                self.cluster.apply_alone(view, id)?;
+                Some(ConfChange::single(ChangeKind::Alone, id))
             }
             Kind::Update => {
                 self.cluster

@@ -74,7 +74,6 @@ pub enum Response {
     SnapshotOpened {
         id: SnapshotId,
         bytes_estimate: u64,
-        header: rpc::ResponseHeader,
     },
     SnapshotChunk {
         data: Bytes,

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    CallId, DiskError, DiskOutcome, LinkId, MemberId, SnapshotId, StoreCursor, StreamId, Ticket,
+    ApiError, CallId, DiskError, DiskOutcome, LinkId, MemberId, SnapshotId, StoreCursor, StreamId,
+    Ticket,
 };
 use crate::pb::etcdserverpb as rpc;
 
@@ -107,6 +108,9 @@ pub enum Request {
     SnapshotClose {
         id: SnapshotId,
     },
+    /// What the edge found wrong by looking at a request, answered unless the member refuses every
+    /// request anyway: a learner, or one without a leader where the client demands one.
+    Invalid(ApiError, Box<Request>),
     /// Whether this member can serve linearizable requests now; for health checks.
     Health,
     /// The member's counters and gauges, for `/metrics`.

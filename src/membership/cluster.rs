@@ -284,6 +284,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// Applies that all members but one are lost: they are removed, and that one votes.
+    pub fn apply_alone<B: Backend>(
+        &mut self,
+        view: &mut View<B>,
+        id: MemberId,
+    ) -> Result<(), ApiError> {
+        if self.get(id).is_none() {
+            return Err(ApiError::MemberNotFound);
+        }
+        self.change(view, id, |member| member.learner = false)?;
+        let others: Vec<MemberId> = self.members.keys().copied().collect();
+        for other in others.into_iter().filter(|other| *other != id) {
+            self.apply_remove(view, other)?;
+        }
+        Ok(())
+    }
+
     /// Applies new peer URLs; everything else of the member stays, its learner flag above all.
     pub fn apply_update<B: Backend>(
         &mut self,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Node, NodeConfig, applier::Applier, consensus::Consensus, frontend::Frontend,
+    Node, NodeConfig, alone, applier::Applier, consensus::Consensus, frontend::Frontend,
     integrity::Integrity, journal::Journal, leases::Leases, peers::Peers, snapshots::Snapshots,
     upkeep::Upkeep, watches::Watches,
 };
@@ -21,7 +21,7 @@ impl<B: Backend> Node<B> {
     /// member as the log does.
     pub fn boot(
         config: &NodeConfig,
-        log: Option<Recovered>,
+        mut log: Option<Recovered>,
         backend: B,
         entropy: Entropy,
     ) -> Result<Self, Fault> {
@@ -35,6 +35,7 @@ impl<B: Backend> Node<B> {
                     .to_owned(),
             ));
         }
+        let alone = alone::settle(config, log.as_mut(), &machine)?;
         let (recovered, journal) = match log {
             None => {
                 // The members are durable before there is a log, so a log always finds them, but
@@ -55,9 +56,15 @@ impl<B: Backend> Node<B> {
             }
             Some(log) => restore(config, log, &machine)?,
         };
-        let known = addresses(config, &machine);
+        let known = match alone {
+            true => Vec::new(),
+            false => addresses(config, &machine),
+        };
         let raft_config = raft_config(config);
-        let raft = Raft::new(raft_config, recovered, entropy.fork("raft"));
+        let mut raft = Raft::new(raft_config, recovered, entropy.fork("raft"));
+        if alone {
+            raft.go_on_alone();
+        }
         let mut entropy = entropy.fork("node");
         // Far apart for each boot, so that an entry of an earlier life answers nobody of this one.
         let first_request = match mutant!("request-ids-shared-by-members") {
@@ -74,11 +81,15 @@ impl<B: Backend> Node<B> {
             machine.state_hash(),
         );
         let watches = Watches::new(config, &machine);
+        let mut frontend = Frontend::new(config, first_request);
+        if alone {
+            frontend.hold();
+        }
         Ok(Self {
             member: config.member,
             entropy,
             outbox: Outbox::default(),
-            frontend: Frontend::new(config, first_request),
+            frontend,
             consensus: Consensus::new(raft, config),
             journal,
             applier: Applier::new(machine, size, config),

@@ -25,6 +25,8 @@ pub struct NodeConfig {
     pub initial_members: Vec<InitialMember>,
     /// Whether this member joins a running cluster: it begins with nothing and gets an image.
     pub joining: bool,
+    /// `--force-new-cluster`: the other members are lost for ever; this one goes on alone.
+    pub force_new_cluster: bool,
     /// Whether this member, while it is a learner, asks the leader for its vote by itself.
     pub promote_itself: bool,
     /// `--strict-reconfig-check`: refuse changes of the members that could cost the quorum.
@@ -104,6 +106,7 @@ impl Default for NodeConfig {
             initial_members: Vec::new(),
             joining: false,
             promote_itself: false,
+            force_new_cluster: false,
             strict_reconfig: true,
             learners_max: 1,
             health_interval: Duration::from_secs(5),

@@ -9,8 +9,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
-    NodeConfig,
+    NodeConfig, alone,
     mail::{
         Append, ApplierInput, ConsensusInput, FrontendInput, IntegrityInput, JournalInput,
         LeasesInput, Mail, PeersInput, RaftStatus, SnapshotsInput, UpkeepInput, WatchesInput,
@@ -38,6 +40,8 @@ pub struct Consensus {
     /// The image that raft has accepted and the log has not recorded yet.
     restoring: Option<SnapshotId>,
     shown: Option<RoleChange>,
+    /// To be proposed as soon as this member, which goes on alone by force, leads.
+    alone: Option<Bytes>,
     /// What the frontend was told about this member's vote.
     told_learner: Option<bool>,
 }
@@ -52,6 +56,7 @@ struct Moving {
 impl Consensus {
     /// Wraps a raft core.
     pub fn new(raft: Raft, config: &NodeConfig) -> Self {
+        let alone = raft.is_forced().then(|| alone::proposal(raft.id()));
         Self {
             raft,
             heartbeat: config.heartbeat,
@@ -60,6 +65,7 @@ impl Consensus {
             moving: None,
             restoring: None,
             shown: None,
+            alone,
             told_learner: None,
         }
     }
@@ -139,6 +145,9 @@ impl Consensus {
             ConsensusInput::Applied { index } => self.raft.on_applied(index),
             ConsensusInput::ConfChange(change) => {
                 let conf_state = self.raft.apply_conf_change(&change);
+                if change.is_alone() {
+                    cx.tell(Mail::Frontend(FrontendInput::Alone));
+                }
                 self.tell_learner(cx);
                 cx.tell(Mail::Integrity(IntegrityInput::Voters(conf_state)));
             }
@@ -302,6 +311,7 @@ impl Consensus {
 
     /// Takes raft's output; called when the mailbox is empty. Returns whether there was any.
     pub fn flush(&mut self, cx: &mut Context<'_, Mail>) -> bool {
+        self.propose_alone();
         if !self.raft.has_output() {
             return false;
         }
@@ -371,6 +381,16 @@ impl Consensus {
             cx.tell(Mail::Snapshots(SnapshotsInput::Wanted { peer, term }));
         }
         true
+    }
+
+    /// Once everything before it is applied, so that it is the last word.
+    fn propose_alone(&mut self) {
+        let leads = self.raft.role() == Role::Leader && !self.raft.is_changing();
+        if let Some(data) = self.alone.take_if(|_| leads)
+            && self.raft.propose_conf_change(data.clone()).is_err()
+        {
+            self.alone = Some(data);
+        }
     }
 
     fn on_role(&mut self, role: RoleChange, cx: &mut Context<'_, Mail>) {

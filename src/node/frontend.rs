@@ -9,6 +9,7 @@
 mod change;
 mod leader;
 mod promotion;
+mod publish;
 mod route;
 mod space;
 
@@ -41,7 +42,7 @@ use crate::{
     mutant,
     pb::{
         etcdserverpb::CompactionResponse,
-        fated::command::{LeaseCheckpoint, LeaseRemaining, MemberPublish, command::Body},
+        fated::command::{LeaseCheckpoint, LeaseRemaining, command::Body},
     },
     raft::{Role, RoleChange},
 };
@@ -95,6 +96,8 @@ pub struct Frontend {
     publishing: Option<Publishing>,
     promotion: Promotion,
     ready: bool,
+    /// See `hold`.
+    held: bool,
 }
 
 #[derive(Debug)]
@@ -160,6 +163,7 @@ impl Frontend {
             publishing: None,
             promotion: Promotion::new(config.promote_itself),
             ready: false,
+            held: false,
         }
     }
 
@@ -233,6 +237,10 @@ impl Frontend {
             }
             FrontendInput::Decided { call, body } => self.on_decided(call, body, cx),
             FrontendInput::Removed { told } => self.on_removed(told, cx),
+            FrontendInput::Alone => {
+                self.held = false;
+                self.maybe_publish(cx);
+            }
         }
     }
 
@@ -246,7 +254,16 @@ impl Frontend {
         cx: &mut Context<'_, Mail>,
     ) {
         let admitted = self.admit(credentials, &request);
-        if let Err(error) = admitted.and_then(|()| self.refuse_growth(&request, cx)) {
+        // Told only now: who may not ask at all is told that first, as by etcd.
+        let (fault, asked) = match &request {
+            Request::Invalid(error, asked) => (Err(*error), asked.as_ref()),
+            request => (Ok(()), request),
+        };
+        let admitted = admitted
+            .and_then(|()| self.refuse_growth(asked, cx))
+            .and(fault)
+            .and_then(|()| self.has_room());
+        if let Err(error) = admitted {
             cx.emit(Effect::Reply {
                 call,
                 result: Err(error),
@@ -292,6 +309,10 @@ impl Frontend {
         if credentials.require_leader && self.role.leader.is_none() {
             return Err(ApiError::NoLeader);
         }
+        Ok(())
+    }
+
+    fn has_room(&self) -> Result<(), ApiError> {
         if self.pending.len() >= limits::CALLS_MAX
             || self.apply_gap > limits::APPLY_GAP_ENTRIES_MAX
             || self.overlay_bytes > limits::OVERLAY_BYTES_MAX
@@ -534,41 +555,10 @@ impl Frontend {
             self.ask_again(cx);
             self.retry_forwarded(false, cx);
             self.retry_round(cx);
-            if !self.ready && self.publishing.is_none() {
-                self.publish(cx);
-            }
+            self.maybe_publish(cx);
         }
         if self.stopping.is_some() && role.role != Role::Leader {
             self.stop(cx);
-        }
-    }
-
-    /// Tells the cluster this member's name and where clients reach it.
-    fn publish(&mut self, cx: &mut Context<'_, Mail>) {
-        let request = self.next_request;
-        self.next_request = request.next();
-        let body = Body::MemberPublish(MemberPublish {
-            id: self.member.get(),
-            name: self.name.clone(),
-            client_urls: self.client_urls.clone(),
-        });
-        let data = encode_command(request, self.member, body);
-        self.publishing = Some(Publishing {
-            request,
-            retry: cx.now.after(self.election),
-        });
-        cx.tell(Mail::Consensus(ConsensusInput::Propose {
-            request,
-            data,
-            conf_change: false,
-        }));
-    }
-
-    fn on_published(&mut self, cx: &mut Context<'_, Mail>) {
-        if !self.ready {
-            self.ready = true;
-            cx.emit(Effect::Ready);
-            self.maybe_ask_promotion(cx);
         }
     }
 

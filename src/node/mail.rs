@@ -121,6 +121,8 @@ pub enum FrontendInput {
     Removed {
         told: bool,
     },
+    /// A member that goes on alone by force is alone by its log as well.
+    Alone,
 }
 
 /// What one member may ask another for a client.

@@ -8,6 +8,7 @@
 //! Invariants: a step ends with an empty mailbox; nothing depends on anything but the events, the
 //! time handed in, and the seed.
 
+pub mod alone;
 pub mod applier;
 pub mod boot;
 pub mod config;
@@ -132,9 +133,14 @@ impl<B: Backend> Node<B> {
         self.journal.start(cx);
         self.applier.tell_load(cx);
         let cluster = self.applier.machine().cluster();
+        let mut removed: Vec<MemberId> = cluster.removed().collect();
+        if self.consensus.raft().is_forced() {
+            let others = cluster.members().map(|member| member.id);
+            removed.extend(others.filter(|id| *id != self.member));
+        }
         cx.tell(Mail::Peers(PeersInput::Members {
             members: mem::take(&mut self.known),
-            removed: cluster.removed().collect(),
+            removed,
         }));
         if cluster.is_removed(self.member) {
             cx.tell(Mail::Frontend(FrontendInput::Removed { told: false }));

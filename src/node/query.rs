@@ -80,6 +80,7 @@ pub fn answer<B: Backend>(
         | Request::SnapshotOpen
         | Request::SnapshotRead { .. }
         | Request::SnapshotClose { .. }
+        | Request::Invalid(..)
         | Request::Metrics => unreachable!("the frontend routes this request elsewhere"),
     })
 }

@@ -208,6 +208,9 @@ impl Rules {
 
 fn update(request: &MemberUpdateRequest, cluster: &Cluster) -> Result<ConfChangeCommand, ApiError> {
     let id = MemberId::new(request.id);
+    if cluster.get(id).is_none() {
+        return Err(ApiError::MemberNotFound);
+    }
     let urls = parse_urls(&request.peer_ur_ls).map_err(|_| ApiError::MemberBadUrls)?;
     cluster.validate_update(id, &urls)?;
     Ok(ConfChangeCommand {

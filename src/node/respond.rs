@@ -29,12 +29,9 @@ pub fn fill(response: &mut Response, cluster: ClusterId, member: MemberId, term:
         Response::Downgrade(response) => &mut response.header,
         Response::Hash(response) => &mut response.header,
         Response::HashKv(response) => &mut response.header,
-        Response::SnapshotOpened { header, .. } => {
-            complete(header, cluster, member, term);
-            return;
-        }
         // These answers carry no header, as in etcd.
         Response::Defragment(_)
+        | Response::SnapshotOpened { .. }
         | Response::MoveLeader(_)
         | Response::SnapshotChunk { .. }
         | Response::SnapshotClosed

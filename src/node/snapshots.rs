@@ -25,10 +25,7 @@ use crate::{
         effect::{LogLevel, LogLine},
         limits,
     },
-    pb::{
-        etcdserverpb::ResponseHeader,
-        fated::peer::{self, SnapshotAck, SnapshotChunk},
-    },
+    pb::fated::peer::{self, SnapshotAck, SnapshotChunk},
     raft::{ConfState, RoleChange, SnapshotMeta},
 };
 
@@ -188,12 +185,7 @@ impl Snapshots {
         match self.opening.remove(&id) {
             Some(OpenFor::Client(call)) => {
                 self.pinned.insert(id, ());
-                let header = ResponseHeader::default();
-                let result = Ok(Response::SnapshotOpened {
-                    id,
-                    bytes_estimate,
-                    header,
-                });
+                let result = Ok(Response::SnapshotOpened { id, bytes_estimate });
                 cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
             }
             Some(OpenFor::Peer(peer)) => {

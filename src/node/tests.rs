@@ -429,6 +429,7 @@ fn put(key: &str, value: &str) -> rpc::PutRequest {
     }
 }
 
+mod load;
 mod members;
 mod upkeep;
 

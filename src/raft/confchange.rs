@@ -40,6 +40,9 @@ pub enum ChangeKind {
     AddLearner,
     /// It leaves.
     Remove,
+    /// Everybody else leaves, whatever the configuration was; it votes. No quorum of the old
+    /// configuration is asked, so this is for those who know that the others are lost.
+    Alone,
 }
 
 /// Whether a joint configuration lies between old and new.
@@ -94,6 +97,11 @@ impl ConfChange {
         Self::default()
     }
 
+    /// Whether this leaves one member of all.
+    pub fn is_alone(&self) -> bool {
+        matches!(self.changes[..], [(ChangeKind::Alone, _)])
+    }
+
     /// Whether this leaves a joint configuration.
     pub fn is_leave_joint(&self) -> bool {
         self.changes.is_empty()
@@ -121,6 +129,7 @@ impl ConfChange {
                 ChangeKind::AddVoter => 0,
                 ChangeKind::AddLearner => 1,
                 ChangeKind::Remove => 2,
+                ChangeKind::Alone => 3,
             });
             bytes.extend_from_slice(&member.get().to_be_bytes());
         }
@@ -156,6 +165,7 @@ fn decode_change(bytes: &[u8]) -> Option<(ChangeKind, MemberId)> {
         0 => ChangeKind::AddVoter,
         1 => ChangeKind::AddLearner,
         2 => ChangeKind::Remove,
+        3 => ChangeKind::Alone,
         _ => return None,
     };
     let member = MemberId::new(u64::from_be_bytes(member.try_into().ok()?));
@@ -194,6 +204,9 @@ impl ConfState {
 
     /// The configuration after the change.
     pub fn changed(&self, change: &ConfChange) -> Result<Self, ConfChangeError> {
+        if change.is_alone() {
+            return Ok(Self::default().with_changes(change));
+        }
         let next = if change.is_leave_joint() {
             self.without_outgoing()?
         } else if self.is_joint() {
@@ -254,7 +267,7 @@ impl ConfState {
             self.learners.remove(&id);
             self.learners_next.remove(&id);
             match kind {
-                ChangeKind::AddVoter => {
+                ChangeKind::AddVoter | ChangeKind::Alone => {
                     self.voters.insert(id);
                 }
                 // A voter of the outgoing half cannot be a learner before that half is gone.
@@ -344,6 +357,21 @@ mod tests {
     }
 
     #[test]
+    fn whoever_goes_on_alone_votes_and_nobody_else_is_left() {
+        let (own, other) = (MemberId::new(4), MemberId::new(5));
+        let joint = ConfState {
+            voters: ids(&[1, 2, 3]),
+            voters_outgoing: ids(&[1, 2]),
+            learners: [own, other].into(),
+            auto_leave: true,
+            ..ConfState::default()
+        };
+        let alone = ConfChange::single(ChangeKind::Alone, own);
+        assert_eq!(joint.changed(&alone), Ok(ConfState::of_voters([own])));
+        assert_eq!(ConfChange::decode(&alone.encode()), Some(alone));
+    }
+
+    #[test]
     fn the_own_proposal_decodes_as_leaving() {
         assert_eq!(ConfChange::leave_joint().encode(), LEAVE_JOINT);
         let decoded = ConfChange::decode(LEAVE_JOINT).expect("own format");
@@ -394,6 +422,7 @@ mod tests {
                 ChangeKind::AddVoter => (true, false),
                 ChangeKind::AddLearner => (false, true),
                 ChangeKind::Remove => (false, false),
+                ChangeKind::Alone => panic!("it is no step among others"),
             };
             voters.retain(|voter| voter != id);
             learners.retain(|learner| learner != id);

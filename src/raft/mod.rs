@@ -65,6 +65,8 @@ pub struct Raft {
     leader: Option<MemberId>,
     log: Log,
     conf: ConfState,
+    /// Whether `conf` is this member alone against what the log says so far.
+    alone: bool,
 
     election_elapsed: u32,
     heartbeat_elapsed: u32,
@@ -122,6 +124,7 @@ impl Raft {
             leader: None,
             log,
             conf: recovered.conf_state,
+            alone: false,
             election_elapsed: 0,
             heartbeat_elapsed: 0,
             election_timeout: 0,

@@ -44,6 +44,10 @@ impl Raft {
     /// `on_applied`, on every member. A change that cannot follow the present configuration changes
     /// nothing.
     pub fn apply_conf_change(&mut self, change: &ConfChange) -> ConfState {
+        if self.alone && !change.is_alone() {
+            return self.conf.clone();
+        }
+        self.alone = false;
         if let Ok(next) = self.conf.changed(change) {
             self.conf = next;
             if self.role == Role::Leader {
@@ -51,6 +55,18 @@ impl Raft {
             }
         }
         self.conf.clone()
+    }
+
+    /// Right after the start: this member goes on as the only voter, until a change says that it is
+    /// (`ChangeKind::Alone`); other changes do not count until then.
+    pub fn go_on_alone(&mut self) {
+        self.conf = ConfState::of_voters([self.config.id]);
+        self.alone = true;
+    }
+
+    /// Whether it goes on as the only voter, and the log does not say so yet.
+    pub fn is_forced(&self) -> bool {
+        self.alone
     }
 
     /// Asks for a read barrier under a name that is new in this boot. The answer comes in

@@ -113,6 +113,9 @@ impl Hub {
     fn cancel_compacted(&mut self, watch: WatchKey) {
         let dropped = self.drop_watch(watch);
         assert!(dropped, "the watch was just looked at");
+        if let Some(stream) = self.streams.get_mut(&watch.stream) {
+            stream.ended.insert(watch.id);
+        }
         let answer = Control::Compacted {
             id: watch.id,
             compact_revision: self.compact_revision,

@@ -137,7 +137,10 @@ impl Hub {
             Some(RequestUnion::CancelRequest(request)) => {
                 let id = WatchId::new(request.watch_id);
                 let key = WatchKey { stream, id };
-                if mutant!("cancelled-watch-goes-on") || self.drop_watch(key) {
+                if mutant!("cancelled-watch-goes-on")
+                    || self.drop_watch(key)
+                    || self.drop_ended(key)
+                {
                     self.answer(stream, Control::Canceled { id, revision });
                 }
             }
@@ -381,7 +384,7 @@ impl Hub {
             .streams
             .get_mut(&stream)
             .expect("the caller looked it up");
-        if stream.watches.len() >= limits::WATCHES_PER_STREAM_MAX
+        if stream.watches.len() + stream.ended.len() >= limits::WATCHES_PER_STREAM_MAX
             || stream.key_bytes + span.bytes() > self.settings.key_bytes_max
         {
             return Err(Refusal::TooMany);
@@ -452,6 +455,12 @@ impl Hub {
         stream.key_bytes -= watcher.span.bytes();
         self.forget(watch, &watcher);
         true
+    }
+
+    /// Frees the id of a watch that a compaction ended; false when there is none.
+    fn drop_ended(&mut self, watch: WatchKey) -> bool {
+        let stream = self.streams.get_mut(&watch.stream);
+        stream.is_some_and(|stream| stream.ended.remove(&watch.id))
     }
 
     fn forget(&mut self, watch: WatchKey, watcher: &Watcher) {

@@ -244,6 +244,8 @@ impl Seen {
 #[derive(Default, Debug)]
 pub struct Client {
     seen: BTreeMap<i64, Seen>,
+    /// Ended by a compaction and not cancelled yet: their ids are still taken.
+    ended: BTreeSet<i64>,
     creates: VecDeque<rpc::WatchCreateRequest>,
     cancels: VecDeque<i64>,
     pub in_flight: u64,
@@ -303,14 +305,14 @@ impl Client {
             return self.on_created(response, revision);
         }
         if response.canceled {
-            let seen = self
-                .seen
-                .remove(&response.watch_id)
-                .expect("canceled after created");
+            let seen = self.seen.remove(&response.watch_id);
             if response.compact_revision != 0 {
+                let seen = seen.expect("ended after created");
                 seen.on_compacted(response.compact_revision, log);
-                self.cancels.retain(|id| *id != response.watch_id);
+                self.ended.insert(response.watch_id);
             } else {
+                let ended = self.ended.remove(&response.watch_id);
+                assert!(seen.is_some() != ended, "canceled after created");
                 assert_eq!(self.cancels.pop_front(), Some(response.watch_id));
             }
             return;
@@ -343,14 +345,16 @@ impl Client {
                 assert_eq!(reason, "mvcc: watcher range is empty");
             } else {
                 assert!(reason.starts_with("mvcc: duplicate watch ID"), "{reason}");
-                assert!(request.watch_id != 0 && self.seen.contains_key(&request.watch_id));
+                let id = request.watch_id;
+                assert!(id != 0 && (self.seen.contains_key(&id) || self.ended.contains(&id)));
             }
             return;
         }
         assert!(request.watch_id == 0 || request.watch_id == response.watch_id);
         let seen = Seen::new(request, revision);
         assert!(
-            self.seen.insert(response.watch_id, seen).is_none(),
+            self.seen.insert(response.watch_id, seen).is_none()
+                && !self.ended.contains(&response.watch_id),
             "ids are unique"
         );
     }

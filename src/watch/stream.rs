@@ -20,6 +20,8 @@ pub(super) type Output = Vec<(StreamId, StreamItem)>;
 pub(super) struct Stream {
     /// Its watches.
     pub watches: BTreeMap<WatchId, Watcher>,
+    /// Ids of watches that a compaction ended. As in etcd, each is taken until it is cancelled.
+    pub ended: BTreeSet<WatchId>,
     /// Those that must read history.
     pub behind: BTreeSet<WatchId>,
     /// Those that want progress from time to time.
@@ -151,6 +153,7 @@ impl Stream {
     pub fn new(id: StreamId, require_leader: bool, tick_at: Instant) -> Self {
         Self {
             watches: BTreeMap::new(),
+            ended: BTreeSet::new(),
             behind: BTreeSet::new(),
             notified: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -169,15 +172,19 @@ impl Stream {
     /// The id for a new watch: the client's, or with zero the next that is not in use.
     pub fn name(&mut self, wanted: WatchId) -> Result<WatchId, Refusal> {
         if wanted.get() != 0 {
-            let free = !self.watches.contains_key(&wanted);
-            return free.then_some(wanted).ok_or(Refusal::DuplicateId);
+            let taken = self.is_taken(wanted);
+            return (!taken).then_some(wanted).ok_or(Refusal::DuplicateId);
         }
-        while self.watches.contains_key(&WatchId::new(self.next_id)) {
+        while self.is_taken(WatchId::new(self.next_id)) {
             self.next_id += 1;
         }
         let id = WatchId::new(self.next_id);
         self.next_id += 1;
         Ok(id)
+    }
+
+    fn is_taken(&self, id: WatchId) -> bool {
+        self.watches.contains_key(&id) || self.ended.contains(&id)
     }
 
     /// Whether the client must take something before it is sent more.
@@ -260,6 +267,10 @@ impl Stream {
 
     /// Asserts what can be seen from the inside.
     pub fn check(&self, revision: i64) {
+        assert!(
+            self.ended.iter().all(|id| !self.watches.contains_key(id)),
+            "an id stands for one watch"
+        );
         assert!(
             self.blocked || self.control.is_empty(),
             "answers wait only for a reason"

@@ -479,6 +479,13 @@ fn compaction_ends_watches_that_lag_and_no_others() {
     };
     assert!(ended.canceled && ended.watch_id == 0 && ended.cancel_reason.is_empty());
     assert_eq!(ended.compact_revision, 4);
+    // As in etcd, the id is taken until the client cancels it, and that is answered once.
+    bench.cancel(A, 0);
+    bench.cancel(A, 0);
+    let [cancelled] = &bench.take()[..] else {
+        panic!("one answer")
+    };
+    assert!(cancelled.canceled && cancelled.watch_id == 0 && cancelled.compact_revision == 0);
     assert_eq!(told(replayed), pairs(&[("a", 4), ("a", 5)]));
     bench.compact(5);
     bench.catch_up();

@@ -1,19 +1,11 @@
 //! The member set changes while clients work.
 
-use std::{
-    fs,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Duration};
 
 use fated::pb::etcdserverpb::MemberListResponse;
 
-use super::load::Load;
-use crate::support::{Client, Cluster, Random, wait_for};
+use super::{load::Load, reader::Reader};
+use crate::support::{Cluster, Random, wait_for};
 
 /// Without an answer to a linearizable read for no longer than this: an election, on a machine that
 /// runs many debug builds at once.
@@ -97,52 +89,4 @@ pub fn assert_voters(cluster: &Cluster, count: usize) {
         lists?.iter().all(all).then_some(())
     });
     agreed.unwrap_or_else(|| panic!("not {count} voters:\n{}", cluster.tails()));
-}
-
-/// Reads linearizably, one member after the other, and remembers the longest time without success.
-struct Reader {
-    stop: Arc<AtomicBool>,
-    endpoints: Arc<std::sync::Mutex<Vec<String>>>,
-    thread: thread::JoinHandle<Duration>,
-}
-
-impl Reader {
-    fn start(endpoints: Vec<String>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let endpoints = Arc::new(std::sync::Mutex::new(endpoints));
-        let (over, known) = (Arc::clone(&stop), Arc::clone(&endpoints));
-        let thread = thread::spawn(move || {
-            let (mut gap, mut last) = (Duration::ZERO, Instant::now());
-            let mut turn = 0;
-            while !over.load(Ordering::Relaxed) {
-                turn += 1;
-                let endpoint = {
-                    let known = known.lock().unwrap();
-                    known[turn % known.len()].clone()
-                };
-                let client = Client::new(&endpoint).with_timeout(Duration::from_millis(700));
-                if client.get("read").is_ok() {
-                    gap = gap.max(last.elapsed());
-                    last = Instant::now();
-                }
-                thread::sleep(Duration::from_millis(10));
-            }
-            gap.max(last.elapsed())
-        });
-        Self {
-            stop,
-            endpoints,
-            thread,
-        }
-    }
-
-    fn use_also(&self, cluster: &Cluster) {
-        let endpoints = cluster.members.iter().map(|member| member.endpoint());
-        *self.endpoints.lock().unwrap() = endpoints.collect();
-    }
-
-    fn finish(self) -> Duration {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("reading does not panic")
-    }
 }

@@ -92,7 +92,7 @@ fn compare_with_keys(client: &Client) {
 }
 
 /// The revision after the last one seen.
-fn after(seen: &[Seen]) -> i64 {
+pub fn after(seen: &[Seen]) -> i64 {
     seen.last().map_or(1, |last| last.0 + 1)
 }
 
@@ -123,7 +123,8 @@ pub fn collect_until(watch: &mut Watch<'_>, last: i64, seen: &mut Vec<Seen>) {
     }
 }
 
-fn take(response: fated::pb::etcdserverpb::WatchResponse, seen: &mut Vec<Seen>) {
+/// Takes the events of a response.
+pub fn take(response: fated::pb::etcdserverpb::WatchResponse, seen: &mut Vec<Seen>) {
     assert!(!response.canceled, "{response:?}");
     let revision = response.header.expect("a header").revision;
     for event in response.events {

@@ -35,6 +35,7 @@ pub fn show_entry(entry: &Entry) -> String {
                     ChangeKind::AddVoter => write!(text, " +v{id}"),
                     ChangeKind::AddLearner => write!(text, " +l{id}"),
                     ChangeKind::Remove => write!(text, " -{id}"),
+                    ChangeKind::Alone => write!(text, " ={id}"),
                 };
             }
             text

@@ -8,9 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fated::pb::etcdserverpb::{
-    PutRequest, RangeRequest, StatusRequest, cluster_client::ClusterClient, kv_client::KvClient,
-    lease_client::LeaseClient, maintenance_client::MaintenanceClient, watch_client::WatchClient,
+use fated::pb::{
+    etcdserverpb::{
+        PutRequest, RangeRequest, StatusRequest, cluster_client::ClusterClient,
+        kv_client::KvClient, lease_client::LeaseClient, maintenance_client::MaintenanceClient,
+        watch_client::WatchClient,
+    },
+    v3electionpb::election_client::ElectionClient,
+    v3lockpb::lock_client::LockClient,
 };
 use tonic::{
     Code, Status,
@@ -38,6 +43,8 @@ pub struct Client {
     pub lease: LeaseClient<Channel>,
     pub cluster: ClusterClient<Channel>,
     pub maintenance: MaintenanceClient<Channel>,
+    pub lock: LockClient<Channel>,
+    pub election: ElectionClient<Channel>,
 }
 
 /// What one member of a cluster is started with.
@@ -261,7 +268,9 @@ impl Client {
             watch: WatchClient::new(of.clone()).max_decoding_message_size(usize::MAX),
             lease: LeaseClient::new(of.clone()),
             cluster: ClusterClient::new(of.clone()),
-            maintenance: MaintenanceClient::new(of),
+            maintenance: MaintenanceClient::new(of.clone()),
+            lock: LockClient::new(of.clone()),
+            election: ElectionClient::new(of),
         }
     }
 

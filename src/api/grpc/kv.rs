@@ -5,7 +5,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 use tonic::{Request as Incoming, Status};
 
-use super::{Answer, Edge, Stream, answered, credentials, stream};
+use super::{Answer, Edge, Stream, answered, credentials, found, stream};
 use crate::{
     api::{check, status},
     kernel::{Credentials, Request, Response, event::RangeChunk},
@@ -33,7 +33,11 @@ impl Kv for Edge {
         incoming: Incoming<RangeRequest>,
     ) -> Answer<Self::RangeStreamStream> {
         let credentials = credentials(incoming.metadata())?;
-        check::range(incoming.get_ref()).map_err(status::of)?;
+        if let Err(error) = check::range(incoming.get_ref()) {
+            let request = found(Err(error), Request::Range(incoming.into_inner()));
+            let refused = self.ask(credentials, request).await;
+            return Err(refused.err().unwrap_or_else(status::mismatch));
+        }
         if let Some(text) = check::range_stream_unsupported(incoming.get_ref()) {
             return Err(Status::unimplemented(text));
         }

@@ -98,12 +98,7 @@ impl Edge {
         messages: mpsc::Sender<Result<SnapshotResponse, Status>>,
     ) -> Result<(), Status> {
         let opened = self.ask(credentials.clone(), Request::SnapshotOpen).await?;
-        let Response::SnapshotOpened {
-            id,
-            bytes_estimate,
-            header,
-        } = opened
-        else {
+        let Response::SnapshotOpened { id, bytes_estimate } = opened else {
             return Err(status::mismatch());
         };
         let pinned = Pinned {
@@ -112,7 +107,6 @@ impl Edge {
             id,
         };
         let mut cutter = Cutter::new(bytes_estimate, self.handle.limits().storage_version());
-        let mut header = Some(header);
         let mut cursor = None;
         loop {
             let read = Request::SnapshotRead { id, cursor };
@@ -124,8 +118,7 @@ impl Edge {
             if next.is_none() {
                 cutter.pad()?;
             }
-            while let Some(mut message) = cutter.next(next.is_none()) {
-                message.header = header.take();
+            while let Some(message) = cutter.next(next.is_none()) {
                 if messages.send(Ok(message)).await.is_err() {
                     return Ok(());
                 }
@@ -207,6 +200,7 @@ impl Cutter {
 
     fn message(&self, remaining_bytes: u64, blob: Bytes) -> SnapshotResponse {
         SnapshotResponse {
+            // As in etcd, a download has no header.
             header: None,
             remaining_bytes,
             blob,

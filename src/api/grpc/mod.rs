@@ -1,9 +1,12 @@
 //! The gRPC services: decode, check, ask the core, encode.
 
 mod cluster;
+mod election;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod recipe;
 mod watch;
 
 use tokio::sync::mpsc;
@@ -13,9 +16,14 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use super::{Handle, status};
 use crate::{
     kernel::{ApiError, Credentials, Request, Response, limits},
-    pb::etcdserverpb::{
-        cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
-        maintenance_server::MaintenanceServer, watch_server::WatchServer,
+    pb::{
+        self,
+        etcdserverpb::{
+            cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+            maintenance_server::MaintenanceServer, watch_server::WatchServer,
+        },
+        v3electionpb::election_server::ElectionServer,
+        v3lockpb::lock_server::LockServer,
     },
 };
 
@@ -46,6 +54,16 @@ pub fn routes(handle: &Handle) -> tonic::service::Routes {
                 .max_encoding_message_size(usize::MAX)
         };
     }
+    // What tools ask the server about itself, in the two versions that are about.
+    macro_rules! reflection {
+        ($build:ident) => {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .$build()
+                .expect("both sets were made by compilers")
+        };
+    }
     let health = HealthReporter::new();
     tokio::spawn(follow_readiness(handle.clone(), health.clone()));
     let health = tonic_health::pb::health_server::HealthServer::new(
@@ -56,7 +74,11 @@ pub fn routes(handle: &Handle) -> tonic::service::Routes {
         .add_service(bounded!(LeaseServer))
         .add_service(bounded!(ClusterServer))
         .add_service(bounded!(MaintenanceServer))
+        .add_service(bounded!(LockServer))
+        .add_service(bounded!(ElectionServer))
         .add_service(health)
+        .add_service(reflection!(build_v1))
+        .add_service(reflection!(build_v1alpha))
         .prepare()
 }
 
@@ -95,13 +117,22 @@ impl Edge {
         wrap: fn(T) -> Request,
     ) -> Result<Response, Status> {
         let credentials = credentials(incoming.metadata())?;
-        check(incoming.get_ref()).map_err(status::of)?;
-        self.ask(credentials, wrap(incoming.into_inner())).await
+        let checked = check(incoming.get_ref());
+        let request = wrap(incoming.into_inner());
+        self.ask(credentials, found(checked, request)).await
     }
 
     async fn ask(&self, credentials: Credentials, request: Request) -> Result<Response, Status> {
         let answer = self.handle.call(credentials, request).await;
         answer.map_err(status::of)
+    }
+}
+
+/// The request, or with its fault what makes the core tell that fault in its turn.
+fn found(checked: Result<(), ApiError>, request: Request) -> Request {
+    match checked {
+        Ok(()) => request,
+        Err(error) => Request::Invalid(error, Box::new(request)),
     }
 }
 

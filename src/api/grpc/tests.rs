@@ -138,11 +138,6 @@ async fn bad_requests_do_not_reach_the_core() {
     })
     .await;
     let mut client = KvClient::new(bench.channel().await);
-    let empty = client
-        .range(rpc::RangeRequest::default())
-        .await
-        .unwrap_err();
-    assert_eq!(empty.message(), ApiError::EmptyKey.text());
     let large = rpc::PutRequest {
         key: Bytes::from_static(b"k"),
         value: Bytes::from(vec![0; 600 * 1024]),
@@ -173,6 +168,26 @@ async fn bad_requests_do_not_reach_the_core() {
         .unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
     assert!(bench.events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_fault_of_a_request_is_told_in_the_cores_turn() {
+    let bench = bench(EdgeLimits::default()).await;
+    let mut client = KvClient::new(bench.channel().await);
+    let (asked, mut seen) = mpsc::unbounded_channel();
+    let _core = bench.answer_with(move |request| {
+        asked.send(request).unwrap();
+        Err(ApiError::NoLeader)
+    });
+    let empty = rpc::RangeRequest::default();
+    let inner = Box::new(Request::Range(empty.clone()));
+    let expected = Request::Invalid(ApiError::EmptyKey, inner);
+    let refused = client.range(empty.clone()).await.unwrap_err();
+    assert_eq!(refused.message(), ApiError::NoLeader.text());
+    assert_eq!(seen.recv().await, Some(expected.clone()));
+    let refused = client.range_stream(empty).await.unwrap_err();
+    assert_eq!(refused.message(), ApiError::NoLeader.text());
+    assert_eq!(seen.recv().await, Some(expected));
 }
 
 #[tokio::test]
@@ -344,7 +359,6 @@ async fn a_snapshot_download_is_complete_summed_and_let_go() {
         Request::SnapshotOpen => Ok(Response::SnapshotOpened {
             id: SnapshotId::new(3),
             bytes_estimate: 1000,
-            header: rpc::ResponseHeader::default(),
         }),
         Request::SnapshotRead { id, cursor } => {
             assert_eq!(id, SnapshotId::new(3));

@@ -2,8 +2,13 @@
 //!
 //! `router` tells by the path who answers; each of the others answers for its own paths.
 
+pub mod access;
 pub mod endpoints;
+pub mod gateway;
+pub mod json;
+pub mod paths;
 pub mod router;
+pub mod websocket;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};

@@ -1,16 +1,55 @@
-//! Which path is answered by whom, one line each.
+//! Which path is answered by whom, one line each; and what goes before all of them.
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
+use tokio::sync::watch;
 use tonic::body::Body;
 
-use super::{Page, TEXT, endpoints, page};
-use crate::api::Handle;
+use super::{Page, TEXT, access, endpoints, gateway, page, websocket};
+use crate::api::serve::Service;
+
+/// What the gateway was called before its interface was settled.
+const BETA: &str = "/v3beta/";
 
 /// Answers a request that is not gRPC.
-pub async fn answer(handle: &Handle, request: Request<Incoming>) -> Response<Body> {
-    match request.uri().path() {
-        "/version" | "/health" | "/metrics" => whole(endpoints::answer(handle, &request).await),
+pub async fn answer(
+    service: Service,
+    mut request: Request<Incoming>,
+    stop: watch::Receiver<bool>,
+) -> Response<Body> {
+    if let Some(refusal) = access::refusal(service.limits(), &request) {
+        return whole(refusal);
+    }
+    let welcome = access::welcome(service.limits(), request.headers());
+    if let Some(below) = request.uri().path().strip_prefix(BETA) {
+        *request.uri_mut() = without_beta(below, request.uri());
+    }
+    let mut response = match *request.method() {
+        Method::OPTIONS => Response::new(Body::empty()),
+        _ => mounted(service, request, stop).await,
+    };
+    if let Some(origin) = welcome {
+        access::tell(origin, response.headers_mut());
+    }
+    response
+}
+
+async fn mounted(
+    service: Service,
+    request: Request<Incoming>,
+    stop: watch::Receiver<bool>,
+) -> Response<Body> {
+    let path = request.uri().path();
+    match path {
+        "/version" | "/health" | "/metrics" => {
+            whole(endpoints::answer(service.handle(), &request).await)
+        }
+        _ if path.starts_with("/v3/") && service.limits().gateway => {
+            match websocket::is_asked(request.headers()) {
+                true => websocket::upgrade(service, request, stop),
+                false => gateway::answer(service, request.map(Body::new)).await,
+            }
+        }
         _ => whole(not_found()),
     }
 }
@@ -22,6 +61,16 @@ pub fn not_found() -> Page {
         TEXT,
         "404 page not found\n".to_owned(),
     )
+}
+
+fn without_beta(below: &str, uri: &Uri) -> Uri {
+    let mut path = format!("/v3/{below}");
+    if let Some(query) = uri.query() {
+        path.push('?');
+        path.push_str(query);
+    }
+    // It was part of a path before.
+    Uri::try_from(path).unwrap_or_default()
 }
 
 fn whole(page: Page) -> Response<Body> {

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
+    bootstrap,
     config::{ClusterState, ServerConfig},
     join, joining,
     joint::{self, Store},
 };
 use crate::{
+    backend::View,
     host::tokio::{
         lanes::LaneSet,
         lock::DirLock,
@@ -18,7 +20,7 @@ use crate::{
     },
     kernel::{ClusterId, Entropy, EntryId, Fault},
     membership::{
-        BootstrapError, InitialCluster, Member, assign_ids, cluster_id, initial_members,
+        BootstrapError, Cluster, InitialCluster, Member, assign_ids, cluster_id, initial_members,
         parse_initial_cluster, parse_urls, verify_advertised, verify_local,
     },
     node::{InitialMember, Node, NodeConfig},
@@ -79,9 +81,15 @@ pub fn boot(config: &ServerConfig, log: &Log) -> Result<Booted, Fault> {
             }
         }
         None if joins(config) => join_by_itself(config, &mut node_config, log)?,
-        None => found_member(config, &mut node_config)?,
+        None => found_member(&bootstrap::settled(config, log)?, &mut node_config)?,
+    }
+    if config.node.force_new_cluster && recovered.is_some() {
+        refuse_beside_others(&store, &node_config)?;
+        log.warn(CALLER, "forcing restart member", &ids(&node_config));
     }
     let lanes = joint::lanes(&wal, &store);
+    #[cfg(feature = "failpoints")]
+    let lanes = super::failing::lanes(lanes);
     let entropy = Entropy::from_seed(seed());
     let node = Node::boot(&node_config, recovered, store, entropy)?;
     Ok(Booted {
@@ -156,11 +164,34 @@ fn join_by_itself(config: &ServerConfig, node: &mut NodeConfig, log: &Log) -> Re
     node.cluster = seat.running.cluster;
     node.joining = true;
     node.initial_members = told_members(&seat.running);
-    let fields = [
+    log.info(CALLER, "the cluster has added this member", &ids(node));
+    Ok(())
+}
+
+fn ids(node: &NodeConfig) -> [(&'static str, Value); 2] {
+    [
         ("cluster-id", json!(format!("{:x}", node.cluster.get()))),
         ("local-member-id", json!(format!("{:x}", node.member.get()))),
-    ];
-    log.info(CALLER, "the cluster has added this member", &fields);
+    ]
+}
+
+/// Two members that both believe to be the cluster would go different ways for ever, so nobody may
+/// be forced beside one that runs.
+fn refuse_beside_others(store: &Store, node: &NodeConfig) -> Result<(), Fault> {
+    let view = View::new(store.clone())?;
+    let cluster = Cluster::load(&view)?;
+    for other in cluster.members().filter(|other| other.id != node.member) {
+        if let Ok(running) = join::ask(&other.peer_urls, FOUNDER_PATIENCE)
+            && running.cluster == node.cluster
+        {
+            return Err(Fault::State(format!(
+                "--force-new-cluster: member {:x} at {} still runs; if the cluster can be saved, \
+                 remove the flag, else stop that member for good first",
+                other.id.get(),
+                other.peer_urls.join(",")
+            )));
+        }
+    }
     Ok(())
 }
 
@@ -233,7 +264,7 @@ fn founders(config: &ServerConfig) -> Result<(ClusterId, Vec<InitialMember>), Bo
 
 /// A seed that no two boots share: the standard library keys its hashers from the system's
 /// generator.
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     let wall = crate::host::tokio::clock::Clock::wall().as_nanos();
     RandomState::new().hash_one((wall, std::process::id()))

@@ -90,7 +90,7 @@ table! {
         Works, Bool, "initial-election-tick-advance", "true", "Shorten the first election timeout after a start.";
         Works, Urls, "listen-peer-urls", "http://localhost:2380", "Where to listen for other members.";
         Works, Urls, "listen-client-urls", "http://localhost:2379", "Where to listen for clients, gRPC and HTTP.";
-        Inert, Urls, "listen-client-http-urls", "", "Where to listen for HTTP alone; --listen-client-urls then speak gRPC only.";
+        Works, Urls, "listen-client-http-urls", "", "Where to listen for HTTP alone; --listen-client-urls then speak gRPC only.";
         Inert, Urls, "listen-metrics-urls", "", "Where else to listen for /metrics and the health checks.";
         Inert, Unsigned, "max-wals", "5", "Log files to keep; here the log keeps what it needs.";
         Inert, Bool, "memory-mlock", "false", "Keep the store's pages in memory.";
@@ -125,22 +125,23 @@ table! {
         Works, List, "join", "", "Client URLs of members of a running cluster: has this member added as a learner, which votes once it has caught up.";
         Works, Bool, "pre-vote", "true", "Ask whether an election could be won before holding it.";
         Works, Bool, "strict-reconfig-check", "true", "Refuse changes of the members that could cost the quorum.";
-        Refused, Text, "discovery-token", "", "The cluster's token at the discovery service.";
-        Refused, List, "discovery-endpoints", "", "Client URLs of the discovery service, which is another cluster.";
-        Inert, Duration, "discovery-dial-timeout", "2s", "Time to connect to the discovery service.";
-        Inert, Duration, "discovery-request-timeout", "5s", "Time for a request to the discovery service.";
-        Inert, Duration, "discovery-keepalive-time", "2s", "Time between pings to the discovery service.";
-        Inert, Duration, "discovery-keepalive-timeout", "6s", "Time the discovery service has to answer a ping.";
-        Inert, Bool, "discovery-insecure-transport", "true", "Speak plain text to the discovery service.";
+        Works, Text, "discovery-token", "", "The cluster's token at the discovery service.";
+        Works, List, "discovery-endpoints", "", "Client URLs of the discovery service, which is another cluster.";
+        Works, Duration, "discovery-dial-timeout", "2s", "Time to connect to the discovery service.";
+        Works, Duration, "discovery-request-timeout", "5s", "Time for a request to the discovery service.";
+        Works, Duration, "discovery-keepalive-time", "2s", "Time between pings to the discovery service.";
+        Works, Duration, "discovery-keepalive-timeout", "6s", "Time the discovery service has to answer a ping.";
+        Refused, Bool, "discovery-insecure-transport", "true", "Speak plain text to the discovery service.";
         Inert, Bool, "discovery-insecure-skip-tls-verify", "false", "Do not verify the discovery service.";
         Refused, Text, "discovery-cert", "", "Certificate for the discovery service.";
         Refused, Text, "discovery-key", "", "Key for the discovery service.";
         Refused, Text, "discovery-cacert", "", "CA of the discovery service.";
-        Inert, Text, "discovery-user", "", "User at the discovery service: name[:password].";
-        Inert, Text, "discovery-password", "", "Password at the discovery service.";
-        Inert, Fallback, "discovery-fallback", "exit", "exit.";
-        Refused, Text, "discovery-srv", "", "Domain whose SRV records name the members of a new cluster.";
-        Refused, Text, "discovery-srv-name", "", "Suffix of the service's name in the SRV records.";
+        Works, Text, "discovery-user", "", "User at the discovery service: name[:password].";
+        Works, Text, "discovery-password", "", "Password at the discovery service.";
+        Works, Fallback, "discovery-fallback", "exit", "exit.";
+        Works, Text, "discovery-srv", "", "Domain whose SRV records name the members of a new cluster.";
+        Works, Text, "discovery-srv-name", "", "Suffix of the service's name in the SRV records.";
+        Works, Text, "discovery-srv-resolver", "", "DNS server to ask, host:port; those of the system when not given.";
     }
     "Security" {
         Refused, Text, "cert-file", "", "Certificate shown to clients.";
@@ -167,8 +168,8 @@ table! {
         Inert, List, "cipher-suites", "", "Ciphers of TLS.";
         Inert, Text, "tls-min-version", "TLS1.2", "TLS1.2 or TLS1.3.";
         Inert, Text, "tls-max-version", "", "TLS1.2 or TLS1.3.";
-        Inert, Origins, "cors", "*", "Origins whose pages may read answers.";
-        Inert, List, "host-whitelist", "*", "Host names by which HTTP clients may call.";
+        Works, Origins, "cors", "*", "Origins whose pages may read answers.";
+        Works, List, "host-whitelist", "*", "Host names by which HTTP clients may call.";
         Inert, Text, "auth-token", "simple", "simple, or jwt with its options.";
         Inert, Unsigned, "auth-token-ttl", "300", "Seconds a simple token lives.";
         Inert, Unsigned, "bcrypt-cost", "10", "Cost of hashing a password.";
@@ -182,7 +183,7 @@ table! {
         Works, Text, "log-rotation-config-json", r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "MiB of a file, days and number of old ones, local time in their names, gzip.";
         Inert, Text, "metrics", "basic", "basic or extensive.";
         Inert, Bool, "enable-pprof", "false", "There is no Go runtime to profile here.";
-        Inert, Bool, "enable-grpc-gateway", "true", "Serve the JSON gateway.";
+        Works, Bool, "enable-grpc-gateway", "true", "Serve the JSON gateway.";
         Inert, Duration, "warning-apply-duration", "100ms", "Requests that take longer to apply are logged.";
         Inert, Duration, "warning-unary-request-duration", "300ms", "Requests that take longer to answer are logged.";
         Inert, Bool, "enable-distributed-tracing", "false", "Send traces by OpenTelemetry.";
@@ -204,7 +205,7 @@ table! {
     }
     "Unsafe" {
         Works, Bool, "unsafe-no-fsync", "false", "Do not wait for the disk; a power failure then loses data.";
-        Refused, Bool, "force-new-cluster", "false", "Be a cluster of one with the data of this member.";
+        Works, Bool, "force-new-cluster", "false", "Be a cluster of one with the data of this member: all others are removed. Only when they are lost for ever.";
     }
     "Others" {
         Works, Text, "config-file", "", "Read all this from a file; other flags and variables are ignored then.";

@@ -14,12 +14,13 @@ use super::{
     args::{Args, Stop},
     boot::{self, Booted},
     config::{self, ServerConfig},
+    logging,
     urls::Url,
 };
 use crate::{
     api::{
         Handle,
-        serve::{Listener, Service},
+        serve::{Listener, Service, Traffic},
     },
     host::tokio::{
         Answers, TokioHost, events,
@@ -57,7 +58,11 @@ pub fn main() -> ExitCode {
         }
         Err(Stop::Fatal(text)) => return refuse(&text),
     };
-    let opened = config::log_config(&args).and_then(|log| {
+    #[cfg(feature = "failpoints")]
+    if let Err(text) = super::failing::start() {
+        return refuse(&text);
+    }
+    let opened = logging::log_config(&args).and_then(|log| {
         let opened = Log::open(log.level_min, log.format, &log.outputs);
         opened.map_err(|error| error.to_string())
     });
@@ -150,7 +155,7 @@ async fn serve(config: &ServerConfig, log: &Log) -> Fault {
 async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     log.info(CALLER, "starting a server", &summary(config));
     let peer_listeners = bind_peers(&config.listen_peer).await?;
-    let client_listeners = bind_clients(&config.listen_client).await?;
+    let client_listeners = bind_all_clients(config).await?;
     let booted = boot::boot(config, log)?;
     let Booted {
         mut node,
@@ -178,16 +183,19 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     let desk = Desk {
         handle: handle.clone(),
         log: log.clone(),
-        addresses: config.listen_client.iter().map(Url::to_string).collect(),
+        addresses: served(config),
     };
     let (stop, stopped) = watch::channel(false);
     let service = Service::new(handle.clone());
     let mut serving = JoinSet::new();
-    for listener in client_listeners {
-        serving.spawn(service.clone().serve(listener, stopped.clone()));
+    for (listener, traffic) in client_listeners {
+        serving.spawn(service.only(traffic).serve(listener, stopped.clone()));
     }
-    let mut host = TokioHost::new(queue, lanes, links, Box::new(desk), log.clone())
+    let host = TokioHost::new(queue, lanes, links, Box::new(desk), log.clone())
         .map_err(|error| Fault::State(format!("cannot start the disk lanes: {error}")))?;
+    #[cfg(feature = "failpoints")]
+    let host = super::failing::FailingHost::new(host);
+    let mut host = host;
     let fault = reactor::run(&mut node, &mut host).await;
     handle.close();
     drop(stopped);
@@ -254,6 +262,34 @@ async fn bind_peers(urls: &[Url]) -> Result<Vec<TcpListener>, Fault> {
     Ok(listeners)
 }
 
+/// What the client URLs serve: all, unless plain HTTP has URLs of its own.
+fn traffic(config: &ServerConfig) -> Traffic {
+    match config.settings.http.listen.is_empty() {
+        true => Traffic::Both,
+        false => Traffic::Grpc,
+    }
+}
+
+/// Every address for clients, and what it serves.
+fn served(config: &ServerConfig) -> Vec<(String, Traffic)> {
+    let clients = config.listen_client.iter();
+    let clients = clients.map(|url| (url.to_string(), traffic(config)));
+    let http = config.settings.http.listen.iter();
+    let http = http.map(|url| (url.to_string(), Traffic::Http));
+    clients.chain(http).collect()
+}
+
+async fn bind_all_clients(config: &ServerConfig) -> Result<Vec<(Listener, Traffic)>, Fault> {
+    let mut bound = Vec::new();
+    for listener in bind_clients(&config.listen_client).await? {
+        bound.push((listener, traffic(config)));
+    }
+    for listener in bind_clients(&config.settings.http.listen).await? {
+        bound.push((listener, Traffic::Http));
+    }
+    Ok(bound)
+}
+
 async fn bind_clients(urls: &[Url]) -> Result<Vec<Listener>, Fault> {
     let mut listeners = Vec::new();
     for url in urls {
@@ -286,7 +322,7 @@ fn cannot_listen(url: &Url, error: &std::io::Error) -> Fault {
 struct Desk {
     handle: Handle,
     log: Log,
-    addresses: Vec<String>,
+    addresses: Vec<(String, Traffic)>,
 }
 
 impl Answers for Desk {
@@ -299,9 +335,14 @@ impl Answers for Desk {
     }
 
     fn ready(&self) {
-        for address in &self.addresses {
+        for (address, traffic) in &self.addresses {
             let story = "serving client traffic insecurely; this is strongly discouraged!";
-            let fields = [("traffic", json!("grpc+http")), ("address", json!(address))];
+            let traffic = match traffic {
+                Traffic::Both => "grpc+http",
+                Traffic::Grpc => "grpc",
+                Traffic::Http => "http",
+            };
+            let fields = [("traffic", json!(traffic)), ("address", json!(address))];
             self.log.info(CALLER, story, &fields);
         }
         self.handle.set_ready();

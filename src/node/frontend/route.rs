@@ -100,6 +100,7 @@ impl Frontend {
             | Request::SnapshotRead { .. }
             | Request::SnapshotClose { .. }
             | Request::Metrics) => Route::Local(request, false),
+            Request::Invalid(..) => unreachable!("it is answered on arrival"),
         }
     }
 }
@@ -114,6 +115,7 @@ pub(super) fn learner_may(request: &Request) -> bool {
         | Request::SnapshotRead { .. }
         | Request::SnapshotClose { .. } => true,
         Request::Range(range) => range.serializable,
+        Request::Invalid(_, request) => learner_may(request),
         Request::RangeChunk(_)
         | Request::Put(_)
         | Request::DeleteRange(_)

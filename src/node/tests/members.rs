@@ -168,6 +168,73 @@ fn a_member_that_joins_by_itself_votes_once_it_has_caught_up() {
     assert_eq!(world.one_configuration().voters.len(), 4);
 }
 
+/// Goal: a member whose others are lost for ever goes on alone with all that reached its log, be it
+/// acknowledged a moment ago or not known as committed, and is a cluster that can grow. Method: all
+/// three die at one moment, so that no backend knows much, and one of them is forced, in turn the
+/// leader and a follower.
+#[test]
+fn the_last_member_goes_on_alone() {
+    for follows in [false, true] {
+        let mut world = World::new(3, quick());
+        world.run_until("ready", World::all_ready);
+        let leader = world.leader().expect("there is a leader");
+        let own = (leader + usize::from(follows)) % 3;
+        for round in 0..20 {
+            world
+                .put(own, "a", &round.to_string())
+                .expect("acknowledged");
+        }
+        (0..3).for_each(|at| world.kill(at));
+        // Without the flag it waits for a quorum that never comes.
+        world.boot(own);
+        world.run_for(5_000_000_000);
+        assert!(!world.members[own].ready);
+        world.kill(own);
+        world.config.force_new_cluster = true;
+        world.boot(own);
+        world.run_until("it serves", |world| world.members[own].ready);
+        let id = world.members[own].id;
+        assert_eq!(world.one_configuration().voters, BTreeSet::from([id]));
+        assert_eq!(world.get(own, "a"), Some("19".into()));
+        world.put(own, "b", "1").expect("it is alone");
+        // The flag is gone at the next start; the power fails before anything else was stored.
+        world.config.force_new_cluster = false;
+        world.kill(own);
+        world.boot(own);
+        world.run_until("it serves", |world| world.members[own].ready);
+        assert_eq!(world.get(own, "b"), Some("1".into()));
+        let joined = world.join(own, false);
+        world.settle();
+        assert_eq!(world.get(joined, "a"), Some("19".into()));
+        // The lost ones were not so lost: they are told.
+        let other = (own + 1) % 3;
+        world.boot(other);
+        world.run_until("the lost member stops", |world| {
+            world.members[other].stopped == Some(Fault::Removed)
+        });
+        assert_eq!(world.one_configuration().voters.len(), 2);
+    }
+}
+
+/// Goal: who was removed, or has nothing yet, cannot go on alone, and is told why.
+#[test]
+fn a_removed_member_does_not_go_on_alone() {
+    let mut world = World::new(3, quick());
+    world.run_until("ready", World::all_ready);
+    world.run_for(300_000_000);
+    let id = world.members[2].id;
+    world.call(0, remove(id)).expect("two are left");
+    world.run_until("the removed member stops", |world| {
+        world.members[2].stopped == Some(Fault::Removed)
+    });
+    world.config.force_new_cluster = true;
+    world.boot(2);
+    let Some(Fault::State(reason)) = &world.members[2].stopped else {
+        panic!("it runs");
+    };
+    assert!(reason.contains("was removed from its cluster"), "{reason}");
+}
+
 /// Goal: of two members the leader may go, wherever it is when it does: the other one learns of it,
 /// or could never lead alone. Method: the other one hears nothing of the commit, and the leader
 /// restarts right behind it.
