@@ -22,6 +22,7 @@ use madsim::{
     time::{TimeHandle, sleep},
 };
 
+mod forced;
 mod work_end;
 
 use crate::{
@@ -124,8 +125,13 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
         Violation::new("no assertion fails", text.unwrap_or_default())
     });
     let mut violation = world.broken.clone().or(panicked);
-    let mut history = record::history(&world.clients.history, &world.watchers.history);
-    history.commits = record::commits(world.observer.log.values(), &history.ops);
+    let told = world.told.unwrap_or_else(|| world.told_so_far());
+    let mut history = record::history(
+        &world.clients.history[..told.operations],
+        &world.watchers.history[..told.watched],
+    );
+    let log = world.observer.log.range(..=told.committed);
+    history.commits = record::commits(log.map(|(_, entry)| entry), &history.ops);
     record::count_unknown(&history, &mut world.counters);
     history.meta = meta(&world);
     let here = &mut *world;
@@ -360,6 +366,11 @@ impl Runner {
             self.probe_all().await;
             self.compare_members().await;
         }
+        if let Some(forced) = &plan.membership.forced
+            && !self.shared.world().is_over
+        {
+            self.go_on_alone(forced).await;
+        }
         self.shared.world().counters.hit("run: came to its end");
     }
 
@@ -372,7 +383,7 @@ impl Runner {
             let mut candidates = world.voters();
             candidates.sort_by_key(|at| !plan.core.contains(at));
             candidates.truncate(world.core_size());
-            if world.operator.is_unsure() {
+            if world.is_unsure() {
                 // Whoever may come to vote is needed.
                 world
                     .counters
@@ -404,6 +415,7 @@ impl Runner {
         self.shared.world().clients.stopped = true;
         self.await_answers().await;
         self.converge().await;
+        self.await_votes().await;
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;
