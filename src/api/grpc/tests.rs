@@ -422,7 +422,7 @@ async fn plain_http_and_health_checks_share_the_port() {
     assert!(figures.starts_with("HTTP/1.1 200"), "{figures}");
     let head = figures.split("\r\n\r\n").next().unwrap();
     assert!(
-        head.contains("content-type: text/plain; version=0.0.4"),
+        head.contains("Content-Type: text/plain; version=0.0.4"),
         "{head}"
     );
     assert!(

@@ -2,8 +2,9 @@
 //!
 //! Whatever is looked up here is of this member alone unless a check says otherwise, so a lost
 //! quorum fails `/health` and `/readyz` and never `/livez`: a restart would not bring it back.
-//! Beyond etcd, `/livez` has the check `write_path`: it fails when the disk has not answered a write
-//! for `WRITE_STALL_MAX`. Invariants: each check has an end; a slow client holds up nobody else.
+//! Beyond etcd, `/livez` has the check `write_path`: it fails when the disk has not answered a
+//! write for `WRITE_STALL_MAX`. Invariants: each check has an end; a slow client holds up nobody
+//! else.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,8 +19,8 @@ use crate::{
     pb::etcdserverpb::{AlarmType, RangeRequest, StatusRequest, StatusResponse},
 };
 
-/// A disk that has not answered a write for so long will not be helped by patience. Far above what a
-/// slow disk needs, so that it is not restarted for being slow.
+/// A disk that has not answered a write for so long will not be helped by patience. Far above what
+/// a slow disk needs, so that it is not restarted for being slow.
 pub const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 
 /// One of the checks by name.
