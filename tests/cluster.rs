@@ -20,3 +20,4 @@ mod single;
 mod space;
 mod three;
 mod watches;
+mod zombies;

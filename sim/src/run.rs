@@ -22,6 +22,7 @@ use madsim::{
     time::{TimeHandle, sleep},
 };
 
+mod forced;
 mod work_end;
 
 use crate::{
@@ -360,6 +361,11 @@ impl Runner {
             self.probe_all().await;
             self.compare_members().await;
         }
+        if let Some(forced) = &plan.membership.forced
+            && !self.shared.world().is_over
+        {
+            self.go_on_alone(forced).await;
+        }
         self.shared.world().counters.hit("run: came to its end");
     }
 
@@ -372,7 +378,7 @@ impl Runner {
             let mut candidates = world.voters();
             candidates.sort_by_key(|at| !plan.core.contains(at));
             candidates.truncate(world.core_size());
-            if world.operator.is_unsure() {
+            if world.is_unsure() {
                 // Whoever may come to vote is needed.
                 world
                     .counters
@@ -404,6 +410,7 @@ impl Runner {
         self.shared.world().clients.stopped = true;
         self.await_answers().await;
         self.converge().await;
+        self.await_votes().await;
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;

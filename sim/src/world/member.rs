@@ -32,6 +32,10 @@ pub struct Member {
     pub url: String,
     /// Whom it knows, and where.
     pub knows: Vec<(MemberId, Vec<String>)>,
+    /// Whether it joined with one flag, and so asks for its vote by itself.
+    pub joins: bool,
+    /// Whether it is started to go on alone.
+    pub forced: bool,
     /// Whether its process runs.
     pub up: bool,
     /// Whether it serves clients.
@@ -116,6 +120,7 @@ impl Member {
         self.disk = Disk::default();
         self.store = self.store.after_loss();
         self.knows.clear();
+        self.joins = false;
         self.failing = None;
         self.crash_at = None;
         self.rotten = false;
@@ -162,6 +167,8 @@ pub(super) fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&H
         },
         url: operator::url_of(at, 0),
         knows: Vec::new(),
+        joins: false,
+        forced: false,
         up: false,
         serving: false,
         powered: true,

@@ -27,6 +27,8 @@ impl World {
             name: format!("m{at}"),
             client_urls: vec![format!("http://m{at}:2379")],
             joining: joined.is_some(),
+            promote_itself: self.members[at].joins,
+            force_new_cluster: self.members[at].forced,
             initial_members: joined.unwrap_or_else(|| (0..cluster.members).map(founder).collect()),
             strict_reconfig: changes.strict,
             learners_max: changes.learners_max,
