@@ -368,7 +368,13 @@ mod tests {
             let field = &own[at % own.len()];
             let inner = match field.kind() {
                 Kind::Message(message) => shaped(&message, inner),
-                _ => inner,
+                // Now and then something else than what belongs there.
+                _ if at % 4 == 3 => inner,
+                Kind::Bytes => json!("YWI="),
+                Kind::Bool => json!(true),
+                Kind::String => json!(inner.to_string()),
+                Kind::Enum(_) => json!(at % 3),
+                _ => json!((at * 1_000_003).to_string()),
             };
             let inner = if field.is_list() {
                 json!([inner])
