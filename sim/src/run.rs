@@ -23,6 +23,7 @@ use madsim::{
 };
 
 mod forced;
+mod space;
 mod work_end;
 
 use crate::{
@@ -126,7 +127,10 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
     });
     let mut violation = world.broken.clone().or(panicked);
     let mut history = record::history(&world.clients.history, &world.watchers.history);
-    history.commits = record::commits(world.observer.log.values(), &history.ops);
+    let own = record::by_the_clock(world.observer.log.values(), &mut history.ops);
+    let (commits, refused) = record::commits(world.observer.log.values(), &history.ops, &own);
+    history.commits = commits;
+    world.counters.add("space: refused when applied", refused);
     record::count_unknown(&history, &mut world.counters);
     history.meta = meta(&world);
     let here = &mut *world;
@@ -417,6 +421,7 @@ impl Runner {
         self.compare_members().await;
         self.compare_contents().await;
         self.judge_work().await;
+        self.free_space().await;
     }
 
     async fn converge(&self) {
