@@ -126,9 +126,14 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
         Violation::new("no assertion fails", text.unwrap_or_default())
     });
     let mut violation = world.broken.clone().or(panicked);
-    let mut history = record::history(&world.clients.history, &world.watchers.history);
-    let own = record::by_the_clock(world.observer.log.values(), &mut history.ops);
-    let (commits, refused) = record::commits(world.observer.log.values(), &history.ops, &own);
+    let told = world.told.unwrap_or_else(|| world.told_so_far());
+    let mut history = record::history(
+        &world.clients.history[..told.operations],
+        &world.watchers.history[..told.watched],
+    );
+    let log = || world.observer.log.range(..=told.committed);
+    let own = record::by_the_clock(log().map(|(_, entry)| entry), &mut history.ops);
+    let (commits, refused) = record::commits(log().map(|(_, entry)| entry), &history.ops, &own);
     history.commits = commits;
     world.counters.add("space: refused when applied", refused);
     record::count_unknown(&history, &mut world.counters);
