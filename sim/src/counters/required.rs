@@ -28,27 +28,27 @@ const SPACE: &[Line] = &[
     (
         "space: a write was refused",
         "a client was told that there is no space",
-        1000,
+        200,
     ),
     (
         "space: refused when applied",
         "an entry came to nothing because the alarm stood",
-        200,
+        100,
     ),
     (
         "space: alarm proposed",
         "a member found too little space",
-        100,
+        40,
     ),
     (
         "space: its end proposed",
         "a member found enough space again",
-        50,
+        20,
     ),
     (
         "space: written again after it was short",
         "all voters took a write at the end of a run with refusals",
-        30,
+        5,
     ),
     (
         "compaction: begun by the clock",
