@@ -15,6 +15,7 @@ mod load;
 mod members;
 mod pause;
 mod reader;
+mod recipes;
 mod rolling;
 mod single;
 mod space;

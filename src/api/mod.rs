@@ -21,6 +21,8 @@ pub mod metrics;
 #[cfg(feature = "server")]
 pub mod serve;
 #[cfg(feature = "server")]
+pub mod slow;
+#[cfg(feature = "server")]
 pub mod status;
 
 #[cfg(feature = "server")]

@@ -99,7 +99,6 @@ impl<B: Backend> Node<B> {
         if !self.started {
             self.start(&mut cx);
         }
-        self.applier.complain(&mut cx);
         for event in events.drain(..) {
             match event {
                 Event::Call {

@@ -1,8 +1,8 @@
 //! The network actor: one outgoing link per peer for what this member says, any number of incoming
 //! ones for what it hears. The medium may lose; nobody here retries, raft and the callers do.
 //!
-//! Inputs: `PeersInput`. Timers: when to dial a peer again, when to tell removed members again, when
-//! to measure round trips.
+//! Inputs: `PeersInput`. Timers: when to dial a peer again, when to tell removed members again,
+//! when to measure round trips.
 //! Invariants: at most one outgoing link or dial per peer; no outgoing link to a member that left;
 //! nothing that a removed member says is heard.
 

@@ -12,11 +12,9 @@ use crate::{
     apply::{Applied, StateMachine},
     backend::Backend,
     kernel::{
-        ApiError, Context, Effect, Instant, Response, WallTime,
-        effect::{LogLevel, LogLine},
+        ApiError, Instant, Response, WallTime,
         figure::{Figure, Histogram, Scale, Sheet},
     },
-    node::mail::Mail,
     pb::{
         etcdserverpb::{AlarmMember, AlarmType, TxnResponse, response_op::Response as OpResponse},
         mvccpb::{Event, event::EventType},
@@ -47,8 +45,6 @@ pub(super) struct Meter {
     applies: BTreeMap<(&'static str, bool), Histogram>,
     reads: BTreeMap<bool, Histogram>,
     slow_applies: u64,
-    /// Slow ones that nobody was told of yet: how many, and how long they took.
-    complaint: Option<(u64, Duration)>,
     /// An entry whose step takes longer is slow.
     slow: Duration,
     hashes: Histogram,
@@ -89,7 +85,6 @@ impl Meter {
                 .map(|success| (success, Histogram::new(APPLY)))
                 .into(),
             slow_applies: 0,
-            complaint: None,
             slow,
             hashes: Histogram::new(HASH),
             hashes_at: Histogram::new(HASH),
@@ -208,8 +203,6 @@ impl Meter {
             histogram.took_each(took, count);
             if took > self.slow {
                 self.slow_applies += count;
-                let (before, _) = self.complaint.unwrap_or_default();
-                self.complaint = Some((before + count, took));
             }
         }
         let Step {
@@ -309,23 +302,6 @@ impl<B: Backend> Applier<B> {
     /// How long the host saw the last step take.
     pub fn on_stepped(&mut self, took: Duration) {
         self.meter.on_stepped(took);
-    }
-
-    /// Tells the operator that the step before was slow.
-    pub fn complain(&mut self, cx: &mut Context<'_, Mail>) {
-        let Some((count, took)) = self.meter.complaint.take() else {
-            return;
-        };
-        cx.emit(Effect::Log(LogLine {
-            level: LogLevel::Warn,
-            caller: "node/applier.rs",
-            message: "apply request took too long".to_owned(),
-            fields: vec![
-                ("took", format!("{took:?}")),
-                ("expected-duration", format!("{:?}", self.meter.slow)),
-                ("requests", count.to_string()),
-            ],
-        }));
     }
 
     /// What the applier counts, and what the state shows.
