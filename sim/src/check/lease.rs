@@ -114,7 +114,9 @@ fn lives(prepared: &Prepared<'_>, timeline: &Timeline, times: &Times) -> BTreeMa
             | Request::LeaseLeases => (),
         }
         before = entry.revision;
-        latest_call = latest_call.max(entry.time.or(op.map(|op| op.call)).unwrap_or(0));
+        if timeline.is_log || op.is_none_or(|op| has_its_place(&entry.request, op)) {
+            latest_call = latest_call.max(entry.time.or(op.map(|op| op.call)).unwrap_or(0));
+        }
     }
     open_ends(&mut lives, timeline, latest_call);
     add_unplaced_grants(&mut lives, prepared, &granted);
@@ -123,6 +125,24 @@ fn lives(prepared: &Prepared<'_>, timeline: &Timeline, times: &Times) -> BTreeMa
         mark_exchangeable(&mut lives, prepared);
     }
     lives
+}
+
+/// Whether an answer names the revision at which the operation was done. What does not may stand
+/// anywhere in an order that a search found, so that its call says nothing of what comes behind.
+fn has_its_place(request: &Request, op: &Operation) -> bool {
+    let is_told = match request {
+        Request::Range(_)
+        | Request::Put(_)
+        | Request::DeleteRange(_)
+        | Request::Txn(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseRevoke(_) => true,
+        Request::Compact(_)
+        | Request::LeaseKeepAlive(_)
+        | Request::LeaseTimeToLive(_)
+        | Request::LeaseLeases => false,
+    };
+    is_told && matches!(op.outcome, Outcome::Ok(_))
 }
 
 /// The leases that have keys at a revision.

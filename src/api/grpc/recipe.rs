@@ -20,9 +20,9 @@ use crate::{
     kernel::{ApiError, Credentials, Request, Response},
     pb::{
         etcdserverpb::{
-            Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest,
-            RangeResponse, RequestOp, ResponseOp, TxnRequest, TxnResponse, WatchCreateRequest,
-            WatchRequest, WatchResponse,
+            Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
+            RangeRequest, RangeResponse, RequestOp, ResponseOp, TxnRequest, TxnResponse,
+            WatchCreateRequest, WatchRequest, WatchResponse,
             compare::{CompareTarget, TargetUnion},
             range_request::{SortOrder, SortTarget},
             request_op, response_op, watch_request,
@@ -51,16 +51,25 @@ impl Desk {
     }
 
     /// The caller's lease, or a new one.
-    pub async fn session(&self, lease: i64) -> Result<i64, Status> {
+    pub async fn session(&self, lease: i64) -> Result<Session, Status> {
         if lease != 0 {
-            return Ok(lease);
+            return Ok(Session {
+                lease,
+                leave: self.on_leave(None),
+            });
         }
         let request = LeaseGrantRequest {
             ttl: SESSION_SECONDS,
             id: 0,
         };
         match self.ask(Request::LeaseGrant(request)).await? {
-            Response::LeaseGrant(granted) => Ok(granted.id),
+            Response::LeaseGrant(granted) => {
+                let revoke = LeaseRevokeRequest { id: granted.id };
+                Ok(Session {
+                    lease: granted.id,
+                    leave: self.on_leave(Some(Request::LeaseRevoke(revoke))),
+                })
+            }
             _ => Err(status::mismatch()),
         }
     }
@@ -139,11 +148,15 @@ impl Desk {
         })
     }
 
-    /// What is asked for when this is dropped, unless it is disarmed.
-    pub fn on_leave(&self, request: TxnRequest) -> Leave {
+    /// Removes the key that was created then, unless it is disarmed.
+    pub fn in_line(&self, key: &Bytes, created: i64) -> Leave {
+        self.on_leave(Some(Request::Txn(removal(key, created))))
+    }
+
+    fn on_leave(&self, request: Option<Request>) -> Leave {
         Leave {
             desk: self.clone(),
-            request: Some(request),
+            request,
         }
     }
 }
@@ -168,10 +181,25 @@ impl Watch {
     }
 }
 
-/// Removes the key of a caller that goes before its turn.
+/// The lease that a caller's key is under. One that was made for a call ends with a call that
+/// fails, and with it whatever the call may have put.
+pub(super) struct Session {
+    /// Its id.
+    pub lease: i64,
+    leave: Leave,
+}
+
+impl Session {
+    /// The call has done its work.
+    pub fn keep(self) {
+        self.leave.disarm();
+    }
+}
+
+/// What is asked for when a caller goes before its turn.
 pub(super) struct Leave {
     desk: Desk,
-    request: Option<TxnRequest>,
+    request: Option<Request>,
 }
 
 impl Leave {
@@ -185,7 +213,7 @@ impl Drop for Leave {
     fn drop(&mut self) {
         if let Some(request) = self.request.take() {
             let credentials = self.desk.credentials.clone();
-            self.desk.handle.tell(credentials, Request::Txn(request));
+            self.desk.handle.tell(credentials, request);
         }
     }
 }
