@@ -113,10 +113,10 @@ pub fn rewrite(
     packer.remove_marker(txn)
 }
 
-/// Fills leaves to the brim. When LMDB splits a page behind its last record, that record goes to the
-/// new page together with the one that did not fit. So a marker is put behind the last record that
-/// fits, and it is the marker that goes along. It is removed once the new page is full enough not
-/// to be joined with the one before.
+/// Fills leaves to the brim. When LMDB splits a page behind its last record, that record goes to
+/// the new page together with the one that did not fit. So a marker is put behind the last record
+/// that fits, and it is the marker that goes along. It is removed once the new page is full enough
+/// not to be joined with the one before.
 struct Packer {
     table: Table,
     room: usize,
