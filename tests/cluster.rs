@@ -16,6 +16,7 @@ mod load;
 mod members;
 mod pause;
 mod reader;
+mod recipes;
 mod rolling;
 mod single;
 mod space;
