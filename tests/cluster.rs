@@ -3,6 +3,7 @@
 
 mod behind;
 mod chaos;
+mod configured;
 #[cfg(feature = "failpoints")]
 mod failing;
 mod failover;
