@@ -296,7 +296,10 @@ impl Cluster {
         self.change(view, id, |member| member.learner = false)?;
         let others: Vec<MemberId> = self.members.keys().copied().collect();
         for other in others.into_iter().filter(|other| *other != id) {
-            self.apply_remove(view, other)?;
+            let listens = self.get(other).is_some_and(|member| member.learner);
+            if !(listens && mutant!("forced-keeps-learners")) {
+                self.apply_remove(view, other)?;
+            }
         }
         Ok(())
     }
