@@ -110,7 +110,7 @@ pub struct World {
     pub counters: Counters,
     pub trace: Trace,
     pub broken: Option<Violation>,
-    /// Nothing more can be asked of this cluster.
+    /// What clients and watchers saw is complete; what comes now is judged otherwise.
     pub is_over: bool,
     /// Whether a member is having its turn; whoever runs the world waits meanwhile.
     pub busy: bool,
