@@ -125,8 +125,13 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
         Violation::new("no assertion fails", text.unwrap_or_default())
     });
     let mut violation = world.broken.clone().or(panicked);
-    let mut history = record::history(&world.clients.history, &world.watchers.history);
-    history.commits = record::commits(world.observer.log.values(), &history.ops);
+    let told = world.told.unwrap_or_else(|| world.told_so_far());
+    let mut history = record::history(
+        &world.clients.history[..told.operations],
+        &world.watchers.history[..told.watched],
+    );
+    let log = world.observer.log.range(..=told.committed);
+    history.commits = record::commits(log.map(|(_, entry)| entry), &history.ops);
     record::count_unknown(&history, &mut world.counters);
     history.meta = meta(&world);
     let here = &mut *world;

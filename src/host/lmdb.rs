@@ -20,6 +20,7 @@
 mod layout;
 mod longkey;
 mod pages;
+mod repack;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use crate::support::{
     Server,
     permit::Permit,
     server::{Plan, READY_LIMIT},
+    wait_for,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -131,6 +132,13 @@ fn members_found_a_cluster_by_the_records_of_a_domain() {
         member.spawn();
     }
     assert_one_cluster(&members);
+    let names = || {
+        let list = members[1].client().members().unwrap().members;
+        let mut names: Vec<String> = list.into_iter().map(|member| member.name).collect();
+        names.sort();
+        (names == ["a", "b"]).then_some(())
+    };
+    wait_for(SOON, names).expect("each member tells its name");
 
     let mut stranger = plan("c", &flags);
     stranger.spawn();

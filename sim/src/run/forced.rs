@@ -21,7 +21,7 @@ use super::Runner;
 use crate::{
     membership::Forced,
     operator::Standing,
-    world::{Item, World},
+    world::{Item, Told, World},
 };
 
 /// Where the last writes are.
@@ -47,6 +47,8 @@ impl Runner {
             let Some(leader) = world.leader().filter(|_| voters.len() > 1) else {
                 return;
             };
+            // The judges of the clients' history know nothing of what comes now.
+            world.told = Some(world.told_so_far());
             let mut put = |number| {
                 let put = rpc::PutRequest {
                     key: format!("{PREFIX}{number}").into(),
@@ -141,7 +143,7 @@ impl Runner {
             let story = format!("{lost} was acknowledged and on its disk; found is {found:?}");
             self.fail("what a member that goes on alone held is kept", story);
         }
-        // It writes as well. The judges of the clients' history know nothing of this end.
+        // It writes as well.
         let put = rpc::PutRequest {
             key: "alone".into(),
             ..rpc::PutRequest::default()
@@ -156,6 +158,15 @@ impl Runner {
 }
 
 impl World {
+    /// What clients and members have told until now.
+    pub fn told_so_far(&self) -> Told {
+        Told {
+            operations: self.clients.history.len(),
+            watched: self.watchers.history.len(),
+            committed: self.observer.committed(),
+        }
+    }
+
     /// All lose power, and all but one their disks. Returns the last writes that were acknowledged
     /// and that the one which is left had called durable.
     fn lose_all_but(&mut self, at: usize, calls: &[CallId]) -> Vec<String> {

@@ -93,7 +93,7 @@ table! {
         Works, Urls, "listen-client-http-urls", "", "Where to listen for HTTP alone; --listen-client-urls then speak gRPC only.";
         Inert, Urls, "listen-metrics-urls", "", "Where else to listen for /metrics and the health checks.";
         Inert, Unsigned, "max-wals", "5", "Log files to keep; here the log keeps what it needs.";
-        Inert, Bool, "memory-mlock", "false", "Keep the store's pages in memory.";
+        Works, Bool, "memory-mlock", "false", "Keep the store's pages in memory.";
     }
     "Limits" {
         Works, Signed, "quota-backend-bytes", "0", "Largest size of live data; 0 means 2 GiB, less than 0 no limit.";
@@ -112,7 +112,7 @@ table! {
         Inert, Text, "backend-bbolt-freelist-type", "map", "There is no bbolt here.";
         Works, Signed, "compaction-batch-limit", "1000", "Revisions one slice of a compaction looks at.";
         Works, Duration, "compaction-sleep-interval", "10ms", "Pause between two slices of a compaction.";
-        Inert, Unsigned, "bootstrap-defrag-threshold-megabytes", "0", "Defragment at the start if this much would be freed.";
+        Works, Unsigned, "bootstrap-defrag-threshold-megabytes", "0", "Defragment at the start if this much would be freed.";
         Works, Text, "auto-compaction-mode", "periodic", "periodic or revision.";
         Works, Text, "auto-compaction-retention", "0", "History to keep: a time (a bare number counts hours) or revisions; 0 means all.";
     }
@@ -184,8 +184,8 @@ table! {
         Inert, Text, "metrics", "basic", "basic or extensive.";
         Inert, Bool, "enable-pprof", "false", "There is no Go runtime to profile here.";
         Works, Bool, "enable-grpc-gateway", "true", "Serve the JSON gateway.";
-        Inert, Duration, "warning-apply-duration", "100ms", "Requests that take longer to apply are logged.";
-        Inert, Duration, "warning-unary-request-duration", "300ms", "Requests that take longer to answer are logged.";
+        Works, Duration, "warning-apply-duration", "100ms", "Steps that take longer to apply what they bring are logged.";
+        Works, Duration, "warning-unary-request-duration", "300ms", "Requests that take longer to answer are logged.";
         Inert, Bool, "enable-distributed-tracing", "false", "Send traces by OpenTelemetry.";
         Inert, Text, "distributed-tracing-address", "localhost:4317", "Where traces go.";
         Inert, Text, "distributed-tracing-service-name", "etcd", "Name of the service in traces.";
@@ -200,8 +200,8 @@ table! {
         Inert, Duration, "downgrade-check-time", "5s", "Time between two looks at a downgrade.";
         Inert, Duration, "raft-read-timeout", "5s", "Time to read from a member.";
         Inert, Duration, "raft-write-timeout", "5s", "Time to write to a member.";
-        Inert, Bool, "socket-reuse-port", "false", "Let other processes listen on the same ports.";
-        Inert, Bool, "socket-reuse-address", "false", "Listen on addresses whose connections are not forgotten yet.";
+        Works, Bool, "socket-reuse-port", "false", "Let other processes listen on the same ports.";
+        Works, Bool, "socket-reuse-address", "false", "Listen on addresses whose connections are not forgotten yet.";
     }
     "Unsafe" {
         Works, Bool, "unsafe-no-fsync", "false", "Do not wait for the disk; a power failure then loses data.";

@@ -13,6 +13,7 @@ pub mod gates;
 mod join;
 mod joining;
 mod joint;
+mod listen;
 pub mod logging;
 pub mod settings;
 mod srv;

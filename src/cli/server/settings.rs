@@ -100,6 +100,8 @@ pub struct Settings {
     pub memory_lock: bool,
     /// `--bootstrap-defrag-threshold-megabytes`; zero means never.
     pub bootstrap_defrag_megabytes: u64,
+    /// `--socket-reuse-port`.
+    pub shared_ports: bool,
     /// `--warning-apply-duration`.
     pub slow_apply: Duration,
     /// `--warning-unary-request-duration`.
@@ -134,6 +136,7 @@ impl Settings {
             force_new_cluster: args.bool("force-new-cluster"),
             memory_lock: args.bool("memory-mlock"),
             bootstrap_defrag_megabytes: args.unsigned("bootstrap-defrag-threshold-megabytes"),
+            shared_ports: args.bool("socket-reuse-port"),
             slow_apply: args.duration("warning-apply-duration"),
             slow_request,
             raft_read_timeout: args.duration("raft-read-timeout").max(RAFT_TIMEOUT_MIN),
