@@ -347,7 +347,6 @@ impl Runner {
             self.compare_members().await;
         }
         if let Some(forced) = &plan.membership.forced {
-            self.shared.world().is_over = true;
             self.go_on_alone(forced).await;
         }
         self.shared.world().counters.hit("run: came to its end");

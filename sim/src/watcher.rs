@@ -391,10 +391,6 @@ impl World {
     }
 
     fn note_watch(&mut self, stream: StreamId, number: usize, item: h::WatchItem) {
-        // What comes behind the judged part of a run is no part of what was watched.
-        if self.is_over {
-            return;
-        }
         let member = self.watchers.watchers[number].member;
         self.watchers.history.push(h::WatchRecord {
             client: FIRST_CLIENT + number as u64,

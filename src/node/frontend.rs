@@ -40,10 +40,7 @@ use crate::{
     },
     lease::Reset,
     mutant,
-    pb::{
-        etcdserverpb::CompactionResponse,
-        fated::command::{LeaseCheckpoint, LeaseRemaining, command::Body},
-    },
+    pb::{etcdserverpb::CompactionResponse, fated::command::command::Body},
     raft::{Role, RoleChange},
 };
 
@@ -524,29 +521,6 @@ impl Frontend {
                 }));
             }
         }
-    }
-
-    /// Clears a lease's recorded remaining time, so that no later leader shortens the renewal that
-    /// waits for it.
-    fn reset_lease(&mut self, call: CallId, reset: Reset, cx: &mut Context<'_, Mail>) {
-        let pending = &self.pending;
-        self.resets.retain(|_, (call, _)| pending.contains(*call));
-        let request = self.next_request;
-        self.next_request = request.next();
-        let lease = reset.lease();
-        let leases = vec![LeaseRemaining {
-            id: lease.id.get(),
-            remaining_ms: 0,
-            birth: lease.birth.get(),
-        }];
-        let body = Body::LeaseCheckpoint(LeaseCheckpoint { leases });
-        let data = encode_command(request, self.member, body);
-        self.resets.insert(request, (call, reset));
-        cx.tell(Mail::Consensus(ConsensusInput::Propose {
-            request,
-            data,
-            conf_change: false,
-        }));
     }
 
     // ---- leadership, life and death ----
