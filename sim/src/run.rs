@@ -23,6 +23,7 @@ use madsim::{
 };
 
 mod forced;
+mod space;
 mod work_end;
 
 use crate::{
@@ -130,8 +131,11 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
         &world.clients.history[..told.operations],
         &world.watchers.history[..told.watched],
     );
-    let log = world.observer.log.range(..=told.committed);
-    history.commits = record::commits(log.map(|(_, entry)| entry), &history.ops);
+    let log = || world.observer.log.range(..=told.committed);
+    let own = record::by_the_clock(log().map(|(_, entry)| entry), &mut history.ops);
+    let (commits, refused) = record::commits(log().map(|(_, entry)| entry), &history.ops, &own);
+    history.commits = commits;
+    world.counters.add("space: refused when applied", refused);
     record::count_unknown(&history, &mut world.counters);
     history.meta = meta(&world);
     let here = &mut *world;
@@ -400,6 +404,7 @@ impl Runner {
         self.compare_members().await;
         self.compare_contents().await;
         self.judge_work().await;
+        self.free_space().await;
     }
 
     async fn converge(&self) {

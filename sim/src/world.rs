@@ -394,6 +394,7 @@ impl World {
         if let Err(violation) = self.observer.on_turn(node, &mut self.counters) {
             self.fail(violation);
         }
+        self.judge_refusals(at, node);
         self.note_leader(at, node.raft().leader().is_some());
         self.after_turn(at, node);
     }
@@ -504,6 +505,9 @@ fn log_counter(message: &str) -> Option<&'static str> {
         "applied snapshot" => "image: installed",
         "refused a damaged snapshot" => "image: refused as damaged",
         "finished scheduled compaction" => "compaction: finished",
+        "starting auto compaction" => "compaction: begun by the clock",
+        "raising alarm" => "space: alarm proposed",
+        "clearing alarm" => "space: its end proposed",
         _ => return None,
     })
 }

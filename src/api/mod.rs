@@ -18,6 +18,7 @@ pub mod handle;
 pub mod http;
 #[cfg(feature = "server")]
 pub mod serve;
+#[cfg(feature = "server")]
 pub mod slow;
 #[cfg(feature = "server")]
 pub mod status;

@@ -87,6 +87,8 @@ pub struct Member {
     pub state_hash: u64,
     /// How many leases it knows of.
     pub leases: usize,
+    /// Whether the alarm about space stands in its state, and the bytes of its live data.
+    pub space: (bool, u64),
     pub(super) inbox: VecDeque<Event>,
     pub(super) busy_until: u64,
     /// When it wants a turn although nothing happened, by its own clock.
@@ -200,6 +202,7 @@ pub(super) fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&H
         is_leader: false,
         state_hash: 0,
         leases: 0,
+        space: (false, 0),
         inbox: VecDeque::new(),
         busy_until: 0,
         until: None,

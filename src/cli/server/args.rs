@@ -224,7 +224,7 @@ impl Args {
         if let Some(name) = conflict {
             return Err(Stop::Fatal(format!(
                 "conflicting environment variable is shadowed by corresponding command-line flag \
-                 (either unset environment variable or disable flag): {name}"
+                 (either unset environment variable or disable flag)): {name}"
             )));
         }
         for flag in flags::all() {
