@@ -14,8 +14,9 @@ pub mod authority;
 pub mod grpc;
 #[cfg(feature = "server")]
 pub mod handle;
-#[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "server")]
+pub mod large;
 #[cfg(feature = "server")]
 pub mod serve;
 #[cfg(feature = "server")]

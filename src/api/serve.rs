@@ -24,6 +24,7 @@ use super::{
     authority::{self, Forgiving},
     grpc,
     http::router,
+    large::Large,
     status,
 };
 use crate::kernel::ApiError;
@@ -189,6 +190,10 @@ impl Service {
         };
         let Ok(mut response) = response;
         status::reword_headers(response.headers_mut());
+        let large = response.extensions_mut().remove::<Large>();
+        if let Some(body) = large.and_then(Large::into_body) {
+            *response.body_mut() = body;
+        }
         response
     }
 }

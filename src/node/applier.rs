@@ -8,6 +8,7 @@
 //! - While an image is being installed nothing is applied and nothing is read.
 
 mod images;
+mod ranges;
 mod upkeep;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use self::ranges::Ranges;
 use super::{
     NodeConfig,
     log_bytes::LogBytes,
@@ -39,12 +41,17 @@ use crate::{
     lease::Renewal,
     mutant,
     mvcc::HashKv,
-    pb::etcdserverpb::{DefragmentResponse, HashKvResponse, LeaseKeepAliveResponse},
+    pb::etcdserverpb::{DefragmentResponse, HashKvResponse, LeaseKeepAliveResponse, RangeRequest},
     raft::{Entry, SnapshotMeta},
 };
 
 /// Revisions that one slice of a HashKV looks at before others get their turn.
 const HASH_SLICE: usize = 20_000;
+/// Whether a range names more than one key and wants records: it may be large.
+fn is_a_walk(request: &RangeRequest) -> bool {
+    !request.range_end.is_empty() && !request.count_only
+}
+
 /// Batches on their way to the backend; further ones wait in the open batch.
 const COMMITS_INFLIGHT_MAX: usize = 2;
 
@@ -71,6 +78,7 @@ pub struct Applier<B: Backend> {
     /// A finished compaction and the batch that holds its last deletions.
     compaction_done: Option<(i64, u64)>,
     hashes: VecDeque<(CallId, HashKv)>,
+    ranges: Ranges,
     size: BackendSize,
     /// The last point that was offered as a mark for the log.
     marked: LogIndex,
@@ -145,6 +153,7 @@ impl<B: Backend> Applier<B> {
             compaction_at,
             compaction_done: None,
             hashes: VecDeque::new(),
+            ranges: Ranges::default(),
             size,
             marked: applied,
             log_bytes: LogBytes::default(),
@@ -364,6 +373,9 @@ impl<B: Backend> Applier<B> {
             Request::Downgrade(request) => {
                 self.on_downgrade(call, request, cx);
                 return Ok(());
+            }
+            Request::Range(request) if is_a_walk(&request) => {
+                return self.start_range(call, request, cx);
             }
             request => settle(query::answer(&self.machine, request, cx.now))?,
         };
@@ -593,17 +605,22 @@ impl<B: Backend> Applier<B> {
 
     /// When it wants `on_deadline`.
     pub fn deadline(&self) -> Option<Instant> {
-        let hashing = (!self.hashes.is_empty()).then_some(Instant::ZERO);
+        let reads = !self.ranges.is_empty() && self.installing.is_none();
+        let busy = reads || !self.hashes.is_empty();
+        let busy = busy.then_some(Instant::ZERO);
         let cut_at = self
             .cut_at
             .filter(|_| self.commits.len() < COMMITS_INFLIGHT_MAX);
         let compaction = self.compaction_at.filter(|_| self.installing.is_none());
-        [hashing, cut_at, compaction].into_iter().flatten().min()
+        [busy, cut_at, compaction].into_iter().flatten().min()
     }
 
     /// Cuts the batch, goes on with compaction and hashing.
     pub fn on_deadline(&mut self, cx: &mut Context<'_, Mail>) {
-        let outcome = self.hash_slice(cx).and_then(|()| self.compaction_slice(cx));
+        let outcome = self
+            .ranges_go_on(cx)
+            .and_then(|()| self.hash_slice(cx))
+            .and_then(|()| self.compaction_slice(cx));
         if let Err(fault) = outcome {
             cx.emit(Effect::Halt(fault));
             return;
@@ -617,6 +634,11 @@ impl<B: Backend> Applier<B> {
 
     fn compaction_slice(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         if self.installing.is_some() || self.compaction_at.is_none_or(|at| at > cx.now) {
+            return Ok(());
+        }
+        let target = self.machine.store().readable_from();
+        if self.ranges.reads_below(target) {
+            self.compaction_at = Some(cx.now.after(self.settings.compaction_pause));
             return Ok(());
         }
         let more = self.machine.compact_slice(self.settings.compaction_slice);
