@@ -18,15 +18,11 @@ use crate::{
     pb::etcdserverpb::RangeRequest,
 };
 
-/// What one step reads.
-const PART: Part = Part {
-    keys_max: limits::RANGE_PART_KEYS,
-    bytes_max: limits::RANGE_PART_BYTES,
-};
-
 /// Ranges on their way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ranges {
+    /// What one step reads.
+    part: Part,
     tasks: VecDeque<Task>,
 }
 
@@ -38,6 +34,11 @@ struct Task {
 }
 
 impl Ranges {
+    pub fn new(part: Part) -> Self {
+        let tasks = VecDeque::new();
+        Self { part, tasks }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
@@ -90,7 +91,7 @@ impl<B: Backend> Applier<B> {
     }
 
     fn range_part(&mut self, mut task: Task, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
-        let step = self.machine.walk_on(&mut task.walk, PART);
+        let step = self.machine.walk_on(&mut task.walk, self.ranges.part);
         let result = match settle(step)? {
             Ok(true) => {
                 // The others wait when too much is gathered; the oldest comes to its end.
