@@ -2,6 +2,7 @@
 //! one store into another.
 
 mod cases;
+mod churn;
 mod view;
 
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Arc};

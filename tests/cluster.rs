@@ -3,8 +3,11 @@
 
 mod behind;
 mod chaos;
+#[cfg(feature = "failpoints")]
+mod failing;
 mod failover;
 mod forced;
+mod founding;
 mod joining;
 mod leases;
 mod ledger;
@@ -17,3 +20,4 @@ mod single;
 mod space;
 mod three;
 mod watches;
+mod zombies;

@@ -23,6 +23,7 @@ use crate::{
 /// How long clients think at most once they are in a hurry.
 const HURRIED_WAIT: u64 = 10_000_000;
 
+mod space;
 mod steps;
 
 use steps::{branch_counter, changes_nothing, check_at_the_edge};
@@ -97,6 +98,12 @@ pub struct Clients {
     pub hurry: bool,
     /// What clients know together.
     pub shared: Shared,
+    /// Refusals for want of space that were given in the present turn.
+    refused: Vec<space::Refused>,
+    /// Whether there was ever a refusal of that kind.
+    pub was_full: bool,
+    /// Every member must have space by now.
+    pub has_space: bool,
 }
 
 #[derive(Debug)]
@@ -149,6 +156,9 @@ impl Clients {
             history: Vec::new(),
             stopped: false,
             hurry: false,
+            refused: Vec::new(),
+            was_full: false,
+            has_space: false,
         }
     }
 
@@ -390,6 +400,9 @@ impl World {
 
     /// A member answers a call.
     pub fn on_reply(&mut self, at: usize, call: CallId, result: Result<Response, ApiError>) {
+        if result == Err(ApiError::NoSpace) {
+            self.on_no_space(at, call);
+        }
         let opened = match &result {
             Ok(Response::SnapshotOpened { id, .. }) => Some(*id),
             Ok(_) | Err(_) => None,
@@ -446,6 +459,7 @@ impl World {
         client.open = None;
         let mut pause = 0;
         let mut is_ok = false;
+        let is_full = operation.outcome == Outcome::Failed(ApiError::NoSpace);
         match &operation.outcome {
             Outcome::Ok(response) => {
                 operation.return_at = Some(self.now);
@@ -484,7 +498,8 @@ impl World {
             }
         }
         if let Script::Probe { left } = &mut client.script {
-            if is_ok {
+            // A member that says that it is full serves; what it says is judged elsewhere.
+            if is_ok || (is_full && !self.clients.has_space) {
                 *left -= 1;
             } else {
                 pause += 50_000_000;

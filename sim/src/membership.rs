@@ -30,6 +30,22 @@ pub struct MembershipPlan {
     pub health_ms: u64,
     /// What the operator does, in order of time.
     pub steps: Vec<MemberStep>,
+    /// The end of the run: all members but one are lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<Forced>,
+}
+
+/// All members lose power at one moment and all but one their disks, and that one goes on alone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Forced {
+    /// Which voter is left.
+    pub nth: usize,
+    /// Writes that are on their way in that moment.
+    pub writes: u64,
+    /// How long they have been.
+    pub in_flight_us: u64,
+    /// When it dies once more while it is being forced, if it does, and whether by power.
+    pub dies: Option<(u64, bool)>,
 }
 
 /// One thing the operator sets out to do.
@@ -46,6 +62,8 @@ pub struct MemberStep {
 pub enum MemberChange {
     /// A new member, as a voter at once or as a learner.
     Add { learner: bool },
+    /// A new member joins with one flag: it is added as a learner, and asks for its vote by itself.
+    Join,
     /// A learner becomes a voter, again and again until it is ready.
     Promote { nth: usize },
     /// A member leaves.
@@ -88,6 +106,14 @@ impl MembershipPlan {
         if steps.is_empty() {
             return Self::default();
         }
+        let mut joining = entropy.fork("joining");
+        for step in &mut steps {
+            if step.what == (MemberChange::Add { learner: true }) && joining.one_in(2) {
+                step.what = MemberChange::Join;
+            }
+        }
+        let mut forced = entropy.fork("forced");
+        let forced = forced.one_in(4).then(|| Forced::draw(&mut forced));
         Self {
             clocks,
             strict,
@@ -95,12 +121,27 @@ impl MembershipPlan {
             learners_max,
             health_ms,
             steps,
+            forced,
         }
     }
 
     /// Whether the member set stays as it was founded.
     pub fn is_still(&self) -> bool {
         self.steps.is_empty()
+    }
+}
+
+impl Forced {
+    /// One such end.
+    pub fn draw(entropy: &mut Entropy) -> Self {
+        Self {
+            nth: draw::usize(entropy.below(64)),
+            writes: entropy.below(24),
+            in_flight_us: draw::log_uniform(100, 60_000, entropy),
+            dies: entropy
+                .one_in(2)
+                .then(|| (draw::log_uniform(10, 400_000, entropy), entropy.one_in(2))),
+        }
     }
 }
 

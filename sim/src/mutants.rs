@@ -21,6 +21,7 @@ use crate::{
 
 pub mod consensus;
 pub mod members;
+pub mod space;
 pub mod state;
 
 /// A planted bug and what must find it.
@@ -55,7 +56,7 @@ pub const ASSERTION: &str = "no assertion fails";
 /// Every planted bug.
 pub fn all() -> impl Iterator<Item = &'static Planted> {
     let bugs = consensus::TABLE.iter().chain(members::TABLE);
-    bugs.chain(state::TABLE)
+    bugs.chain(state::TABLE).chain(space::TABLE)
 }
 
 impl Planted {

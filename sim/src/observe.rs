@@ -119,6 +119,23 @@ impl Observer {
         self.roster.on_boot(member);
     }
 
+    /// All members but one are lost with what only they held: what counts from here on is the log
+    /// of the one that is left, as far as it called it durable.
+    pub fn begin_anew(&mut self, member: MemberId) {
+        let last = self.durable.get(&member).copied().unwrap_or_default();
+        let behind = last.index.next();
+        self.ledger.split_off(&behind);
+        self.log.split_off(&behind);
+        self.states.split_off(&behind);
+        self.roster.begin_anew(last.index);
+        self.bases = vec![ConfState::of_voters([member])];
+    }
+
+    /// The last entry that a member called durable.
+    pub fn durable_of(&self, member: MemberId) -> EntryId {
+        self.durable.get(&member).copied().unwrap_or_default()
+    }
+
     /// A member has read its disk: what it let others count on must be there. A member whose disk
     /// is damaged may refuse to start; it may not start with less than it had.
     pub fn on_booted(&mut self, node: &Node<Store>) -> Verdict {

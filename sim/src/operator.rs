@@ -183,6 +183,18 @@ impl World {
         !voters.is_empty() && roster::reached(&newest, here) && voters.iter().all(cannot)
     }
 
+    /// Whether the voters may change at any moment: somebody asked for it, or a learner asks for its
+    /// vote by itself.
+    pub fn is_unsure(&self) -> bool {
+        self.operator.is_unsure() || (0..self.members.len()).any(|at| self.asks_for_its_vote(at))
+    }
+
+    /// Whether a member joined with one flag and does not vote yet.
+    pub fn asks_for_its_vote(&self, at: usize) -> bool {
+        let waits = self.members[at].standing == Standing::Awaited;
+        self.members[at].joins && (waits || (self.belongs(at) && !self.votes(at)))
+    }
+
     /// How many voters the cluster counts, whatever became of them.
     fn voters_counted(&self) -> usize {
         let members = self.observer.roster.cluster().members();
@@ -193,7 +205,7 @@ impl World {
     /// who votes.
     pub fn core_size(&self) -> usize {
         let joint = &self.observer.roster.cluster().conf_state().voters_outgoing;
-        match self.operator.is_unsure() || !joint.is_empty() {
+        match self.is_unsure() || !joint.is_empty() {
             true => self.members.len(),
             false => self.voters_counted() / 2 + 1,
         }
@@ -209,7 +221,7 @@ impl World {
         let healthy = voters.filter(|at| !doomed(at)).count();
         let left = self.voters_counted() - usize::from(removed);
         // What is on its way may add a voter that has nothing yet.
-        !self.operator.is_unsure() && 2 * (healthy.saturating_sub(1)) > left
+        !self.is_unsure() && 2 * (healthy.saturating_sub(1)) > left
     }
 
     /// Whether another disk may be damaged; what a plan draws beforehand knows nothing of members
@@ -251,6 +263,14 @@ impl World {
                 Some(vec![Goal::Joined {
                     slot,
                     learner: *learner,
+                }])
+            }
+            MemberChange::Join => {
+                let slot = self.take_slot()?;
+                self.members[slot].joins = true;
+                Some(vec![Goal::Joined {
+                    slot,
+                    learner: true,
                 }])
             }
             MemberChange::Promote { nth } => {
@@ -521,6 +541,11 @@ impl World {
             }
         }
         for at in 0..self.members.len() {
+            if self.members[at].joins && self.votes(at) {
+                self.members[at].joins = false;
+                self.counters
+                    .hit("members: joined with one flag and came to vote");
+            }
             if self.is_removed(at) && self.members[at].up && self.operator.entropy.one_in(3) {
                 // Some operators switch a machine off as soon as its member is removed.
                 let pause = self.operator.entropy.below(500_000_000);

@@ -94,6 +94,48 @@ pub struct ClusterPlan {
     /// How much watches get at a time.
     #[serde(default)]
     pub watch: WatchLimits,
+    /// What members keep in shape by themselves.
+    #[serde(default, skip_serializing_if = "UpkeepPlan::is_off")]
+    pub upkeep: UpkeepPlan,
+}
+
+/// What members keep in shape by themselves.
+#[derive(Clone, Copy, Default, PartialEq, Debug, Serialize, Deserialize)]
+pub struct UpkeepPlan {
+    /// The space quota; 0 leaves it so large that nobody comes to it.
+    pub quota_bytes: i64,
+    /// How long history is kept; 0 is for ever.
+    #[serde(default)]
+    pub keep_ms: u64,
+    /// How many revisions are kept, looked at in this rhythm; 0 is all.
+    #[serde(default)]
+    pub keep_revisions: i64,
+    /// The rhythm.
+    #[serde(default)]
+    pub every_ms: u64,
+}
+
+impl UpkeepPlan {
+    fn is_off(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// A small quota in one of four seeds, compaction by the clock in one of four others.
+    fn draw(entropy: &mut Entropy) -> Self {
+        let mut plan = Self::default();
+        if entropy.one_in(4) {
+            plan.quota_bytes = draw::log_uniform(8 << 10, 64 << 10, entropy).cast_signed();
+        }
+        match entropy.below(8) {
+            0 => plan.keep_ms = draw::log_uniform(500, 20_000, entropy),
+            1 => {
+                plan.keep_revisions = draw::log_uniform(1, 200, entropy).cast_signed();
+                plan.every_ms = draw::log_uniform(500, 20_000, entropy);
+            }
+            _ => {}
+        }
+        plan
+    }
 }
 
 fn append_bytes_standard() -> usize {
@@ -274,6 +316,7 @@ impl ClusterPlan {
                 false => append_bytes_standard(),
             },
             watch: WatchLimits::default(),
+            upkeep: UpkeepPlan::draw(&mut entropy.fork("upkeep")),
         }
     }
 }

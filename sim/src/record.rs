@@ -20,6 +20,11 @@ use crate::{
     work::requests::NEVER_PREFIX,
 };
 
+mod space;
+
+/// The client by whose name members compact.
+const MEMBERS: u64 = 1 << 32;
+
 /// The committed log, and whose each write was: every write carries something that no other does.
 ///
 /// Compactions, grants and revocations do not. One that changed something is taken for the one
@@ -28,14 +33,22 @@ use crate::{
 pub fn commits<'a>(
     log: impl Iterator<Item = &'a (u64, Entry)>,
     operations: &[h::Operation],
-) -> Vec<h::Commit> {
+    own: &BTreeMap<u64, u64>,
+) -> (Vec<h::Commit>, u64) {
     let mut owners = Owners::new(operations);
+    let mut alarms = space::Alarms::default();
+    let mut refused = 0;
     let mut lives = Lives::default();
     let mut compacted = 0;
     let mut commits = Vec::new();
     for (time, entry) in log.filter(|(_, entry)| is_command(entry)) {
         let command = Command::decode(entry.data.clone()).expect("members propose commands");
         let Some(body) = command.body else { continue };
+        alarms.on_entry(command.request_id, &body);
+        if alarms.refuse(&body) {
+            refused += 1;
+            continue;
+        }
         let mut push = |op, request| {
             commits.push(h::Commit {
                 index: entry.id.index.get(),
@@ -68,9 +81,47 @@ pub fn commits<'a>(
             h::Request::LeaseGrant(grant) => lives.begin(grant.id, entry.id.index.get()),
             _ => true,
         };
-        push(owners.take(&request, moves, *time), request);
+        let op = match own.get(&entry.id.index.get()) {
+            Some(own) => Some(*own),
+            None => owners.take(&request, moves, *time),
+        };
+        push(op, request);
     }
-    commits
+    (commits, refused)
+}
+
+/// Compactions by the clock become operations whose outcome nobody heard, so that the judges know
+/// whom to ask. Answers which operation stands for which entry.
+pub fn by_the_clock<'a>(
+    log: impl Iterator<Item = &'a (u64, Entry)>,
+    operations: &mut Vec<h::Operation>,
+) -> BTreeMap<u64, u64> {
+    let mut own = BTreeMap::new();
+    for (time, entry) in log.filter(|(_, entry)| is_command(entry)) {
+        let command = Command::decode(entry.data.clone()).expect("members propose commands");
+        let Some(command::Body::Compact(compact)) = command.body else {
+            continue;
+        };
+        if command.request_id != 0 {
+            continue;
+        }
+        let id = operations.iter().map(|op| op.id).max().unwrap_or(0) + 1;
+        own.insert(entry.id.index.get(), id);
+        operations.push(h::Operation {
+            id,
+            client: MEMBERS,
+            process: 0,
+            call: time.saturating_sub(1),
+            ret: None,
+            endpoint: "members".to_owned(),
+            request: h::Request::Compact(h::CompactRequest {
+                revision: compact.revision,
+                physical: false,
+            }),
+            outcome: h::Outcome::Unknown,
+        });
+    }
+    own
 }
 
 /// What became of the writes whose clients never heard of it.
@@ -159,7 +210,7 @@ impl<'a> Owners<'a> {
             alike: BTreeMap::new(),
             chosen: BTreeMap::new(),
         };
-        for op in operations {
+        for op in operations.iter().filter(|op| op.client != MEMBERS) {
             if let h::Request::LeaseGrant(h::LeaseGrantRequest { id: 0, .. }) = &op.request {
                 if let h::Outcome::Ok(response) = &op.outcome
                     && let h::Reply::LeaseGrant(lease) = &response.reply

@@ -57,6 +57,15 @@ impl Roster {
         self.version
     }
 
+    /// What was applied behind an index is lost with those who knew of it.
+    pub fn begin_anew(&mut self, last: LogIndex) {
+        self.at.split_off(&last.next());
+        self.newest = self.newest.min(last);
+        if let Some((_, cluster)) = self.at.last_key_value() {
+            self.cluster = cluster.clone();
+        }
+    }
+
     /// A member begins a new life.
     pub fn on_boot(&mut self, member: MemberId) {
         self.in_force.remove(&member);
@@ -104,7 +113,8 @@ impl Roster {
         if applied_before == Some(applied) || raft.applied() != applied {
             return Ok(false);
         }
-        if machine.conf_state() != *raft.conf_state() {
+        // A member that is forced to go on alone does so before its log says it.
+        if machine.conf_state() != *raft.conf_state() && !raft.is_forced() {
             let story = format!(
                 "{:x?} at {applied}: raft has {:?}, the stored members say {:?}",
                 node.member(),

@@ -22,6 +22,8 @@ use madsim::{
     time::{TimeHandle, sleep},
 };
 
+mod forced;
+mod space;
 mod work_end;
 
 use crate::{
@@ -124,8 +126,16 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
         Violation::new("no assertion fails", text.unwrap_or_default())
     });
     let mut violation = world.broken.clone().or(panicked);
-    let mut history = record::history(&world.clients.history, &world.watchers.history);
-    history.commits = record::commits(world.observer.log.values(), &history.ops);
+    let told = world.told.unwrap_or_else(|| world.told_so_far());
+    let mut history = record::history(
+        &world.clients.history[..told.operations],
+        &world.watchers.history[..told.watched],
+    );
+    let log = || world.observer.log.range(..=told.committed);
+    let own = record::by_the_clock(log().map(|(_, entry)| entry), &mut history.ops);
+    let (commits, refused) = record::commits(log().map(|(_, entry)| entry), &history.ops, &own);
+    history.commits = commits;
+    world.counters.add("space: refused when applied", refused);
     record::count_unknown(&history, &mut world.counters);
     history.meta = meta(&world);
     let here = &mut *world;
@@ -360,6 +370,11 @@ impl Runner {
             self.probe_all().await;
             self.compare_members().await;
         }
+        if let Some(forced) = &plan.membership.forced
+            && !self.shared.world().is_over
+        {
+            self.go_on_alone(forced).await;
+        }
         self.shared.world().counters.hit("run: came to its end");
     }
 
@@ -372,7 +387,7 @@ impl Runner {
             let mut candidates = world.voters();
             candidates.sort_by_key(|at| !plan.core.contains(at));
             candidates.truncate(world.core_size());
-            if world.operator.is_unsure() {
+            if world.is_unsure() {
                 // Whoever may come to vote is needed.
                 world
                     .counters
@@ -404,12 +419,14 @@ impl Runner {
         self.shared.world().clients.stopped = true;
         self.await_answers().await;
         self.converge().await;
+        self.await_votes().await;
         self.probe_all().await;
         self.converge().await;
         self.compare_hashes().await;
         self.compare_members().await;
         self.compare_contents().await;
         self.judge_work().await;
+        self.free_space().await;
     }
 
     async fn converge(&self) {

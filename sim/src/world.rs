@@ -13,7 +13,9 @@ mod settings;
 use std::{collections::VecDeque, sync::Arc, task::Waker};
 
 use fated::{
-    kernel::{ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, MemberId, limits},
+    kernel::{
+        ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, LogIndex, MemberId, limits,
+    },
     node::Node,
 };
 
@@ -92,6 +94,17 @@ pub enum Action {
     Kill(usize),
 }
 
+/// How far the story goes that clients and members told, in numbers of what they said.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// Operations of clients.
+    pub operations: usize,
+    /// Lines of watches.
+    pub watched: usize,
+    /// Entries.
+    pub committed: LogIndex,
+}
+
 /// The whole of it.
 pub struct World {
     pub plan: Arc<Plan>,
@@ -112,6 +125,8 @@ pub struct World {
     pub broken: Option<Violation>,
     /// Nothing more can be asked of this cluster.
     pub is_over: bool,
+    /// Where the story of the clients ends, if the run goes on behind it.
+    pub told: Option<Told>,
     /// Whether a member is having its turn; whoever runs the world waits meanwhile.
     pub busy: bool,
     pub runner: Option<Waker>,
@@ -142,6 +157,7 @@ impl World {
             trace,
             broken: None,
             is_over: false,
+            told: None,
             busy: false,
             runner: None,
             plan,
@@ -381,6 +397,7 @@ impl World {
         if let Err(violation) = self.observer.on_turn(node, &mut self.counters) {
             self.fail(violation);
         }
+        self.judge_refusals(at, node);
         self.note_leader(at, node.raft().leader().is_some());
         self.after_turn(at, node);
     }
@@ -491,6 +508,9 @@ fn log_counter(message: &str) -> Option<&'static str> {
         "applied snapshot" => "image: installed",
         "refused a damaged snapshot" => "image: refused as damaged",
         "finished scheduled compaction" => "compaction: finished",
+        "starting auto compaction" => "compaction: begun by the clock",
+        "raising alarm" => "space: alarm proposed",
+        "clearing alarm" => "space: its end proposed",
         _ => return None,
     })
 }

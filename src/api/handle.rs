@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{large::Turns, status};
+use super::{large::Turns, slow::SlowLog, status};
 use crate::{
     kernel::{
         ApiError, CallId, Credentials, Event, Request, Response, StreamId, StreamItem,
@@ -91,6 +91,7 @@ struct Shared {
     table: Mutex<Table>,
     ready: watch::Sender<bool>,
     turns: Turns,
+    slow: OnceLock<SlowLog>,
 }
 
 /// Who waits. `open` becomes false when the core has stopped; then nothing waits any more.
@@ -116,6 +117,7 @@ impl Handle {
             table: Mutex::new(table),
             ready: watch::Sender::new(false),
             turns: Turns::default(),
+            slow: OnceLock::new(),
         };
         Self {
             shared: Arc::new(shared),
@@ -138,13 +140,23 @@ impl Handle {
         credentials: Credentials,
         request: Request,
     ) -> impl Future<Output = Answer> + Send + 'static {
+        let begun = self.shared.slow.get().and_then(|log| log.begin(&request));
         let waiting = self.begin_call(credentials, request);
         async move {
-            match waiting {
-                Some(mut call) => call.wait().await,
-                None => Err(ApiError::Stopped),
+            let Some(mut call) = waiting else {
+                return Err(ApiError::Stopped);
+            };
+            let answer = call.wait().await;
+            if let (Some(begun), Some(log)) = (begun, call.shared.slow.get()) {
+                log.end(begun, &answer);
             }
+            answer
         }
+    }
+
+    /// Has slow requests told from now on; the first to ask for it is heard.
+    pub fn tell_slow(&self, log: SlowLog) {
+        let _ = self.shared.slow.set(log);
     }
 
     /// Sends a request nobody waits for; its answer is thrown away.

@@ -19,6 +19,7 @@ pub mod http;
 pub mod large;
 #[cfg(feature = "server")]
 pub mod serve;
+pub mod slow;
 #[cfg(feature = "server")]
 pub mod status;
 

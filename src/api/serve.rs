@@ -184,12 +184,14 @@ impl Service {
     /// Answers a gRPC call, whoever makes it: a client by the network, or the JSON gateway.
     pub async fn grpc(self, request: Request<Body>) -> Response<Body> {
         let timeout = grpc_timeout(request.headers());
+        let uri = request.uri().clone();
         let answering = self.routes.oneshot(request);
         let Some(response) = within(timeout, answering).await else {
             return status::of(ApiError::DeadlineExceeded).into_http();
         };
         let Ok(mut response) = response;
         status::reword_headers(response.headers_mut());
+        status::name_missing(response.headers_mut(), uri.path(), grpc::SERVED);
         let large = response.extensions_mut().remove::<Large>();
         if let Some(body) = large.and_then(Large::into_body) {
             *response.body_mut() = body;
@@ -219,7 +221,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// The client's deadline: up to eight digits and a unit. Anything else is no deadline.
-fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -47,6 +47,24 @@ pub fn reword_headers(headers: &mut HeaderMap) {
     }
 }
 
+/// Says what is not there, where the gRPC library only says that something is not.
+pub fn name_missing(headers: &mut HeaderMap, path: &str, served: &[&str]) {
+    let status = headers.get("grpc-status");
+    if status.is_none_or(|code| code != "12") || headers.contains_key("grpc-message") {
+        return;
+    }
+    let bare = path.strip_prefix('/').unwrap_or(path);
+    let text = match bare.rsplit_once('/') {
+        None => format!("malformed method name: {path:?}"),
+        Some((service, method)) if served.contains(&service) => {
+            format!("unknown method {method} for service {service}")
+        }
+        Some((service, _)) => format!("unknown service {service}"),
+    };
+    // A path has no characters that a status could not carry.
+    let _ = Status::unimplemented(text).add_header(headers);
+}
+
 fn reworded(code: Code, message: &str) -> Option<Status> {
     if code != Code::OutOfRange {
         return None;

@@ -20,6 +20,7 @@
 mod layout;
 mod longkey;
 mod pages;
+mod repack;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
 
 use crate::{
     backend::{Backend, WriteBatch},
+    host::failpoint,
     kernel::{BackendSize, DiskError, DiskErrorKind, EntryId, SnapshotId},
 };
 use layout::Layout;
@@ -202,6 +204,7 @@ impl Backend for Lmdb {
             layout.discard(&layout.fresh())?;
             return Err(error);
         }
+        failpoint::hit("defragBeforeRename");
         self.fatal(self.switch(&layout.fresh()))
     }
 

@@ -1,5 +1,6 @@
 //! The ports of the core, and the adapters that fill them.
 
+pub mod failpoint;
 pub mod lanes;
 pub mod lmdb;
 pub mod port;

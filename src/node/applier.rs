@@ -7,6 +7,7 @@
 //! - `batch.consistent <= applied`: the backend is never ahead of the log.
 //! - While an image is being installed nothing is applied and nothing is read.
 
+pub mod compaction;
 mod images;
 mod ranges;
 mod upkeep;
@@ -34,9 +35,7 @@ use crate::{
     kernel::{
         ApiError, BackendSize, CallId, Context, DiskError, DiskErrorKind, DiskOp, DiskOutcome,
         Effect, Fault, Instant, LeaseId, LogIndex, MemberId, Request, Response, SnapshotId, Term,
-        Ticket,
-        effect::{LogLevel, LogLine},
-        limits,
+        Ticket, limits,
     },
     lease::Renewal,
     mutant,
@@ -66,6 +65,8 @@ pub struct Applier<B: Backend> {
     commits: VecDeque<Commit>,
     /// Batches cut since boot.
     cuts: u64,
+    /// Records that compaction has removed in the open batch.
+    removed: usize,
     /// When the open batch is cut at the latest.
     cut_at: Option<Instant>,
     /// Reads that wait for an index.
@@ -145,6 +146,7 @@ impl<B: Backend> Applier<B> {
             },
             commits: VecDeque::new(),
             cuts: 0,
+            removed: 0,
             cut_at: None,
             waiting: BTreeMap::new(),
             installing: None,
@@ -491,6 +493,7 @@ impl<B: Backend> Applier<B> {
 
     fn cut(&mut self, cx: &mut Context<'_, Mail>) {
         self.cut_at = None;
+        self.removed = 0;
         let meta = self.machine.snapshot_meta();
         if let Some(batch) = self.machine.cut() {
             if mutant!("mark-before-commit") {
@@ -611,7 +614,7 @@ impl<B: Backend> Applier<B> {
         let cut_at = self
             .cut_at
             .filter(|_| self.commits.len() < COMMITS_INFLIGHT_MAX);
-        let compaction = self.compaction_at.filter(|_| self.installing.is_none());
+        let compaction = self.compaction_at.filter(|_| self.may_remove());
         [busy, cut_at, compaction].into_iter().flatten().min()
     }
 
@@ -630,32 +633,6 @@ impl<B: Backend> Applier<B> {
         {
             self.cut(cx);
         }
-    }
-
-    fn compaction_slice(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
-        if self.installing.is_some() || self.compaction_at.is_none_or(|at| at > cx.now) {
-            return Ok(());
-        }
-        let target = self.machine.store().readable_from();
-        if self.ranges.reads_below(target) {
-            self.compaction_at = Some(cx.now.after(self.settings.compaction_pause));
-            return Ok(());
-        }
-        let more = self.machine.compact_slice(self.settings.compaction_slice);
-        self.compaction_at = more.then(|| cx.now.after(self.settings.compaction_pause));
-        if !more {
-            let revision = self.machine.store().compaction_finished();
-            self.compaction_done = Some((revision, self.cuts + 1));
-            cx.emit(Effect::Log(LogLine {
-                level: LogLevel::Info,
-                caller: "node/applier.rs",
-                message: "finished scheduled compaction".to_owned(),
-                fields: vec![("compact-revision", revision.to_string())],
-            }));
-        }
-        let cut_at = cx.now.after(self.settings.batch_interval);
-        self.cut_at.get_or_insert(cut_at);
-        Ok(())
     }
 
     /// Cuts what is open; part of a clean stop.

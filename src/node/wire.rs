@@ -62,6 +62,44 @@ pub fn decode(mut frame: Bytes) -> Option<Frame> {
     }
 }
 
+/// Who speaks so: what a leader says, what it is answered, or anything else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Voice {
+    /// A leader that lives.
+    Heartbeat,
+    /// A leader that says more.
+    Leader,
+    /// A member that answers it.
+    Follower,
+    /// Everything else.
+    Other,
+}
+
+/// The voice of a frame of ours, without reading it.
+pub fn voice(frame: &[u8]) -> Voice {
+    match frame {
+        [TAG_RAFT, 8, ..] => Voice::Heartbeat,
+        [TAG_RAFT, 5 | 14, ..] => Voice::Leader,
+        [TAG_RAFT, ..] => Voice::Follower,
+        _ => Voice::Other,
+    }
+}
+
+/// Whether a frame brings a change of the configuration.
+pub fn carries_conf_change(frame: &Bytes) -> bool {
+    let changes = |entries: &[Entry]| {
+        let mut entries = entries.iter();
+        entries.any(|entry| entry.kind == EntryKind::ConfChange)
+    };
+    match decode(frame.clone()) {
+        Some(Frame::Raft(Message {
+            body: Body::Append { entries, .. },
+            ..
+        })) => changes(&entries),
+        Some(Frame::Raft(_) | Frame::Peer(_)) | None => false,
+    }
+}
+
 fn kind_of(body: &Body) -> u8 {
     match body {
         Body::PreVote { .. } => 1,

@@ -22,6 +22,8 @@ import tempfile
 import threading
 import time
 
+import gateway
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 READY = "ready to serve client requests"
 STEP_LIMIT = 20  # seconds that one command may take before it is ended and reported
@@ -439,6 +441,18 @@ known_difference(
     """<hidden>, unstarted, , http://127.0.0.1:3, , true
 """)
 
+
+known_difference(
+    "gateway/errors", "3.6",
+    "an unknown order is refused; 3.5.1 took it for none",
+    """$ curl /v3/kv/range -d '{"key": "YQ==", "sort_order": 77}'
+200 application/json
+{"header":{"cluster_id":"<cluster>","member_id":"<member-m1>","raft_term":"<number>","revision":"1"}}
+""",
+    """$ curl /v3/kv/range -d '{"key": "YQ==", "sort_order": 77}'
+400 application/json
+{"code":3,"message":"etcdserver: invalid sort option"}
+""")
 
 # ---------------------------------------------------------------------------------------------
 # Running commands
@@ -1931,6 +1945,9 @@ def _(t):
     t.boot(["m2", "m3"])
     t.ctl("get", "before-the-loss", ep="{EPS}", show_stdin=False)
     t.ctl("get", "a", "--print-value-only", hide=[r"(?m)^[12]$"])  # the put without quorum may come true
+
+
+gateway.register(case)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ pub const ARROWS: &[(&str, &str, &str)] = &[
     ("host/port", "kernel", ""),
     ("host/lanes", "kernel backend", ""),
     ("host/lmdb", "kernel backend", ""),
+    ("host/lmdb", "host::failpoint", "one place lies inside; in usual builds it is empty"),
     ("host/wire", "kernel", ""),
     ("reactor", "kernel backend node host::port", ""),
     // layer 6

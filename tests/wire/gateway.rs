@@ -204,6 +204,7 @@ async fn failures_answer_in_json() {
             "invalid character 'x' looking for beginning of value",
         ),
         ("/v3/kv/nothing", "{}", 404, 5, "Not Found"),
+        ("/v3/auth/nothing", "{}", 404, 5, "Not Found"),
         ("/v3/", "{}", 404, 5, "Not Found"),
     ];
     for (path, body, http, code, message) in rows {
@@ -263,6 +264,27 @@ async fn metadata_go_through() {
         .insert("grpc-timeout", "200m".parse().expect("plain"));
     let (status, _, text) = answer(&server.address(), late).await;
     assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{text}");
+}
+
+/// Goal: a stream ends when its client said it would, and nonsense in its place is refused.
+#[tokio::test]
+async fn streams_keep_their_deadline() {
+    let server = Server::start_own().await;
+    let asked = |timeout: &str| {
+        let mut asked = request(Method::POST, "/v3/watch", r#"{"create_request":{}}"#);
+        let timeout = timeout.parse().expect("plain");
+        asked.headers_mut().insert("grpc-timeout", timeout);
+        asked
+    };
+    let mut lines = Lines::of(send(&server.address(), asked("300m")).await);
+    let created = lines.next().await.expect("a line");
+    assert_eq!(created["result"]["created"], true);
+    let end = lines.next().await.expect("a line");
+    assert_eq!(end["error"]["code"], 4, "{end}");
+    assert_eq!(lines.next().await, None);
+    let (status, _, text) = answer(&server.address(), asked("soon")).await;
+    let expected = r#"{"code":3,"message":"invalid grpc-timeout: soon"}"#;
+    assert_eq!((status, text.as_str()), (StatusCode::BAD_REQUEST, expected));
 }
 
 /// Goal: a watch is a request whose body may stay open, and an answer that goes on; more watches

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fated::pb::{
-    etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest, RangeRequest},
+    etcdserverpb::{
+        LeaseGrantRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
+        RangeRequest,
+    },
     v3electionpb::{
         CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, ProclaimRequest, ResignRequest,
     },
@@ -173,6 +176,29 @@ async fn who_stops_waiting_leaves_no_key() {
     until(&client, "gone-too", 2).await;
     waiting.abort();
     until(&client, "gone-too", 1).await;
+
+    // A lease that was made for the call goes with it.
+    if !server.is_foreign() {
+        let leases = async || {
+            let request = LeaseLeasesRequest {};
+            let answer = client.lease.clone().lease_leases(request).await;
+            answer.expect("an answer").into_inner().leases.len()
+        };
+        let before = leases().await;
+        let other = server.connect().await;
+        let waiting = tokio::spawn(async move { lock(&other, "gone", 0).await });
+        until(&client, "gone", 2).await;
+        assert_eq!(leases().await, before + 1);
+        waiting.abort();
+        until(&client, "gone", 1).await;
+        let gone = async {
+            while leases().await > before {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let gone = tokio::time::timeout(PATIENCE, gone).await;
+        gone.expect("the lease is gone");
+    }
 
     // With a deadline, which the server keeps as well.
     let mut request = tonic::Request::new(LockRequest {

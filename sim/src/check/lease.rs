@@ -13,6 +13,10 @@ use super::{Guarantee, Options, Timeline, TimelineEntry, Violation, Weakness};
 use crate::history::*;
 use crate::model::KeyRange;
 
+mod asked;
+
+use asked::{Asked, Spans};
+
 const SECOND: Time = 1_000_000_000;
 const MILLION: Time = 1_000_000;
 
@@ -38,6 +42,7 @@ pub fn check(prepared: &Prepared<'_>, timeline: &Timeline, options: &Options) ->
     let lives = lives(prepared, timeline, &times);
     let mut checker = Checker {
         prepared,
+        asked: Asked::new(prepared),
         lives,
         violations: Vec::new(),
     };
@@ -109,7 +114,9 @@ fn lives(prepared: &Prepared<'_>, timeline: &Timeline, times: &Times) -> BTreeMa
             | Request::LeaseLeases => (),
         }
         before = entry.revision;
-        latest_call = latest_call.max(entry.time.or(op.map(|op| op.call)).unwrap_or(0));
+        if timeline.is_log || op.is_none_or(|op| has_its_place(&entry.request, op)) {
+            latest_call = latest_call.max(entry.time.or(op.map(|op| op.call)).unwrap_or(0));
+        }
     }
     open_ends(&mut lives, timeline, latest_call);
     add_unplaced_grants(&mut lives, prepared, &granted);
@@ -118,6 +125,24 @@ fn lives(prepared: &Prepared<'_>, timeline: &Timeline, times: &Times) -> BTreeMa
         mark_exchangeable(&mut lives, prepared);
     }
     lives
+}
+
+/// Whether an answer names the revision at which the operation was done. What does not may stand
+/// anywhere in an order that a search found, so that its call says nothing of what comes behind.
+fn has_its_place(request: &Request, op: &Operation) -> bool {
+    let is_told = match request {
+        Request::Range(_)
+        | Request::Put(_)
+        | Request::DeleteRange(_)
+        | Request::Txn(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseRevoke(_) => true,
+        Request::Compact(_)
+        | Request::LeaseKeepAlive(_)
+        | Request::LeaseTimeToLive(_)
+        | Request::LeaseLeases => false,
+    };
+    is_told && matches!(op.outcome, Outcome::Ok(_))
 }
 
 /// The leases that have keys at a revision.
@@ -328,18 +353,18 @@ fn add_unplaced_grants(
     }
 }
 
-/// Whether an answer can be about no other life than this.
-fn is_about(op: &Op<'_>, life: &Life, lives: &[Life]) -> bool {
-    let ret = op.source.ret.unwrap_or(Time::MAX);
-    let mut possible = lives
-        .iter()
-        .filter(|life| life.begin.0 <= ret && op.source.call <= life.end.1);
-    let first = possible.next();
-    possible.next().is_none() && first.is_some_and(|first| first.grant == life.grant)
+/// The life that an answer is about, if it can be about no other.
+fn one_life(op: &Op<'_>, lives: &[Life], spans: &Spans) -> Option<usize> {
+    let (call, ret) = (op.source.call, op.source.ret.unwrap_or(Time::MAX));
+    let near = spans.within(call, ret);
+    let mut possible = near.filter(|at| lives[*at].begin.0 <= ret && call <= lives[*at].end.1);
+    let first = possible.next()?;
+    possible.next().is_none().then_some(first)
 }
 
 struct Checker<'p, 'h> {
     prepared: &'p Prepared<'h>,
+    asked: Asked,
     lives: BTreeMap<i64, Vec<Life>>,
     violations: Vec<Violation>,
 }
@@ -406,7 +431,7 @@ impl<'p> Checker<'p, '_> {
             };
             let ret = op.source.ret.expect("an answer has a time");
             // A member may be behind, so a lease that is over may be listed; one to come may not.
-            if self.may_be_chosen(ret) {
+            if self.asked.may_be_chosen(ret) {
                 continue;
             }
             let unborn = reply.leases.iter().find(|id| {
@@ -451,14 +476,6 @@ impl<'p> Checker<'p, '_> {
                 self.report(Guarantee::LeaseAnswer, op, text);
             }
         }
-    }
-
-    /// Whether the cluster may have chosen an id that it never told.
-    fn may_be_chosen(&self, until: Time) -> bool {
-        self.prepared.ops.iter().any(|op| {
-            let chooses = matches!(&*op.request, Request::LeaseGrant(grant) if grant.id == 0);
-            chooses && op.source.ret.is_none() && op.source.call <= until
-        })
     }
 
     fn check_claim(&self, op: &Op<'_>, id: i64, claim: &Claim<'_>) -> Result<(), String> {
@@ -517,35 +534,34 @@ impl<'p> Checker<'p, '_> {
         until.saturating_sub(lost)
     }
 
-    /// Whether somebody may have revoked the lease without a place in the order.
-    fn may_be_revoked(&self, id: i64, until: Time) -> bool {
-        self.prepared.ops.iter().any(|op| {
-            let is_revoke = matches!(&*op.request, Request::LeaseRevoke(lease) if lease.id == id);
-            is_revoke && op.source.ret.is_none() && op.source.call <= until
-        })
-    }
-
     fn check_early(&mut self) {
-        let claims = self.claims();
+        let mut claims: BTreeMap<i64, Vec<_>> = BTreeMap::new();
+        for (op, id, claim) in self.claims() {
+            claims.entry(id).or_default().push((op, claim));
+        }
         for (id, lives) in self.lives.clone() {
-            for life in lives
-                .iter()
-                .filter(|life| life.ended_by_itself && life.is_certain)
-            {
+            let spans = Spans::new(&lives);
+            let claims = claims.get(&id).map_or(&[][..], Vec::as_slice);
+            let mut about: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+            for (op, claim) in claims {
+                if let (Claim::Alive { rest, .. }, Some(at)) = (claim, one_life(op, &lives, &spans))
+                {
+                    about.entry(at).or_default().push((*op, *rest));
+                }
+            }
+            for (at, life) in lives.iter().enumerate() {
                 let gone = life.end.1;
-                if gone == Time::MAX || self.may_be_revoked(id, gone) {
+                let is_known = life.ended_by_itself && life.is_certain && gone != Time::MAX;
+                if !is_known || self.asked.may_be_revoked(id, gone) {
                     continue;
                 }
                 // From its grant, and from each answer that promised more.
                 let grant = life.grant.map(|place| &self.prepared.ops[place]);
                 let granted = grant.into_iter().map(|op| (op, life.begin.0, life.ttl));
-                let renewals = claims.iter().filter_map(|(op, of, claim)| match claim {
-                    Claim::Alive { rest, .. } if *of == id => {
-                        let is_sure = op.source.call <= gone && is_about(op, life, &lives);
-                        is_sure.then_some((*op, op.source.call.max(life.begin.0), *rest))
-                    }
-                    Claim::Alive { .. } | Claim::Gone => None,
-                });
+                let renewals = about.get(&at).into_iter().flatten();
+                let renewals = renewals
+                    .filter(|(op, _)| op.source.call <= gone)
+                    .map(|(op, rest)| (*op, op.source.call.max(life.begin.0), *rest));
                 let promises: Vec<_> = granted.chain(renewals).collect();
                 for (op, from, seconds) in promises {
                     let until = self.least_from(from, seconds);
@@ -568,12 +584,14 @@ impl<'p> Checker<'p, '_> {
                 let Some(grant) = life.grant.map(|place| &self.prepared.ops[place]) else {
                     continue;
                 };
-                let last = self.last_renewal(id, life);
+                // The latest moment at which its time can have begun anew.
+                let renewed = self.asked.last_renewal(id, life.end.1);
+                let last = renewed.map_or(life.begin.1, |at| at.max(life.begin.1));
                 let due = last
                     .saturating_add(self.most(life.ttl))
                     .saturating_add(late);
                 let alive = if life.end.0 == Time::MAX {
-                    self.last_time()
+                    self.asked.last
                 } else {
                     life.end.0
                 };
@@ -583,28 +601,5 @@ impl<'p> Checker<'p, '_> {
                 }
             }
         }
-    }
-
-    /// The latest moment at which the time of this life can have begun anew.
-    fn last_renewal(&self, id: i64, life: &Life) -> Time {
-        let mut last = life.begin.1;
-        for op in &self.prepared.ops {
-            let is_renewal = matches!(&*op.request, Request::LeaseKeepAlive(l) if l.id == id);
-            if is_renewal && op.source.call <= life.end.1 {
-                last = last.max(op.source.ret.unwrap_or(Time::MAX));
-            }
-        }
-        last
-    }
-
-    fn last_time(&self) -> Time {
-        let ops = self
-            .prepared
-            .history
-            .ops
-            .iter()
-            .map(|op| op.ret.unwrap_or(op.call));
-        let watches = self.prepared.history.watches.iter().map(|line| line.time);
-        ops.chain(watches).max().unwrap_or(0)
     }
 }

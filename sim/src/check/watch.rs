@@ -83,6 +83,8 @@ struct Log<'t> {
 #[derive(Default)]
 struct Stream<'h> {
     watches: BTreeMap<i64, Watch<'h>>,
+    /// Ids of watches that a compaction ended and nobody canceled.
+    compacted: BTreeSet<i64>,
     is_closed: bool,
     time: Time,
     broken: Vec<(Guarantee, String)>,
@@ -173,7 +175,8 @@ impl<'h> Stream<'h> {
             in_fragment: false,
             is_fresh: true,
         };
-        if self.watches.insert(created.watch_id, watch).is_some() {
+        let id = created.watch_id;
+        if self.watches.insert(id, watch).is_some() || self.compacted.contains(&id) {
             let text = format!("watch {} was created while it was there", created.watch_id);
             self.report(Guarantee::WatchLifetime, text);
         }
@@ -212,14 +215,19 @@ impl<'h> Stream<'h> {
     }
 
     fn on_canceled(&mut self, canceled: &WatchCanceled, log: Option<&Log<'_>>) {
+        let to = canceled.compact_revision;
+        // As in etcd, a watch that a compaction ended keeps its id until its client cancels it.
+        if to == 0 && self.compacted.remove(&canceled.watch_id) {
+            return;
+        }
         let Some(watch) = self.watches.remove(&canceled.watch_id) else {
             let text = format!("watch {} ended but is not there", canceled.watch_id);
             return self.report(Guarantee::WatchLifetime, text);
         };
-        let to = canceled.compact_revision;
         if to == 0 {
             return;
         }
+        self.compacted.insert(canceled.watch_id);
         let next = watch
             .start
             .max(watch.last_event + 1)

@@ -24,6 +24,39 @@ pub struct Required {
 
 type Line = (&'static str, &'static str, u64);
 
+const SPACE: &[Line] = &[
+    (
+        "space: a write was refused",
+        "a client was told that there is no space",
+        200,
+    ),
+    (
+        "space: refused when applied",
+        "an entry came to nothing because the alarm stood",
+        100,
+    ),
+    (
+        "space: alarm proposed",
+        "a member found too little space",
+        40,
+    ),
+    (
+        "space: its end proposed",
+        "a member found enough space again",
+        20,
+    ),
+    (
+        "space: written again after it was short",
+        "all voters took a write at the end of a run with refusals",
+        5,
+    ),
+    (
+        "compaction: begun by the clock",
+        "a leader compacted by itself",
+        200,
+    ),
+];
+
 const RAFT: &[Line] = &[
     ("raft: leader elected", "a member became leader", 1000),
     (
@@ -400,7 +433,7 @@ const CHECKS: &[Line] = &[
 
 /// All of them, in the order in which they are shown.
 pub fn all() -> Vec<Required> {
-    let lines = [RAFT, IMAGES, DISKS, MEMBERS, NETWORK, STATE, CHECKS].concat();
+    let lines = [RAFT, IMAGES, DISKS, MEMBERS, NETWORK, STATE, CHECKS, SPACE].concat();
     let mut all: Vec<Required> = lines
         .into_iter()
         .map(|(name, meaning, least)| Required {

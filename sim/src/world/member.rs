@@ -32,6 +32,10 @@ pub struct Member {
     pub url: String,
     /// Whom it knows, and where.
     pub knows: Vec<(MemberId, Vec<String>)>,
+    /// Whether it joined with one flag, and so asks for its vote by itself.
+    pub joins: bool,
+    /// Whether it is started to go on alone.
+    pub forced: bool,
     /// Whether its process runs.
     pub up: bool,
     /// Whether it serves clients.
@@ -83,6 +87,8 @@ pub struct Member {
     pub state_hash: u64,
     /// How many leases it knows of.
     pub leases: usize,
+    /// Whether the alarm about space stands in its state, and the bytes of its live data.
+    pub space: (bool, u64),
     pub(super) inbox: VecDeque<Event>,
     pub(super) busy_until: u64,
     /// When it wants a turn although nothing happened, by its own clock.
@@ -116,6 +122,7 @@ impl Member {
         self.disk = Disk::default();
         self.store = self.store.after_loss();
         self.knows.clear();
+        self.joins = false;
         self.failing = None;
         self.crash_at = None;
         self.rotten = false;
@@ -162,6 +169,8 @@ pub(super) fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&H
         },
         url: operator::url_of(at, 0),
         knows: Vec::new(),
+        joins: false,
+        forced: false,
         up: false,
         serving: false,
         powered: true,
@@ -193,6 +202,7 @@ pub(super) fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&H
         is_leader: false,
         state_hash: 0,
         leases: 0,
+        space: (false, 0),
         inbox: VecDeque::new(),
         busy_until: 0,
         until: None,

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use fated::node::{InitialMember, NodeConfig};
+use fated::node::{InitialMember, NodeConfig, upkeep::AutoCompaction};
 
 use super::{CLUSTER, World, member::founder_id};
-use crate::operator::{self, Standing};
+use crate::{
+    operator::{self, Standing},
+    plan::UpkeepPlan,
+};
 
 impl World {
     /// The settings a member starts with.
@@ -27,6 +30,8 @@ impl World {
             name: format!("m{at}"),
             client_urls: vec![format!("http://m{at}:2379")],
             joining: joined.is_some(),
+            promote_itself: self.members[at].joins,
+            force_new_cluster: self.members[at].forced,
             initial_members: joined.unwrap_or_else(|| (0..cluster.members).map(founder).collect()),
             strict_reconfig: changes.strict,
             learners_max: changes.learners_max,
@@ -46,7 +51,20 @@ impl World {
             stream_window_bytes: cluster.watch.window_bytes,
             catchup_revisions: cluster.watch.catchup_revisions,
             fragment_bytes_max: cluster.watch.fragment_bytes,
+            quota_bytes: cluster.upkeep.quota_bytes,
+            auto_compaction: auto_compaction(&cluster.upkeep),
             ..NodeConfig::default()
         }
     }
+}
+
+fn auto_compaction(plan: &UpkeepPlan) -> Option<AutoCompaction> {
+    if plan.keep_ms > 0 {
+        let keep = Duration::from_millis(plan.keep_ms);
+        return Some(AutoCompaction::Periodic { keep });
+    }
+    (plan.keep_revisions > 0).then_some(AutoCompaction::Revision {
+        keep: plan.keep_revisions,
+        every: Duration::from_millis(plan.every_ms),
+    })
 }

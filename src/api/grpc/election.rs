@@ -40,8 +40,9 @@ impl Election for Edge {
         let desk = Desk::new(self.handle.clone(), credentials(incoming.metadata())?);
         let ProclaimRequest { leader, value } = incoming.into_inner();
         let leader = leader.ok_or_else(|| Status::unknown(NO_LEADER_GIVEN))?;
-        let lease = desk.session(leader.lease).await?;
-        let answer = proclaim(&desk, &leader.key, leader.rev, &value, lease).await?;
+        let session = desk.session(leader.lease).await?;
+        let answer = proclaim(&desk, &leader.key, leader.rev, &value, session.lease).await?;
+        session.keep();
         Ok(Outgoing::new(ProclaimResponse {
             header: answer.header,
         }))
@@ -73,7 +74,7 @@ impl Election for Edge {
         let desk = Desk::new(self.handle.clone(), credentials(incoming.metadata())?);
         let leader = incoming.into_inner().leader;
         let leader = leader.ok_or_else(|| Status::unknown(NO_LEADER_GIVEN))?;
-        desk.session(leader.lease).await?;
+        // etcd makes a lease here for who brings none, which nobody would ever use.
         let removal = recipe::removal(&leader.key, leader.rev);
         let answer = desk.txn(removal).await?;
         Ok(Outgoing::new(ResignResponse {
@@ -85,7 +86,8 @@ impl Election for Edge {
 /// Waits until the key of the caller's lease is the oldest.
 async fn campaign(desk: &Desk, request: CampaignRequest) -> Result<CampaignResponse, Status> {
     let CampaignRequest { name, lease, value } = request;
-    let lease = desk.session(lease).await?;
+    let session = desk.session(lease).await?;
+    let lease = session.lease;
     let prefix = recipe::prefix(&name);
     let key = recipe::own_key(&prefix, lease);
     let answer = desk
@@ -96,13 +98,14 @@ async fn campaign(desk: &Desk, request: CampaignRequest) -> Result<CampaignRespo
         })
         .await?;
     let rev = recipe::creation(&answer)?;
-    let leave = desk.on_leave(recipe::removal(&key, rev));
+    let leave = desk.in_line(&key, rev);
     let before = recipe::first_read(&answer.responses, 0);
     if before.is_some_and(|before| before.value != value) {
         proclaim(desk, &key, rev, &value, lease).await?;
     }
     desk.turn(&prefix, rev - 1).await?;
     leave.disarm();
+    session.keep();
     Ok(CampaignResponse {
         header: answer.header,
         leader: Some(LeaderKey {

@@ -42,7 +42,8 @@ impl Lock for Edge {
 
 /// Waits until the key of the caller's lease is the oldest.
 async fn acquire(desk: &Desk, request: LockRequest) -> Result<LockResponse, Status> {
-    let lease = desk.session(request.lease).await?;
+    let session = desk.session(request.lease).await?;
+    let lease = session.lease;
     let prefix = recipe::prefix(&request.name);
     let key = recipe::own_key(&prefix, lease);
     let owner = || recipe::read(recipe::by_creation(&prefix, SortOrder::Ascend));
@@ -57,10 +58,11 @@ async fn acquire(desk: &Desk, request: LockRequest) -> Result<LockResponse, Stat
     let created = recipe::creation(&answer)?;
     let holder = recipe::first_read(&answer.responses, 1);
     if holder.is_none_or(|holder| holder.create_revision == created) {
+        session.keep();
         let header = answer.header;
         return Ok(LockResponse { header, key });
     }
-    let leave = desk.on_leave(recipe::removal(&key, created));
+    let leave = desk.in_line(&key, created);
     desk.turn(&prefix, created - 1).await?;
     // The lease may have ended meanwhile, and the key with it.
     let own = desk.range(recipe::get(&key)).await?;
@@ -68,6 +70,7 @@ async fn acquire(desk: &Desk, request: LockRequest) -> Result<LockResponse, Stat
     if own.kvs.is_empty() {
         return Err(Status::unknown("mutex: session is expired"));
     }
+    session.keep();
     Ok(LockResponse {
         header: own.header,
         key,

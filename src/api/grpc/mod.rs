@@ -27,6 +27,20 @@ use crate::{
     },
 };
 
+/// Services that a client may ask for, for telling it which it may not.
+pub const SERVED: &[&str] = &[
+    "etcdserverpb.KV",
+    "etcdserverpb.Watch",
+    "etcdserverpb.Lease",
+    "etcdserverpb.Cluster",
+    "etcdserverpb.Maintenance",
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
 /// Messages of a streamed answer that may wait for the client.
 const STREAM_QUEUE_MAX: usize = 1;
 

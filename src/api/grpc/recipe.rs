@@ -20,9 +20,9 @@ use crate::{
     kernel::{ApiError, Credentials, Request, Response},
     pb::{
         etcdserverpb::{
-            Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest,
-            RangeResponse, RequestOp, ResponseOp, TxnRequest, TxnResponse, WatchCreateRequest,
-            WatchRequest, WatchResponse,
+            Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
+            RangeRequest, RangeResponse, RequestOp, ResponseOp, TxnRequest, TxnResponse,
+            WatchCreateRequest, WatchRequest, WatchResponse,
             compare::{CompareTarget, TargetUnion},
             range_request::{SortOrder, SortTarget},
             request_op, response_op, watch_request,
@@ -51,16 +51,25 @@ impl Desk {
     }
 
     /// The caller's lease, or a new one.
-    pub async fn session(&self, lease: i64) -> Result<i64, Status> {
+    pub async fn session(&self, lease: i64) -> Result<Session, Status> {
         if lease != 0 {
-            return Ok(lease);
+            return Ok(Session {
+                lease,
+                leave: self.on_leave(None),
+            });
         }
         let request = LeaseGrantRequest {
             ttl: SESSION_SECONDS,
             id: 0,
         };
         match self.ask(Request::LeaseGrant(request)).await? {
-            Response::LeaseGrant(granted) => Ok(granted.id),
+            Response::LeaseGrant(granted) => {
+                let revoke = LeaseRevokeRequest { id: granted.id };
+                Ok(Session {
+                    lease: granted.id,
+                    leave: self.on_leave(Some(Request::LeaseRevoke(revoke))),
+                })
+            }
             _ => Err(status::mismatch()),
         }
     }
@@ -139,11 +148,15 @@ impl Desk {
         })
     }
 
-    /// What is asked for when this is dropped, unless it is disarmed.
-    pub fn on_leave(&self, request: TxnRequest) -> Leave {
+    /// Removes the key that was created then, unless it is disarmed.
+    pub fn in_line(&self, key: &Bytes, created: i64) -> Leave {
+        self.on_leave(Some(Request::Txn(removal(key, created))))
+    }
+
+    fn on_leave(&self, request: Option<Request>) -> Leave {
         Leave {
             desk: self.clone(),
-            request: Some(request),
+            request,
         }
     }
 }
@@ -168,10 +181,25 @@ impl Watch {
     }
 }
 
-/// Removes the key of a caller that goes before its turn.
+/// The lease that a caller's key is under. One that was made for a call ends with a call that
+/// fails, and with it whatever the call may have put.
+pub(super) struct Session {
+    /// Its id.
+    pub lease: i64,
+    leave: Leave,
+}
+
+impl Session {
+    /// The call has done its work.
+    pub fn keep(self) {
+        self.leave.disarm();
+    }
+}
+
+/// What is asked for when a caller goes before its turn.
 pub(super) struct Leave {
     desk: Desk,
-    request: Option<TxnRequest>,
+    request: Option<Request>,
 }
 
 impl Leave {
@@ -185,7 +213,7 @@ impl Drop for Leave {
     fn drop(&mut self) {
         if let Some(request) = self.request.take() {
             let credentials = self.desk.credentials.clone();
-            self.desk.handle.tell(credentials, Request::Txn(request));
+            self.desk.handle.tell(credentials, request);
         }
     }
 }
@@ -315,7 +343,14 @@ pub(super) fn creation(answer: &TxnResponse) -> Result<i64, Status> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
     use super::*;
+    use crate::{
+        api::EdgeLimits,
+        kernel::{CallId, Event, StreamItem, event::StreamRequest},
+        pb::etcdserverpb::ResponseHeader,
+    };
 
     #[test]
     fn keys_are_named_as_etcds_clients_name_them() {
@@ -328,5 +363,108 @@ mod tests {
         );
         assert_eq!(own_key(&prefix, -5), "m/-5");
         assert_eq!(own_key(&prefix, i64::MIN), "m/-8000000000000000");
+    }
+
+    #[test]
+    fn only_what_stands_before_the_service_keeps_its_code() {
+        for error in ApiError::ALL {
+            let status = told(*error);
+            assert_eq!(status.message(), error.text());
+            let kept = matches!(
+                error,
+                ApiError::NoLeader
+                    | ApiError::NotSupportedForLearner
+                    | ApiError::Stopped
+                    | ApiError::InvalidClientApiVersion
+            );
+            assert_eq!(status.code() != Code::Unknown, kept, "{error:?}");
+        }
+    }
+
+    async fn look(events: &mut UnboundedReceiver<Event>) -> (CallId, RangeRequest) {
+        loop {
+            match events.recv().await {
+                Some(Event::Call {
+                    call,
+                    credentials,
+                    request: Request::Range(range),
+                }) => {
+                    assert!(credentials.require_leader);
+                    return (call, range);
+                }
+                Some(Event::StreamCredit { .. } | Event::StreamClosed { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Goal: who waits goes on waiting when the history that it follows is compacted, and needs no
+    /// leader while it only waits.
+    #[tokio::test]
+    async fn a_wait_outlives_compaction() {
+        let (sender, mut events) = unbounded_channel();
+        let handle = Handle::new(sender, EdgeLimits::default());
+        let credentials = Credentials {
+            require_leader: true,
+            ..Default::default()
+        };
+        let desk = Desk::new(handle.clone(), credentials);
+        let waiting = tokio::spawn(async move {
+            let prefix = prefix(&Bytes::from_static(b"m"));
+            desk.turn(&prefix, 5).await
+        });
+        let answer = |keys: &[&'static str]| {
+            Response::Range(RangeResponse {
+                header: Some(ResponseHeader {
+                    revision: 9,
+                    ..Default::default()
+                }),
+                kvs: keys
+                    .iter()
+                    .map(|key| KeyValue {
+                        key: Bytes::from_static(key.as_bytes()),
+                        ..Default::default()
+                    })
+                    .collect(),
+                ..Default::default()
+            })
+        };
+        let (call, range) = look(&mut events).await;
+        assert_eq!((range.max_create_revision, range.limit), (5, 1));
+        handle.reply(call, Ok(answer(&["m/1"])));
+        let Some(Event::StreamOpened {
+            stream,
+            credentials,
+        }) = events.recv().await
+        else {
+            panic!("a wait is a watch");
+        };
+        assert!(!credentials.require_leader);
+        let Some(Event::StreamItem {
+            item: StreamRequest::Watch(request),
+            ..
+        }) = events.recv().await
+        else {
+            panic!("of one key");
+        };
+        let Some(watch_request::RequestUnion::CreateRequest(create)) = request.request_union else {
+            panic!("{request:?}");
+        };
+        assert_eq!(
+            (create.key.as_ref(), create.start_revision),
+            (&b"m/1"[..], 9)
+        );
+        let compacted = WatchResponse {
+            canceled: true,
+            compact_revision: 12,
+            ..Default::default()
+        };
+        for response in [WatchResponse::default(), compacted] {
+            let response = Box::new(response);
+            handle.stream_item(stream, StreamItem::Watch { response, bytes: 1 });
+        }
+        let (call, _) = look(&mut events).await;
+        handle.reply(call, Ok(answer(&[])));
+        waiting.await.unwrap().unwrap();
     }
 }

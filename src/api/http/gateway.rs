@@ -8,7 +8,8 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,7 +21,10 @@ use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Sleep, sleep},
+};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Status, Streaming, body::Body, client::Grpc, metadata::MetadataMap};
 
@@ -28,7 +32,13 @@ use super::{
     json::{self, AnyCodec, Messages},
     paths,
 };
-use crate::{api::serve::Service, kernel::limits};
+use crate::{
+    api::{
+        serve::{self, Service},
+        status,
+    },
+    kernel::{ApiError, limits},
+};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Headers with this in front are metadata of the call, and metadata of the answer get it.
@@ -45,7 +55,11 @@ pub async fn answer(service: Service, request: Request<Body>) -> Response<Body> 
         return refused(&Status::unimplemented("Method Not Allowed"));
     }
     let method = json::method(name, method).expect("a test looks all paths up");
-    let call = Call::new(service, method, request.headers());
+    let patience = match patience(request.headers()) {
+        Ok(patience) => patience,
+        Err(status) => return refused(&status),
+    };
+    let call = Call::new(service, method, patience, request.headers());
     let limits = call.service.limits();
     let bytes_max = JSON_FACTOR * (limits.request_bytes_max + limits::REQUEST_OVERHEAD_BYTES);
     let messages = Messages::new(request.into_body(), call.method.input(), bytes_max);
@@ -64,14 +78,21 @@ pub async fn answer(service: Service, request: Request<Body>) -> Response<Body> 
 struct Call {
     service: Service,
     method: MethodDescriptor,
+    patience: Option<Duration>,
     metadata: MetadataMap,
 }
 
 impl Call {
-    fn new(service: Service, method: MethodDescriptor, headers: &HeaderMap) -> Self {
+    fn new(
+        service: Service,
+        method: MethodDescriptor,
+        patience: Option<Duration>,
+        headers: &HeaderMap,
+    ) -> Self {
         Self {
             service,
             method,
+            patience,
             metadata: metadata(headers),
         }
     }
@@ -121,6 +142,7 @@ impl Call {
         requests: impl Stream<Item = DynamicMessage> + Send + 'static,
     ) -> Response<Body> {
         let (mut grpc, path, codec) = self.parts();
+        let mut deadline = self.patience.map(|patience| Box::pin(sleep(patience)));
         let answer = grpc.streaming(self.request(requests), path, codec).await;
         let (metadata, mut messages) = match answer {
             Ok(answer) => {
@@ -130,11 +152,19 @@ impl Call {
             Err(status) => return failed(&status),
         };
         // The code of the answer depends on how the stream begins.
-        let first = match messages.message().await {
+        let first = tokio::select! {
+            first = messages.message() => first,
+            () = passed(&mut deadline) => Err(late()),
+        };
+        let first = match first {
             Ok(first) => first.map(|message| line(&message)),
             Err(status) => return failed(&status),
         };
-        let lines = StreamBody::new(Lines { first, messages });
+        let lines = StreamBody::new(Lines {
+            first,
+            messages: Some(messages),
+            deadline,
+        });
         let mut response = Response::new(Body::new(lines));
         response.headers_mut().insert(header::CONTENT_TYPE, JSON);
         tell_metadata(metadata, response.headers_mut());
@@ -187,7 +217,9 @@ impl tower::Service<Request<Body>> for Near {
 /// The messages of an answer, a line each, and the failure that ended them.
 struct Lines {
     first: Option<Bytes>,
-    messages: Streaming<DynamicMessage>,
+    /// None when they have ended.
+    messages: Option<Streaming<DynamicMessage>>,
+    deadline: Deadline,
 }
 
 impl Stream for Lines {
@@ -197,15 +229,52 @@ impl Stream for Lines {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        let next = ready!(Pin::new(&mut self.messages).poll_next(cx));
-        Poll::Ready(next.map(|message| {
-            let line = match message {
-                Ok(message) => line(&message),
-                Err(status) => error_line(&status),
-            };
-            Ok(Frame::data(line))
-        }))
+        let Some(messages) = &mut self.messages else {
+            return Poll::Ready(None);
+        };
+        let line = match Pin::new(messages).poll_next(cx) {
+            Poll::Ready(Some(Ok(message))) => line(&message),
+            Poll::Ready(Some(Err(status))) => {
+                self.messages = None;
+                error_line(&status)
+            }
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => {
+                let deadline = self.deadline.as_mut().map(|at| at.as_mut().poll(cx));
+                if !matches!(deadline, Some(Poll::Ready(()))) {
+                    return Poll::Pending;
+                }
+                // With the messages goes their call.
+                self.messages = None;
+                error_line(&late())
+            }
+        };
+        Poll::Ready(Some(Ok(Frame::data(line))))
     }
+}
+
+/// When a stream must end, if ever.
+type Deadline = Option<Pin<Box<Sleep>>>;
+
+async fn passed(deadline: &mut Deadline) {
+    match deadline {
+        Some(at) => at.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn late() -> Status {
+    status::of(ApiError::DeadlineExceeded)
+}
+
+/// How long the client waits, if it says so.
+fn patience(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(given) = headers.get("grpc-timeout") else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(given.as_bytes());
+    let refused = || Status::invalid_argument(format!("invalid grpc-timeout: {text}"));
+    serve::grpc_timeout(headers).map(Some).ok_or_else(refused)
 }
 
 fn line(message: &DynamicMessage) -> Bytes {

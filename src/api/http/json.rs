@@ -207,6 +207,9 @@ impl Decoder for AnyCodec {
 #[cfg(test)]
 mod tests {
     use http_body_util::Full;
+    use proptest::{collection::vec, prelude::*, sample::select};
+    use prost_reflect::Kind;
+    use serde_json::{Value, json};
     use tonic::Code;
 
     use super::*;
@@ -316,6 +319,95 @@ mod tests {
         let (_, end) = all(br#"{"ID":"12345678901"#, 10).await;
         assert_eq!(end.unwrap_err().code(), Code::ResourceExhausted);
         assert_eq!(all(b"", 10).await.0.len(), 0);
+    }
+
+    /// Every name that a field of any message has.
+    fn names() -> Vec<String> {
+        let fields = POOL.all_messages().flat_map(|message| {
+            let fields: Vec<_> = message.fields().collect();
+            fields
+        });
+        let mut names: Vec<String> = fields.map(|field| field.name().to_owned()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            (-2_i64..9).prop_map(Value::from),
+            (-2_i64..9).prop_map(|number| Value::from(number.to_string())),
+            "[A-Za-z0-9+/=_-]{0,8}".prop_map(Value::from),
+            select(&["PUT", "NONE", "EQUAL", "NOPUT", "VALUE", "GET"][..]).prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 6, |inner| {
+            let fields = vec((select(names()), inner.clone()), 0..6);
+            prop_oneof![
+                1 => vec(inner, 0..4).prop_map(Value::from),
+                3 => fields.prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// What a message of this kind can make of a value, most often an object with its own fields.
+    fn shaped(message: &MessageDescriptor, mut value: Value) -> Value {
+        let Value::Object(fields) = &mut value else {
+            return value;
+        };
+        let own: Vec<_> = message.fields().collect();
+        if own.is_empty() {
+            return value;
+        }
+        let given = std::mem::take(fields).into_iter().enumerate();
+        for (at, (_, inner)) in given {
+            let field = &own[at % own.len()];
+            let inner = match field.kind() {
+                Kind::Message(message) => shaped(&message, inner),
+                // Now and then something else than what belongs there.
+                _ if at % 4 == 3 => inner,
+                Kind::Bytes => json!("YWI="),
+                Kind::Bool => json!(true),
+                Kind::String => json!(inner.to_string()),
+                Kind::Enum(_) => json!(at % 3),
+                _ => json!((at * 1_000_003).to_string()),
+            };
+            let inner = if field.is_list() {
+                json!([inner])
+            } else {
+                inner
+            };
+            fields.insert(field.name().to_owned(), inner);
+        }
+        value
+    }
+
+    proptest! {
+        /// Goal: nothing that comes in does harm, and what goes out means the same when it comes
+        /// in. Method: JSON with the names of all fields, loose and in the shape of a message, for
+        /// every call.
+        #[test]
+        fn any_json_is_read_or_refused(value in any_json()) {
+            for method in POOL.services().flat_map(|service| {
+                let methods: Vec<_> = service.methods().collect();
+                methods
+            }) {
+                let input = method.input();
+                for value in [value.clone(), shaped(&input, value.clone())] {
+                    let Ok(message) = decode(value.to_string().as_bytes(), &input) else {
+                        continue;
+                    };
+                    let mut text = Vec::new();
+                    encode(&message, &mut text);
+                    let again = decode(&text, &input).unwrap();
+                    prop_assert_eq!(again.encode_to_vec(), message.encode_to_vec());
+                }
+            }
+        }
     }
 
     #[test]

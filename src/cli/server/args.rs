@@ -136,6 +136,23 @@ impl Args {
         flags::all().filter(unusual).map(|flag| flag.name).collect()
     }
 
+    /// The port of the first peer URL, if it listens everywhere while the URL that is told to
+    /// others is only the default one.
+    pub(super) fn advertises_nowhere(&self) -> Option<&str> {
+        let advertised = flags::find("initial-advertise-peer-urls").expect("it is in the table");
+        if self.text(advertised.name) != advertised.default {
+            return None;
+        }
+        self.list("listen-peer-urls")
+            .first()?
+            .strip_prefix("http://0.0.0.0:")
+    }
+
+    /// Sets the URL that is told to others.
+    pub(super) fn advertise_peer(&mut self, url: String) {
+        self.given.insert("initial-advertise-peer-urls", url);
+    }
+
     fn read_arguments(&mut self, mut arguments: impl Iterator<Item = String>) -> Result<(), Stop> {
         while let Some(argument) = arguments.next() {
             let Some(body) = flag_body(&argument) else {
@@ -554,6 +571,17 @@ mod tests {
         assert!(
             matches!(parse(&[&flag]), Err(Stop::Fatal(text)) if text.contains("peer-auto-tls"))
         );
+    }
+
+    #[test]
+    fn who_listens_everywhere_must_not_advertise_its_loopback() {
+        let listens = |flag: &str| {
+            let args = parse(&["--listen-peer-urls=http://0.0.0.0:77", flag]).unwrap();
+            args.advertises_nowhere().map(str::to_owned)
+        };
+        assert_eq!(listens("--name=a").as_deref(), Some("77"));
+        assert_eq!(listens("--initial-advertise-peer-urls=http://a:77"), None);
+        assert_eq!(parse(&[]).unwrap().advertises_nowhere(), None);
     }
 
     /// What kubeadm gives to every member must be understood.

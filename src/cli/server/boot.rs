@@ -5,12 +5,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
+    bootstrap::{self, Bootstrap},
     config::{ClusterState, ServerConfig},
     join, joining,
     joint::{self, Store},
 };
 use crate::{
-    backend::View,
+    backend::{Backend, View},
     host::tokio::{
         lanes::LaneSet,
         lock::DirLock,
@@ -57,6 +58,7 @@ pub fn boot(config: &ServerConfig, log: &Log) -> Result<Booted, Fault> {
     }
     let store = joint::open_store(&member_dir)?;
     let recovered = joint::recover(&wal, &store)?;
+    shrink(config, &store, log)?;
     let mut node_config = config.node.clone();
     match &recovered {
         Some(found) => {
@@ -80,13 +82,15 @@ pub fn boot(config: &ServerConfig, log: &Log) -> Result<Booted, Fault> {
             }
         }
         None if joins(config) => join_by_itself(config, &mut node_config, log)?,
-        None => found_member(config, &mut node_config)?,
+        None => found_member(&bootstrap::settled(config, log)?, &mut node_config)?,
     }
     if config.node.force_new_cluster && recovered.is_some() {
         refuse_beside_others(&store, &node_config)?;
         log.warn(CALLER, "forcing restart member", &ids(&node_config));
     }
     let lanes = joint::lanes(&wal, &store);
+    #[cfg(feature = "failpoints")]
+    let lanes = super::failing::lanes(lanes);
     let entropy = Entropy::from_seed(seed());
     let node = Node::boot(&node_config, recovered, store, entropy)?;
     Ok(Booted {
@@ -97,12 +101,35 @@ pub fn boot(config: &ServerConfig, log: &Log) -> Result<Booted, Fault> {
     })
 }
 
+/// Rewrites the store before it serves, if that frees as much as is asked for.
+fn shrink(config: &ServerConfig, store: &Store, log: &Log) -> Result<(), Fault> {
+    let megabytes = config.settings.bootstrap_defrag_megabytes;
+    if megabytes == 0 {
+        return Ok(());
+    }
+    let size = store.size()?;
+    let free = size.file_bytes.saturating_sub(size.used_bytes);
+    let fields = [
+        ("current-db-size-bytes", json!(size.file_bytes)),
+        ("current-db-size-in-use-bytes", json!(size.used_bytes)),
+        ("threshold-megabytes", json!(megabytes)),
+    ];
+    if free < megabytes.saturating_mul(1024 * 1024) {
+        log.info(CALLER, "skipping defragmentation", &fields);
+        return Ok(());
+    }
+    log.info(CALLER, "defragmenting before the start", &fields);
+    store.defragment()?;
+    Ok(())
+}
+
 /// Ids and members of a new cluster.
 fn found_member(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Fault> {
     if config.cluster_state == ClusterState::Existing {
         return join_cluster(config, node);
     }
-    let (cluster, members) = founders(config).map_err(|error| Fault::State(error.to_string()))?;
+    let founders = founders(config).map_err(|error| Fault::State(error.to_string()))?;
+    let (cluster, mut members) = founders;
     let own = members
         .iter()
         .find(|member| member.name == config.node.name);
@@ -114,6 +141,10 @@ fn found_member(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Faul
         && let Some(reason) = join::used_before(&running, cluster, node.member)
     {
         return Err(Fault::State(reason));
+    }
+    if matches!(config.bootstrap, Bootstrap::Srv { .. }) {
+        // Each founder knows only its own name, and all must begin with the same state.
+        members.iter_mut().for_each(|member| member.name.clear());
     }
     node.initial_members = members;
     Ok(())
@@ -261,7 +292,7 @@ fn founders(config: &ServerConfig) -> Result<(ClusterId, Vec<InitialMember>), Bo
 
 /// A seed that no two boots share: the standard library keys its hashers from the system's
 /// generator.
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     let wall = crate::host::tokio::clock::Clock::wall().as_nanos();
     RandomState::new().hash_one((wall, std::process::id()))

@@ -93,7 +93,7 @@ table! {
         Works, Urls, "listen-client-http-urls", "", "Where to listen for HTTP alone; --listen-client-urls then speak gRPC only.";
         Inert, Urls, "listen-metrics-urls", "", "Where else to listen for /metrics and the health checks.";
         Inert, Unsigned, "max-wals", "5", "Log files to keep; here the log keeps what it needs.";
-        Inert, Bool, "memory-mlock", "false", "Keep the store's pages in memory.";
+        Works, Bool, "memory-mlock", "false", "Keep the store's pages in memory.";
     }
     "Limits" {
         Works, Signed, "quota-backend-bytes", "0", "Largest size of live data; 0 means 2 GiB, less than 0 no limit.";
@@ -112,7 +112,7 @@ table! {
         Inert, Text, "backend-bbolt-freelist-type", "map", "There is no bbolt here.";
         Works, Signed, "compaction-batch-limit", "1000", "Revisions one slice of a compaction looks at.";
         Works, Duration, "compaction-sleep-interval", "10ms", "Pause between two slices of a compaction.";
-        Inert, Unsigned, "bootstrap-defrag-threshold-megabytes", "0", "Defragment at the start if this much would be freed.";
+        Works, Unsigned, "bootstrap-defrag-threshold-megabytes", "0", "Defragment at the start if this much would be freed.";
         Works, Text, "auto-compaction-mode", "periodic", "periodic or revision.";
         Works, Text, "auto-compaction-retention", "0", "History to keep: a time (a bare number counts hours) or revisions; 0 means all.";
     }
@@ -125,22 +125,23 @@ table! {
         Works, List, "join", "", "Client URLs of members of a running cluster: has this member added as a learner, which votes once it has caught up.";
         Works, Bool, "pre-vote", "true", "Ask whether an election could be won before holding it.";
         Works, Bool, "strict-reconfig-check", "true", "Refuse changes of the members that could cost the quorum.";
-        Refused, Text, "discovery-token", "", "The cluster's token at the discovery service.";
-        Refused, List, "discovery-endpoints", "", "Client URLs of the discovery service, which is another cluster.";
-        Inert, Duration, "discovery-dial-timeout", "2s", "Time to connect to the discovery service.";
-        Inert, Duration, "discovery-request-timeout", "5s", "Time for a request to the discovery service.";
-        Inert, Duration, "discovery-keepalive-time", "2s", "Time between pings to the discovery service.";
-        Inert, Duration, "discovery-keepalive-timeout", "6s", "Time the discovery service has to answer a ping.";
-        Inert, Bool, "discovery-insecure-transport", "true", "Speak plain text to the discovery service.";
+        Works, Text, "discovery-token", "", "The cluster's token at the discovery service.";
+        Works, List, "discovery-endpoints", "", "Client URLs of the discovery service, which is another cluster.";
+        Works, Duration, "discovery-dial-timeout", "2s", "Time to connect to the discovery service.";
+        Works, Duration, "discovery-request-timeout", "5s", "Time for a request to the discovery service.";
+        Works, Duration, "discovery-keepalive-time", "2s", "Time between pings to the discovery service.";
+        Works, Duration, "discovery-keepalive-timeout", "6s", "Time the discovery service has to answer a ping.";
+        Refused, Bool, "discovery-insecure-transport", "true", "Speak plain text to the discovery service.";
         Inert, Bool, "discovery-insecure-skip-tls-verify", "false", "Do not verify the discovery service.";
         Refused, Text, "discovery-cert", "", "Certificate for the discovery service.";
         Refused, Text, "discovery-key", "", "Key for the discovery service.";
         Refused, Text, "discovery-cacert", "", "CA of the discovery service.";
-        Inert, Text, "discovery-user", "", "User at the discovery service: name[:password].";
-        Inert, Text, "discovery-password", "", "Password at the discovery service.";
-        Inert, Fallback, "discovery-fallback", "exit", "exit.";
-        Refused, Text, "discovery-srv", "", "Domain whose SRV records name the members of a new cluster.";
-        Refused, Text, "discovery-srv-name", "", "Suffix of the service's name in the SRV records.";
+        Works, Text, "discovery-user", "", "User at the discovery service: name[:password].";
+        Works, Text, "discovery-password", "", "Password at the discovery service.";
+        Works, Fallback, "discovery-fallback", "exit", "exit.";
+        Works, Text, "discovery-srv", "", "Domain whose SRV records name the members of a new cluster.";
+        Works, Text, "discovery-srv-name", "", "Suffix of the service's name in the SRV records.";
+        Works, Text, "discovery-srv-resolver", "", "DNS server to ask, host:port; those of the system when not given.";
     }
     "Security" {
         Refused, Text, "cert-file", "", "Certificate shown to clients.";
@@ -183,8 +184,8 @@ table! {
         Inert, Text, "metrics", "basic", "basic or extensive.";
         Inert, Bool, "enable-pprof", "false", "There is no Go runtime to profile here.";
         Works, Bool, "enable-grpc-gateway", "true", "Serve the JSON gateway.";
-        Inert, Duration, "warning-apply-duration", "100ms", "Requests that take longer to apply are logged.";
-        Inert, Duration, "warning-unary-request-duration", "300ms", "Requests that take longer to answer are logged.";
+        Works, Duration, "warning-apply-duration", "100ms", "Steps that take longer to apply what they bring are logged.";
+        Works, Duration, "warning-unary-request-duration", "300ms", "Requests that take longer to answer are logged.";
         Inert, Bool, "enable-distributed-tracing", "false", "Send traces by OpenTelemetry.";
         Inert, Text, "distributed-tracing-address", "localhost:4317", "Where traces go.";
         Inert, Text, "distributed-tracing-service-name", "etcd", "Name of the service in traces.";
@@ -199,8 +200,8 @@ table! {
         Inert, Duration, "downgrade-check-time", "5s", "Time between two looks at a downgrade.";
         Inert, Duration, "raft-read-timeout", "5s", "Time to read from a member.";
         Inert, Duration, "raft-write-timeout", "5s", "Time to write to a member.";
-        Inert, Bool, "socket-reuse-port", "false", "Let other processes listen on the same ports.";
-        Inert, Bool, "socket-reuse-address", "false", "Listen on addresses whose connections are not forgotten yet.";
+        Works, Bool, "socket-reuse-port", "false", "Let other processes listen on the same ports.";
+        Works, Bool, "socket-reuse-address", "false", "Listen on addresses whose connections are not forgotten yet.";
     }
     "Unsafe" {
         Works, Bool, "unsafe-no-fsync", "false", "Do not wait for the disk; a power failure then loses data.";

@@ -100,7 +100,9 @@ pub(super) fn look(urls: &[Url], log: &Log) -> Result<Running, Fault> {
 }
 
 /// Runs to the end on a thread with a runtime of its own, because the caller stands in one.
-fn aside<T: Send>(work: impl Future<Output = Result<T, Fault>> + Send) -> Result<T, Fault> {
+pub(super) fn aside<T: Send>(
+    work: impl Future<Output = Result<T, Fault>> + Send,
+) -> Result<T, Fault> {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

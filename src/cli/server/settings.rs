@@ -94,14 +94,14 @@ pub struct Settings {
     pub tracing: Option<Tracing>,
     /// Tokens and passwords.
     pub auth: AuthSettings,
-    /// `--join`: client URLs of a running cluster.
-    pub join: Vec<String>,
     /// `--force-new-cluster`.
     pub force_new_cluster: bool,
     /// `--memory-mlock`.
     pub memory_lock: bool,
     /// `--bootstrap-defrag-threshold-megabytes`; zero means never.
     pub bootstrap_defrag_megabytes: u64,
+    /// `--socket-reuse-port`.
+    pub shared_ports: bool,
     /// `--warning-apply-duration`.
     pub slow_apply: Duration,
     /// `--warning-unary-request-duration`.
@@ -133,10 +133,10 @@ impl Settings {
             checks: checks(args)?,
             tracing: tracing(args)?,
             auth: auth(args)?,
-            join: args.list("join").into_iter().map(str::to_owned).collect(),
             force_new_cluster: args.bool("force-new-cluster"),
             memory_lock: args.bool("memory-mlock"),
             bootstrap_defrag_megabytes: args.unsigned("bootstrap-defrag-threshold-megabytes"),
+            shared_ports: args.bool("socket-reuse-port"),
             slow_apply: args.duration("warning-apply-duration"),
             slow_request,
             raft_read_timeout: args.duration("raft-read-timeout").max(RAFT_TIMEOUT_MIN),
@@ -404,7 +404,6 @@ mod tests {
             "--host-whitelist=x,y,x",
             "--metrics=extensive",
             "--enable-grpc-gateway=false",
-            "--join=http://127.0.0.1:2379,http://127.0.0.1:22379",
             "--bcrypt-cost=99",
             "--raft-read-timeout=1s",
             "--warning-unary-request-duration=0",
@@ -416,7 +415,6 @@ mod tests {
         assert_eq!(given.http.cors, ["http://a:1", "http://b:2"]);
         assert_eq!(given.http.host_whitelist, ["x", "y"]);
         assert!(given.http.extensive_metrics && !given.http.gateway);
-        assert_eq!(given.join.len(), 2);
         assert_eq!(given.auth.bcrypt_cost, 10);
         assert_eq!(given.raft_read_timeout, RAFT_TIMEOUT_MIN);
         assert_eq!(given.slow_request, Duration::from_millis(300));

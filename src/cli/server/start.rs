@@ -1,33 +1,35 @@
 //! Runs a server from its command line to its end.
 
-use std::{io::Write, os::unix::fs::FileTypeExt, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write, net::IpAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use prost::Message;
 use serde_json::{Value, json};
-use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::watch,
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use super::{
     args::{Args, Stop},
     boot::{self, Booted},
     config::{self, ServerConfig},
+    listen, logging,
     urls::Url,
 };
 use crate::{
     api::{
         Handle,
         serve::{Listener, Service, Traffic},
+        slow::SlowLog,
     },
     host::tokio::{
-        Answers, TokioHost, events,
+        Answers, TokioHost,
+        clock::Clock,
+        events,
         links::{Directory, Identity, Links},
-        log::Log,
+        log::{Log, timestamp},
         signal,
     },
-    kernel::{ApiError, CallId, Credentials, Fault, Request, Response, StreamId, StreamItem},
+    kernel::{
+        ApiError, CallId, Credentials, Fault, Request, Response, StreamId, StreamItem, WallTime,
+    },
     pb::etcdserverpb::MemberListRequest,
     reactor,
 };
@@ -57,7 +59,11 @@ pub fn main() -> ExitCode {
         }
         Err(Stop::Fatal(text)) => return refuse(&text),
     };
-    let opened = config::log_config(&args).and_then(|log| {
+    #[cfg(feature = "failpoints")]
+    if let Err(text) = super::failing::start() {
+        return refuse(&text);
+    }
+    let opened = logging::log_config(&args).and_then(|log| {
         let opened = Log::open(log.level_min, log.format, &log.outputs);
         opened.map_err(|error| error.to_string())
     });
@@ -84,8 +90,12 @@ fn refuse(text: &str) -> ExitCode {
 
 fn run(args: &Args, log: &Log) -> Result<(), String> {
     tell_about_arguments(args, log);
+    let args = &with_own_address(args, log);
     let config = ServerConfig::from_args(args)
         .map_err(|reason| format!("failed to verify flags: {reason}"))?;
+    if config.settings.memory_lock {
+        lock_memory()?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -102,6 +112,43 @@ fn run(args: &Args, log: &Log) -> Result<(), String> {
         }
         fault @ (Fault::Disk(_) | Fault::Log(_) | Fault::State(_)) => Err(fault.to_string()),
     }
+}
+
+/// Keeps every page that was touched in memory, those of the store among them.
+fn lock_memory() -> Result<(), String> {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    mlockall(all).map_err(|error| {
+        format!(
+            "--memory-mlock: cannot lock memory: {error}; raise the limit of locked memory \
+             (ulimit -l, or LimitMEMLOCK=infinity), or remove the flag"
+        )
+    })
+}
+
+/// Who listens everywhere and says nothing else tells the others the address of this machine.
+fn with_own_address(args: &Args, log: &Log) -> Args {
+    let mut args = args.clone();
+    let Some(port) = args.advertises_nowhere() else {
+        return args;
+    };
+    match listen::own_address() {
+        Some(host) => {
+            let url = match host {
+                IpAddr::V4(host) => format!("http://{host}:{port}"),
+                IpAddr::V6(host) => format!("http://[{host}]:{port}"),
+            };
+            let host = json!(host.to_string());
+            log.info(
+                CALLER,
+                "detected default host for advertise",
+                &[("host", host)],
+            );
+            args.advertise_peer(url);
+        }
+        None => log.info(CALLER, "failed to detect default host", &[]),
+    }
+    args
 }
 
 fn tell_about_arguments(args: &Args, log: &Log) {
@@ -149,7 +196,7 @@ async fn serve(config: &ServerConfig, log: &Log) -> Fault {
 
 async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     log.info(CALLER, "starting a server", &summary(config));
-    let peer_listeners = bind_peers(&config.listen_peer).await?;
+    let peer_listeners = bind_peers(&config.listen_peer, config.settings.shared_ports).await?;
     let client_listeners = bind_all_clients(config).await?;
     let booted = boot::boot(config, log)?;
     let Booted {
@@ -167,6 +214,7 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
         patience: node_config.election,
     };
     let handle = Handle::new(queue.0.clone(), config.edge.clone());
+    handle.tell_slow(slow_log(config.settings.slow_request, log.clone()));
     let directory = directory(handle.clone());
     let links = Links::open(
         identity,
@@ -186,8 +234,12 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     for (listener, traffic) in client_listeners {
         serving.spawn(service.only(traffic).serve(listener, stopped.clone()));
     }
-    let mut host = TokioHost::new(queue, lanes, links, Box::new(desk), log.clone())
+    let host = TokioHost::new(queue, lanes, links, Box::new(desk), log.clone())
         .map_err(|error| Fault::State(format!("cannot start the disk lanes: {error}")))?;
+    let host = host.tell_slow_steps(config.settings.slow_apply);
+    #[cfg(feature = "failpoints")]
+    let host = super::failing::FailingHost::new(host);
+    let mut host = host;
     let fault = reactor::run(&mut node, &mut host).await;
     handle.close();
     drop(stopped);
@@ -214,6 +266,25 @@ fn directory(handle: Handle) -> Directory {
                 Ok(_) | Err(_) => None,
             }
         })
+    })
+}
+
+/// A line for each request that takes longer.
+fn slow_log(limit: Duration, log: Log) -> SlowLog {
+    SlowLog::new(limit, move |slow| {
+        let took = u64::try_from(slow.took.as_nanos()).unwrap_or(u64::MAX);
+        let began = WallTime::from_nanos(Clock::wall().as_nanos().saturating_sub(took));
+        let fields = [
+            ("start time", json!(timestamp(began))),
+            ("time spent", json!(format!("{:?}", slow.took))),
+            ("response type", json!(slow.method)),
+            ("request count", json!(slow.request_count)),
+            ("request size", json!(slow.request_size)),
+            ("response count", json!(slow.response_count)),
+            ("response size", json!(slow.response_size)),
+            ("request content", json!(slow.content)),
+        ];
+        log.warn(CALLER, "request stats", &fields);
     })
 }
 
@@ -245,10 +316,10 @@ fn summary(config: &ServerConfig) -> Vec<(&'static str, Value)> {
     ]
 }
 
-async fn bind_peers(urls: &[Url]) -> Result<Vec<TcpListener>, Fault> {
+async fn bind_peers(urls: &[Url], shared: bool) -> Result<Vec<TcpListener>, Fault> {
     let mut listeners = Vec::new();
     for url in urls {
-        let bound = TcpListener::bind(&url.address).await;
+        let bound = listen::tcp(url, shared).await;
         listeners.push(bound.map_err(|error| cannot_listen(url, &error))?);
     }
     Ok(listeners)
@@ -273,37 +344,28 @@ fn served(config: &ServerConfig) -> Vec<(String, Traffic)> {
 
 async fn bind_all_clients(config: &ServerConfig) -> Result<Vec<(Listener, Traffic)>, Fault> {
     let mut bound = Vec::new();
-    for listener in bind_clients(&config.listen_client).await? {
+    let shared = config.settings.shared_ports;
+    for listener in bind_clients(&config.listen_client, shared).await? {
         bound.push((listener, traffic(config)));
     }
-    for listener in bind_clients(&config.settings.http.listen).await? {
+    for listener in bind_clients(&config.settings.http.listen, shared).await? {
         bound.push((listener, Traffic::Http));
     }
     Ok(bound)
 }
 
-async fn bind_clients(urls: &[Url]) -> Result<Vec<Listener>, Fault> {
+async fn bind_clients(urls: &[Url], shared: bool) -> Result<Vec<Listener>, Fault> {
     let mut listeners = Vec::new();
     for url in urls {
         let listener = if url.is_tcp() {
-            TcpListener::bind(&url.address).await.map(Listener::Tcp)
+            listen::tcp(url, shared).await.map(Listener::Tcp)
         } else {
-            remove_stale_socket(&url.address);
             let path = url.address.clone().into();
-            UnixListener::bind(&url.address).map(|listener| Listener::Unix(listener, path))
+            listen::unix(url).map(|listener| Listener::Unix(listener, path))
         };
         listeners.push(listener.map_err(|error| cannot_listen(url, &error))?);
     }
     Ok(listeners)
-}
-
-/// A socket that an earlier process left behind would be in the way; any other file is not ours.
-fn remove_stale_socket(path: &str) {
-    let is_socket = |found: std::fs::Metadata| found.file_type().is_socket();
-    if std::fs::symlink_metadata(path).is_ok_and(is_socket) {
-        // If it stays, binding says why.
-        let _ = std::fs::remove_file(path);
-    }
 }
 
 fn cannot_listen(url: &Url, error: &std::io::Error) -> Fault {

@@ -13,6 +13,7 @@ use std::{
     fmt,
     ops::{Bound, ControlFlow},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
 };
 
 use bytes::{BufMut, Bytes};
@@ -21,13 +22,15 @@ use heed::{CommitOrAbort, Database, Env, PutFlags, RoTxn, RwTxn, WithoutTls, typ
 use super::{
     layout::{DATA_FILE, io_error},
     longkey::{self, PREFIX_BYTES},
+    repack::{self, Sweep},
 };
 use crate::{
     backend::{Bucket, Extent, ReadSnapshot, Visit, WriteBatch},
     kernel::{BackendSize, DiskError, DiskErrorKind, EntryId, LogIndex, Term},
 };
 
-type Table = Database<'static, types::Bytes, types::Bytes>;
+/// One database of the environment.
+pub type Table = Database<'static, types::Bytes, types::Bytes>;
 type Writes = std::collections::BTreeMap<Bytes, Option<Bytes>>;
 
 const INTERNAL_NAME: &str = "internal";
@@ -44,6 +47,8 @@ pub struct Store {
     env: Env<WithoutTls>,
     tables: Tables,
     dir: PathBuf,
+    /// The sweep of the keys, the one table that loses many records.
+    sweep: Mutex<Sweep>,
 }
 
 #[derive(Clone, Copy)]
@@ -64,21 +69,32 @@ impl Store {
     /// Opens the databases, and makes those that are missing.
     pub fn new(env: Env<WithoutTls>, dir: PathBuf) -> Result<Self, DiskError> {
         let tables = open_tables(&env).map_err(|failure| error(&dir, failure))?;
-        Ok(Self { env, tables, dir })
+        Ok(Self {
+            env,
+            tables,
+            dir,
+            sweep: Mutex::default(),
+        })
     }
 
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Applies a batch in one transaction.
+    /// Applies a batch in one transaction, and packs pages that earlier ones have emptied.
     pub fn write(&self, batch: &WriteBatch) -> Result<BackendSize, DiskError> {
+        let page_bytes = self.env.unnamed_database_stat().page_size as usize;
+        let sparse = self.sparse(page_bytes);
+        let sparse = sparse.map_err(|failure| failure.at(&self.dir))?;
         let used_bytes = self.transact(|txn| {
             let mut state = self.tables.state(txn)?;
             for (bucket, writes) in &batch.writes {
                 let surplus = write_table(txn, self.tables.bucket(*bucket), writes)?;
                 let counted = state.surplus.checked_add_signed(surplus);
                 state.surplus = counted.ok_or(Failure::Damaged("its state record"))?;
+            }
+            for range in &sparse {
+                repack::rewrite(txn, self.tables.bucket(Bucket::Key), range, page_bytes)?;
             }
             if batch.consistent != EntryId::ZERO {
                 assert!(
@@ -91,10 +107,25 @@ impl Store {
             self.tables.internal.put(txn, STATE_KEY, &state.encode())?;
             Ok(self.tables.used_bytes(&self.env, txn)?)
         })?;
+        if let Some(writes) = batch.writes.get(&Bucket::Key) {
+            let removals = writes.values().filter(|value| value.is_none()).count();
+            self.lock_sweep().pay(removals);
+        }
         Ok(BackendSize {
             file_bytes: self.file_bytes()?,
             used_bytes,
         })
+    }
+
+    /// Records whose pages are too empty, as of the last commit.
+    fn sparse(&self, page_bytes: usize) -> Result<Vec<repack::Range>, Failure> {
+        let txn = self.env.read_txn()?;
+        let table = self.tables.bucket(Bucket::Key);
+        self.lock_sweep().look(&txn, table, page_bytes)
+    }
+
+    fn lock_sweep(&self) -> MutexGuard<'_, Sweep> {
+        self.sweep.lock().expect("no holder of the lock panics")
     }
 
     /// One unchanging state.
@@ -351,7 +382,7 @@ impl fmt::Debug for LmdbSnapshot {
 }
 
 /// What can go wrong inside a transaction, before its path is known.
-enum Failure {
+pub enum Failure {
     Lmdb(heed::Error),
     Damaged(&'static str),
 }

@@ -274,7 +274,7 @@ fn with_line_number(caller: &str) -> String {
 
 /// Microseconds in UTC, as `2006-01-02T15:04:05.999999Z`: trailing zeros of the fraction are not
 /// written, and no dot when nothing follows it, which is what etcd's layout means.
-pub(super) fn timestamp(wall: WallTime) -> String {
+pub fn timestamp(wall: WallTime) -> String {
     let seconds = wall.as_secs();
     let micros = wall.as_nanos() / 1000 % 1_000_000;
     let (year, month, day) = civil_date(seconds / 86_400);

@@ -15,8 +15,9 @@ pub mod signal;
 pub mod wal;
 mod wire;
 
-use std::io;
+use std::{io, time::Duration};
 
+use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use self::{
@@ -29,6 +30,8 @@ use super::port::Host;
 use crate::kernel::{
     ApiError, CallId, Effect, Event, Instant, Response, StreamId, StreamItem, WallTime, limits,
 };
+
+const CALLER: &str = "tokio/mod.rs:0";
 
 /// Where answers for clients go: the edge.
 pub trait Answers: Send {
@@ -55,6 +58,10 @@ pub struct TokioHost {
     links: Links,
     answers: Box<dyn Answers>,
     log: Log,
+    /// Steps that take longer are told.
+    slow_step: Option<Duration>,
+    /// When the step began that runs now.
+    step_began: Option<std::time::Instant>,
 }
 
 impl TokioHost {
@@ -74,7 +81,34 @@ impl TokioHost {
             links,
             answers,
             log,
+            slow_step: None,
+            step_began: None,
         })
+    }
+
+    /// Tells the operator of steps that take longer than this; the entries of a step are applied
+    /// together.
+    pub fn tell_slow_steps(mut self, limit: Duration) -> Self {
+        self.slow_step = Some(limit);
+        self
+    }
+
+    fn look_at_step(&mut self) {
+        let took = self.step_began.take().map(|began| began.elapsed());
+        let (Some(took), Some(limit)) = (took, self.slow_step) else {
+            return;
+        };
+        if took > limit {
+            let fields = [
+                ("took", json!(format!("{took:?}"))),
+                ("expected-duration", json!(format!("{limit:?}"))),
+                ("prefix", json!("")),
+                ("request", json!("a step of the event loop")),
+                ("response", json!("")),
+            ];
+            self.log
+                .warn(CALLER, "apply request took too long", &fields);
+        }
     }
 }
 
@@ -88,6 +122,7 @@ impl Host for TokioHost {
     }
 
     async fn wait(&mut self, until: Option<Instant>, events: &mut Vec<Event>) {
+        self.look_at_step();
         // Lets the edge's tasks run once between two steps, so that answers leave and requests that
         // came in meanwhile share the next step and with it one write to the log.
         tokio::task::yield_now().await;
@@ -107,6 +142,7 @@ impl Host for TokioHost {
         for event in &events[first..] {
             self.links.on_handover(event);
         }
+        self.step_began = self.slow_step.map(|_| std::time::Instant::now());
     }
 
     fn execute(&mut self, effect: Effect) {

@@ -13,7 +13,10 @@ use std::{
 };
 
 use super::lanes::LaneWork;
-use crate::kernel::{DiskError, DiskErrorKind, DiskOp, DiskOutcome, SegmentId};
+use crate::{
+    host::failpoint,
+    kernel::{DiskError, DiskErrorKind, DiskOp, DiskOutcome, SegmentId},
+};
 
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 256 * 1024;
@@ -170,7 +173,9 @@ impl WalWriter {
         };
         file.write_all_at(bytes, offset).map_err(failed)?;
         if sync && self.dir.fsync {
+            failpoint::hit("walBeforeSync");
             file.sync_data().map_err(failed)?;
+            failpoint::hit("walAfterSync");
         }
         // The log moves forward, so the oldest is the one that is not written again.
         while self.open.len() > SEGMENTS_OPEN_MAX {

@@ -9,7 +9,6 @@ use super::Frontend;
 use crate::{
     apply::txn,
     kernel::{ApiError, Request, limits},
-    mutant,
     pb::etcdserverpb::alarm_request::AlarmAction,
 };
 
@@ -55,10 +54,7 @@ impl Frontend {
     /// Refuses a call for which there is no room, before anything of it is done.
     pub(super) fn has_room(&self, request: &Request) -> Result<(), ApiError> {
         let room = &self.room;
-        let load = match mutant!("renewals-refused-under-load") {
-            true => Load::Write,
-            false => load(request),
-        };
+        let load = load(request);
         let calls = self.pending.len();
         let crowded = match load {
             Load::Vital => calls >= room.calls_max.saturating_add(room.vital_max),

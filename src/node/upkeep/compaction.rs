@@ -10,7 +10,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{kernel::Instant, mutant, mvcc::Store};
+use crate::{kernel::Instant, mvcc::Store};
 
 /// The longest time between two compactions of the periodic mode.
 const PERIOD_MAX: Duration = Duration::from_secs(3600);
@@ -135,9 +135,7 @@ impl Compactor {
             false => keep.min(PERIOD_MAX),
         };
         let oldest = self.samples.front().copied();
-        let newest = self.samples.back().copied();
         match now.since(self.last_at) >= wait {
-            true if mutant!("compacts-what-is-to-be-kept") => newest,
             true => oldest,
             false => None,
         }

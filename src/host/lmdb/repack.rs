@@ -1,0 +1,261 @@
+//! Keeps the pages of a table full while it is used, so that the file needs no defragmentation.
+//!
+//! Compaction removes records all over a table, and LMDB joins pages only when three quarters of
+//! one are empty. So after removals a sweep goes on through the table: it looks at a window of
+//! leaves at a time, counts how many pages its records would fill if they were packed, and has
+//! windows that waste too much written anew, in the transaction of the next commit. Records that
+//! are written one behind the other fill their pages.
+//!
+//! How far a sweep goes is paid for by removals, so its cost is a share of theirs, and a table from
+//! which nothing is removed is never looked at. What a commit writes anew is bounded by a share of
+//! the table, because every page that is written needs a free one.
+//!
+//! Invariants: a sweep changes where records are and never what they are; which page a record is on
+//! is read from committed pages only, which lie in the map one page behind the other.
+
+use std::ops::Bound;
+
+use heed::{RoTxn, RwTxn};
+
+use super::store::{Failure, Table};
+
+/// Leaves of one window.
+const WINDOW_PAGES: usize = 32;
+/// Leaves that one removal pays for.
+const PAGES_PER_REMOVAL: usize = 16;
+/// The most leaves that are looked at for one commit.
+const LOOK_PAGES_MAX: usize = 2048;
+/// The most and the least leaves that are written anew in one commit.
+const WRITE_PAGES_MAX: usize = 512;
+const WRITE_PAGES_MIN: usize = 64;
+/// Otherwise this share of the table is written anew: one page in so many.
+const WRITE_SHARE: usize = 48;
+/// A window is written anew when it would shrink by one page in so many.
+const WASTE_SHARE: usize = 10;
+/// A window with more value bytes than so many times its leaves holds large values, which have
+/// pages of their own; its leaves are not worth copying them.
+const LARGE_SHARE: usize = 4;
+
+/// Bytes of a page's head, of a record's head, and of its place in the page's list.
+const PAGE_HEAD: usize = 16;
+const RECORD_HEAD: usize = 8;
+const SLOT: usize = 2;
+/// What stands in the leaf for a value that has pages of its own.
+const LARGE_POINTER: usize = 8;
+
+/// Where the sweep of a table is, and how far it may go.
+#[derive(Default, Debug)]
+pub struct Sweep {
+    /// Leaves that are paid for.
+    credit: usize,
+    /// The last key that was looked at; none at the beginning of the table.
+    cursor: Option<Vec<u8>>,
+}
+
+/// Records that are to be written anew: first and last key.
+pub type Range = (Vec<u8>, Vec<u8>);
+
+impl Sweep {
+    /// So many records were removed.
+    pub fn pay(&mut self, removals: usize) {
+        let credit = self.credit.saturating_add(removals * PAGES_PER_REMOVAL);
+        // What a burst of removals pays for beyond this is looked at for the next ones.
+        self.credit = credit.min(1 << 20);
+    }
+
+    /// Goes on and answers what is to be written anew.
+    pub fn look(
+        &mut self,
+        txn: &RoTxn<'_>,
+        table: Table,
+        page_bytes: usize,
+    ) -> Result<Vec<Range>, Failure> {
+        let mut ranges = Vec::new();
+        if self.credit == 0 {
+            return Ok(ranges);
+        }
+        let leaves = table.stat(txn)?.leaf_pages;
+        let write_max = (leaves / WRITE_SHARE).clamp(WRITE_PAGES_MIN, WRITE_PAGES_MAX);
+        let look_max = self.credit.min(LOOK_PAGES_MAX).min(leaves.max(1));
+        let (mut looked, mut written) = (0, 0);
+        while looked < look_max && written < write_max {
+            let window = Window::read(txn, table, self.cursor.as_deref(), page_bytes)?;
+            looked += window.pages.max(1);
+            self.cursor = window.more.then_some(window.last.clone());
+            if window.wastes() {
+                written += window.pages;
+                ranges.push((window.first, window.last));
+            }
+        }
+        self.credit = self.credit.saturating_sub(looked);
+        Ok(ranges)
+    }
+}
+
+/// Writes the records of a range one behind the other, page after page.
+pub fn rewrite(
+    txn: &mut RwTxn<'_>,
+    table: Table,
+    range: &Range,
+    page_bytes: usize,
+) -> Result<(), Failure> {
+    let bounds = (Bound::Included(&range.0[..]), Bound::Included(&range.1[..]));
+    let mut records = Vec::new();
+    for entry in table.range(txn, &bounds)? {
+        let (key, value) = entry?;
+        records.push((key.to_vec(), value.to_vec()));
+    }
+    table.delete_range(txn, &bounds)?;
+    let mut packer = Packer::new(table, page_bytes);
+    for (key, value) in &records {
+        packer.put(txn, key, value)?;
+    }
+    packer.remove_marker(txn)
+}
+
+/// Fills leaves to the brim. When LMDB splits a page behind its last record, that record goes to
+/// the new page together with the one that did not fit. So a marker is put behind the last record
+/// that fits, and it is the marker that goes along. It is removed once the new page is full enough
+/// not to be joined with the one before.
+struct Packer {
+    table: Table,
+    room: usize,
+    leaves: Option<usize>,
+    /// Bytes in the leaf that is being filled, once its beginning was seen.
+    filled: Option<usize>,
+    /// The last record: its key and its bytes.
+    last: (Vec<u8>, usize),
+    marker: Option<Vec<u8>>,
+}
+
+impl Packer {
+    fn new(table: Table, page_bytes: usize) -> Self {
+        Self {
+            table,
+            room: page_bytes - PAGE_HEAD,
+            leaves: None,
+            filled: None,
+            last: (Vec::new(), 0),
+            marker: None,
+        }
+    }
+
+    fn put(&mut self, txn: &mut RwTxn<'_>, key: &[u8], value: &[u8]) -> Result<(), Failure> {
+        let bytes = leaf_bytes(key.len(), value.len(), self.room);
+        let spare = marker_bytes(key.len());
+        let is_full = self
+            .filled
+            .is_some_and(|filled| filled + bytes + spare > self.room);
+        if is_full {
+            self.remove_marker(txn)?;
+            let marker = [&self.last.0[..], &[0]].concat();
+            if marker < key.to_vec() {
+                self.table.put(txn, &marker, &[])?;
+                self.marker = Some(marker);
+            }
+        }
+        self.table.put(txn, key, value)?;
+        let leaves = self.table.stat(txn)?.leaf_pages;
+        let has_split = self.leaves.is_some_and(|before| leaves > before);
+        self.filled = match (has_split, is_full) {
+            (true, true) => Some(bytes),
+            (true, false) => Some(self.last.1 + bytes),
+            (false, _) => self.filled.map(|filled| filled + bytes),
+        };
+        self.leaves = Some(leaves);
+        self.last = (key.to_vec(), bytes);
+        if self.filled.is_some_and(|filled| filled > self.room / 3) {
+            self.remove_marker(txn)?;
+        }
+        Ok(())
+    }
+
+    fn remove_marker(&mut self, txn: &mut RwTxn<'_>) -> Result<(), Failure> {
+        if let Some(marker) = self.marker.take() {
+            self.table.delete(txn, &marker)?;
+            self.leaves = Some(self.table.stat(txn)?.leaf_pages);
+        }
+        Ok(())
+    }
+}
+
+/// What a record takes of a leaf. LMDB gives a value pages of its own when two such records would
+/// not fit into one leaf.
+fn leaf_bytes(key: usize, value: usize, room: usize) -> usize {
+    let inline_max = ((room / 2) & !1) - SLOT;
+    let whole = RECORD_HEAD + key + value;
+    let inline = match whole > inline_max {
+        true => RECORD_HEAD + key + LARGE_POINTER,
+        false => whole,
+    };
+    inline.next_multiple_of(2) + SLOT
+}
+
+/// What a marker behind a key of this length takes.
+fn marker_bytes(key: usize) -> usize {
+    (RECORD_HEAD + key + 2).next_multiple_of(2) + SLOT
+}
+
+/// Some leaves in a row.
+#[derive(Default)]
+struct Window {
+    first: Vec<u8>,
+    last: Vec<u8>,
+    pages: usize,
+    /// Pages that the records would fill if they were packed.
+    packed: usize,
+    value_bytes: usize,
+    page_bytes: usize,
+    /// Whether the table goes on behind the window.
+    more: bool,
+}
+
+impl Window {
+    fn read(
+        txn: &RoTxn<'_>,
+        table: Table,
+        after: Option<&[u8]>,
+        page_bytes: usize,
+    ) -> Result<Self, Failure> {
+        let mut window = Self {
+            page_bytes,
+            ..Self::default()
+        };
+        let room = page_bytes - PAGE_HEAD;
+        let mut page = None;
+        let mut filled = room;
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        for entry in table.range(txn, &(lower, Bound::Unbounded))? {
+            let (key, value) = entry?;
+            let on = key.as_ptr() as usize / page_bytes;
+            if page != Some(on) {
+                if window.pages == WINDOW_PAGES {
+                    window.more = true;
+                    break;
+                }
+                window.pages += 1;
+                page = Some(on);
+            }
+            let bytes = leaf_bytes(key.len(), value.len(), room);
+            filled += bytes;
+            if filled + marker_bytes(key.len()) > room {
+                window.packed += 1;
+                filled = bytes;
+            }
+            window.value_bytes += value.len();
+            if window.first.is_empty() {
+                window.first = key.to_vec();
+            }
+            window.last.clear();
+            window.last.extend_from_slice(key);
+        }
+        Ok(window)
+    }
+
+    fn wastes(&self) -> bool {
+        let spare = self.pages.saturating_sub(self.packed);
+        let large = self.value_bytes > LARGE_SHARE * self.pages * self.page_bytes;
+        // The end of the table is still being filled.
+        self.more && !large && spare * WASTE_SHARE > self.pages
+    }
+}
