@@ -28,8 +28,8 @@ pub fn removals_max(used_bytes: u64) -> usize {
 }
 
 impl<B: Backend> Applier<B> {
-    /// Whether a slice can be taken now, or waits for a commit or for a range that is on its way and
-    /// reads what would go.
+    /// Whether a slice can be taken now, or waits for a commit, or for a range on its way that
+    /// still reads what would go.
     pub(super) fn may_remove(&self) -> bool {
         let has_room = self.removed < removals_max(self.size.used_bytes) || self.commits.is_empty();
         let is_read = self
