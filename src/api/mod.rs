@@ -14,6 +14,7 @@ pub mod authority;
 pub mod grpc;
 #[cfg(feature = "server")]
 pub mod handle;
+#[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]
 pub mod large;
