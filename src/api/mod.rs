@@ -20,6 +20,7 @@ pub mod http;
 pub mod large;
 #[cfg(feature = "server")]
 pub mod serve;
+#[cfg(feature = "server")]
 pub mod slow;
 #[cfg(feature = "server")]
 pub mod status;
