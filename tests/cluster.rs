@@ -3,6 +3,7 @@
 
 mod behind;
 mod chaos;
+mod configured;
 #[cfg(feature = "failpoints")]
 mod failing;
 mod failover;
@@ -15,6 +16,7 @@ mod load;
 mod members;
 mod pause;
 mod reader;
+mod recipes;
 mod rolling;
 mod single;
 mod space;

@@ -7,6 +7,9 @@
 //! With `FATED_WIRE_ENDPOINT=http://host:port` the tests that need only one healthy server run
 //! against that one instead, so that a real etcd can be asked whether the expectations are its
 //! own.
+//!
+//! Beside bad input stand the services that live at the edge alone: locks, elections, the JSON
+//! gateway by HTTP and by WebSocket, reflection.
 
 mod errors;
 mod flood;

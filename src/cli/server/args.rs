@@ -224,7 +224,7 @@ impl Args {
         if let Some(name) = conflict {
             return Err(Stop::Fatal(format!(
                 "conflicting environment variable is shadowed by corresponding command-line flag \
-                 (either unset environment variable or disable flag): {name}"
+                 (either unset environment variable or disable flag)): {name}"
             )));
         }
         for flag in flags::all() {
@@ -332,7 +332,13 @@ fn help_text() -> String {
         }
         text += &format!("\n{group}:\n");
         for flag in flags.iter().filter(|flag| !flag.is_former()) {
-            text += &format!("  --{} '{}'\n    {}\n", flag.name, flag.default, flag.help);
+            let help = flag.help;
+            let effect = match flag.used {
+                Use::Works | Use::Alias(_) | Use::Gate(_) | Use::Gone => "",
+                Use::Inert => " Accepted; has no effect yet.",
+                Use::Refused => " Not supported yet; only the default is accepted.",
+            };
+            text += &format!("  --{} '{}'\n    {help}{effect}\n", flag.name, flag.default);
         }
     }
     text
@@ -472,6 +478,8 @@ mod tests {
         let Err(Stop::Print(help)) = parse(&["-h"]) else {
             panic!("-h prints");
         };
+        let inert = "Log files to keep; here the log keeps what it needs. Accepted; has no effect";
+        assert!(help.contains(inert));
         let now = flags::all().filter(|flag| !flag.is_former());
         assert!(now.count() > 100);
         for flag in flags::all() {
