@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{slow::SlowLog, status};
+use super::{large::Turns, slow::SlowLog, status};
 use crate::{
     kernel::{
         ApiError, CallId, Credentials, Event, Request, Response, StreamId, StreamItem,
@@ -90,6 +90,7 @@ struct Shared {
     next: AtomicU64,
     table: Mutex<Table>,
     ready: watch::Sender<bool>,
+    turns: Turns,
     slow: OnceLock<SlowLog>,
 }
 
@@ -115,6 +116,7 @@ impl Handle {
             next: AtomicU64::new(1),
             table: Mutex::new(table),
             ready: watch::Sender::new(false),
+            turns: Turns::default(),
             slow: OnceLock::new(),
         };
         Self {
@@ -125,6 +127,11 @@ impl Handle {
     /// What the edge checks by itself.
     pub fn limits(&self) -> &EdgeLimits {
         &self.shared.limits
+    }
+
+    /// Who may read much at a time.
+    pub fn turns(&self) -> &Turns {
+        &self.shared.turns
     }
 
     /// Asks the core. Dropping the future before its end cancels the call.

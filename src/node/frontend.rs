@@ -10,6 +10,7 @@ mod change;
 mod leader;
 mod promotion;
 mod publish;
+mod room;
 mod route;
 mod space;
 
@@ -17,6 +18,7 @@ use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
+pub use self::room::Room;
 use self::{
     change::{Leaving, reconfigure},
     promotion::Promotion,
@@ -36,7 +38,6 @@ use crate::{
         ApiError, CallId, ClusterId, Context, Credentials, Effect, Fault, Instant, LogIndex,
         MemberId, ReadId, Request, RequestId, Response, Term, WallTime,
         effect::{LogLevel, LogLine},
-        limits,
     },
     lease::Reset,
     mutant,
@@ -82,6 +83,7 @@ pub struct Frontend {
     role: RoleChange,
     leader_changes: u64,
     learner: bool,
+    room: Room,
     apply_gap: u64,
     overlay_bytes: usize,
     live_bytes: u64,
@@ -152,6 +154,7 @@ impl Frontend {
             },
             leader_changes: 0,
             learner: false,
+            room: config.room,
             apply_gap: 0,
             overlay_bytes: 0,
             live_bytes: 0,
@@ -267,7 +270,7 @@ impl Frontend {
         let admitted = admitted
             .and_then(|()| self.refuse_growth(asked, cx))
             .and(fault)
-            .and_then(|()| self.has_room());
+            .and_then(|()| self.has_room(asked));
         if let Err(error) = admitted {
             cx.emit(Effect::Reply {
                 call,
@@ -317,16 +320,6 @@ impl Frontend {
         Ok(())
     }
 
-    fn has_room(&self) -> Result<(), ApiError> {
-        if self.pending.len() >= limits::CALLS_MAX
-            || self.apply_gap > limits::APPLY_GAP_ENTRIES_MAX
-            || self.overlay_bytes > limits::OVERLAY_BYTES_MAX
-        {
-            return Err(ApiError::TooManyRequests);
-        }
-        Ok(())
-    }
-
     /// A lease id that rises with time, as etcd's do: clients sort keys that end in one. The upper
     /// bits keep members apart, the lower ones the grants of one millisecond.
     fn fresh_lease_id(&mut self, wall: WallTime) -> i64 {
@@ -341,6 +334,7 @@ impl Frontend {
     fn wait(&mut self, call: CallId, asker: Asker, timed: bool, now: Instant) {
         let leader_changes = self.leader_changes;
         let waiting = Waiting {
+            bytes: 0,
             kind: Kind::Other,
             asker,
             leader_changes,
@@ -374,6 +368,7 @@ impl Frontend {
         }
         self.next_request = request.next();
         let waiting = Waiting {
+            bytes: data.len(),
             kind: Kind::Write(request),
             asker,
             leader_changes: self.leader_changes,
