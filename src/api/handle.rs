@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{metrics::Instruments, slow::SlowLog, status};
+use super::{large::Turns, metrics::Instruments, slow::SlowLog, status};
 use crate::{
     kernel::{
         ApiError, CallId, Credentials, Event, Request, Response, StreamId, StreamItem,
@@ -91,6 +91,7 @@ struct Shared {
     table: Mutex<Table>,
     ready: watch::Sender<bool>,
     instruments: Instruments,
+    turns: Turns,
     slow: OnceLock<SlowLog>,
 }
 
@@ -126,6 +127,7 @@ impl Handle {
             table: Mutex::new(table),
             ready: watch::Sender::new(false),
             instruments,
+            turns: Turns::default(),
             slow: OnceLock::new(),
         };
         Self {
@@ -141,6 +143,11 @@ impl Handle {
     /// What the edge counts with.
     pub fn instruments(&self) -> &Instruments {
         &self.shared.instruments
+    }
+
+    /// Who may read much at a time.
+    pub fn turns(&self) -> &Turns {
+        &self.shared.turns
     }
 
     /// Asks the core. Dropping the future before its end cancels the call.

@@ -24,6 +24,7 @@ use super::{
     authority::{self, Forgiving},
     grpc,
     http::router,
+    large::Large,
     status,
 };
 use crate::kernel::ApiError;
@@ -199,6 +200,10 @@ impl Service {
         let Ok(mut response) = response;
         status::reword_headers(response.headers_mut());
         status::name_missing(response.headers_mut(), uri.path(), grpc::SERVED);
+        let large = response.extensions_mut().remove::<Large>();
+        if let Some(body) = large.and_then(Large::into_body) {
+            *response.body_mut() = body;
+        }
         response
     }
 }

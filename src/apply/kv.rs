@@ -8,7 +8,7 @@ use crate::{
     kernel::{ApiError, LeaseId, RangeChunk, RangeChunkResponse},
     lease::Lessor,
     mutant,
-    mvcc::{RangeQuery, Store, WriteTxn},
+    mvcc::{Part, RangeQuery, RangeResult, RangeWalk, Store, WriteTxn},
     pb::{
         etcdserverpb::{
             CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
@@ -100,6 +100,21 @@ impl<B: Backend> StateMachine<B> {
     /// Answers a Range from the current state.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ApplyError> {
         range_of(request, |query| Ok(self.store.range(&self.view, query)?))
+    }
+
+    /// Begins to read a range that may be large.
+    pub fn range_walk(&self, request: &RangeRequest) -> Result<RangeWalk, ApplyError> {
+        Ok(self.store.walk(&query(request, limit_of(request)))?)
+    }
+
+    /// Reads a part of it; whether there is more.
+    pub fn walk_on(&self, walk: &mut RangeWalk, part: Part) -> Result<bool, ApplyError> {
+        Ok(walk.step(&self.store, &self.view, part)?)
+    }
+
+    /// The answer, once all is read.
+    pub fn range_answer(&self, request: &RangeRequest, walk: RangeWalk) -> RangeResponse {
+        answer_of(request, walk.finish(&self.store))
     }
 
     /// Answers one chunk of a RangeStream. The first chunk pins the revision.
@@ -289,19 +304,29 @@ pub(super) fn delete_in<B: Backend>(
 /// A Range over whatever `read` reads: filters, sorts, cuts and strips as etcd does.
 pub(super) fn range_of(
     request: &RangeRequest,
-    read: impl Fn(&RangeQuery<'_>) -> Result<crate::mvcc::RangeResult, ApplyError>,
+    read: impl Fn(&RangeQuery<'_>) -> Result<RangeResult, ApplyError>,
 ) -> Result<RangeResponse, ApplyError> {
+    let result = read(&query(request, limit_of(request)))?;
+    Ok(answer_of(request, result))
+}
+
+/// How many records must be read; zero is all.
+fn limit_of(request: &RangeRequest) -> usize {
     let wanted = usize::try_from(request.limit).unwrap_or(0);
     // Reading in the order of keys without filters stops early; one key more tells whether there
     // are more.
     let by_key = order::reads_by_key(request) || mutant!("limit-before-sort");
     let early = by_key && !order::has_filters(request);
-    let limit = if early && wanted > 0 {
+    if early && wanted > 0 {
         wanted.saturating_add(1)
     } else {
         0
-    };
-    let result = read(&query(request, limit))?;
+    }
+}
+
+/// Filters, sorts, cuts and strips what was read.
+fn answer_of(request: &RangeRequest, result: RangeResult) -> RangeResponse {
+    let wanted = usize::try_from(request.limit).unwrap_or(0);
     let mut kvs = result.kvs;
     order::filter(&mut kvs, request);
     order::sort(&mut kvs, request);
@@ -319,12 +344,12 @@ pub(super) fn range_of(
     if request.keys_only {
         kvs.iter_mut().for_each(strip_value);
     }
-    Ok(RangeResponse {
+    RangeResponse {
         header: header(result.revision),
         kvs,
         more,
         count: i64::try_from(count).unwrap_or(i64::MAX),
-    })
+    }
 }
 
 fn strip_value(kv: &mut KeyValue) {

@@ -205,6 +205,7 @@ impl<B: Backend> StateMachine<B> {
             | Body::Alarm(_)
             | Body::MemberPublish(_)
             | Body::ClusterVersion(_)
+            | Body::MembersSettled(_)
             | Body::Downgrade(_) => false,
         };
         let changes_data = match body {
@@ -218,6 +219,7 @@ impl<B: Backend> StateMachine<B> {
             | Body::Alarm(_)
             | Body::MemberPublish(_)
             | Body::ClusterVersion(_)
+            | Body::MembersSettled(_)
             | Body::Downgrade(_) => false,
         };
         if changes_data && self.alarms.any(AlarmType::Corrupt) {
@@ -275,6 +277,12 @@ impl<B: Backend> StateMachine<B> {
                 self.member_publish(&request, notices)?;
                 Response::Health
             }
+            Body::MembersSettled(request) => {
+                let up_to = LogIndex::new(request.index);
+                self.cluster.settle(&mut self.view, up_to);
+                notices.push(Notice::Settled { up_to });
+                Response::Health
+            }
             Body::ClusterVersion(request) => {
                 self.set_cluster_version(&request.version, notices)?;
                 Response::Health
@@ -318,6 +326,7 @@ fn op_name(body: &Body) -> &'static str {
         Body::MemberPublish(_) => "ClusterMemberAttrSet",
         Body::ClusterVersion(_) => "ClusterVersionSet",
         Body::Downgrade(_) => "DowngradeInfoSet",
+        Body::MembersSettled(_) => "MembersSettled",
     }
 }
 

@@ -51,6 +51,26 @@ pub const WATCHES_PER_STREAM_MAX: usize = 1_000_000;
 /// Calls in flight at one member; further ones are refused with TooManyRequests.
 pub const CALLS_MAX: usize = 200_000;
 
+/// Keys of a range that one step reads; larger ranges take turns.
+pub const RANGE_PART_KEYS: usize = 500;
+/// Bytes of keys and values after which such a part ends.
+pub const RANGE_PART_BYTES: usize = 256 * 1024;
+/// Bytes of records gathered for ranges on their way; beyond it only the oldest range goes on.
+pub const RANGES_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Large answers to ranges that are built or sent at one time; further ones wait for their turn.
+pub const LARGE_READS_MAX: usize = 16;
+/// Keys that a range may ask for without waiting for such a turn.
+pub const SMALL_READ_KEYS: i64 = 1000;
+/// Answers to ranges from this size on are encoded while they are sent.
+pub const LARGE_READ_BYTES: usize = 256 * 1024;
+/// Bytes of such an answer that are encoded at a time.
+pub const RANGE_PIECE_BYTES: usize = 64 * 1024;
+/// How many calls may be in flight beyond `CALLS_MAX` if they keep leases alive, look at the
+/// member or mend it.
+pub const VITAL_CALLS_MAX: usize = 50_000;
+/// Bytes of proposals in flight at one member; further ones are refused with TooManyRequests.
+pub const PROPOSAL_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Bytes of one chunk of a snapshot stream between members.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
 /// Bytes of one chunk of the Snapshot RPC before the edge splits it.

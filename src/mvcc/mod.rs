@@ -22,6 +22,7 @@ mod read;
 mod record;
 pub mod revision;
 mod store;
+mod walk;
 mod write;
 
 #[cfg(test)]
@@ -35,4 +36,5 @@ pub use key_index::KeyMeta;
 pub use read::{RangeQuery, RangeResult, ReadError};
 pub use revision::Revision;
 pub use store::Store;
+pub use walk::{Part, RangeWalk};
 pub use write::{Committed, WriteTxn};

@@ -134,7 +134,7 @@ impl Store {
     }
 
     /// The main revision to read at, if it can be read.
-    fn readable(&self, revision: i64, current: i64) -> Result<i64, ReadError> {
+    pub(super) fn readable(&self, revision: i64, current: i64) -> Result<i64, ReadError> {
         if revision > current && !mutant!("future-revision-served") {
             return Err(ReadError::FutureRevision);
         }
@@ -154,7 +154,8 @@ impl Store {
     }
 }
 
-fn read<B: Backend>(
+/// The record of a key, or what the index alone knows of it.
+pub(super) fn read<B: Backend>(
     view: &View<B>,
     key: &[u8],
     meta: KeyMeta,

@@ -10,6 +10,7 @@
 pub mod compaction;
 mod images;
 mod meter;
+mod ranges;
 mod upkeep;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use self::meter::Meter;
+use self::{meter::Meter, ranges::Ranges};
 use super::{
     NodeConfig,
     log_bytes::LogBytes,
@@ -40,12 +41,17 @@ use crate::{
     lease::Renewal,
     mutant,
     mvcc::HashKv,
-    pb::etcdserverpb::{DefragmentResponse, HashKvResponse, LeaseKeepAliveResponse},
+    pb::etcdserverpb::{DefragmentResponse, HashKvResponse, LeaseKeepAliveResponse, RangeRequest},
     raft::{Entry, SnapshotMeta},
 };
 
 /// Revisions that one slice of a HashKV looks at before others get their turn.
 const HASH_SLICE: usize = 20_000;
+/// Whether a range names more than one key and wants records: it may be large.
+fn is_a_walk(request: &RangeRequest) -> bool {
+    !request.range_end.is_empty() && !request.count_only
+}
+
 /// Batches on their way to the backend; further ones wait in the open batch.
 const COMMITS_INFLIGHT_MAX: usize = 2;
 
@@ -74,6 +80,7 @@ pub struct Applier<B: Backend> {
     /// A finished compaction and the batch that holds its last deletions.
     compaction_done: Option<(i64, u64)>,
     hashes: VecDeque<(CallId, Instant, HashKv)>,
+    ranges: Ranges,
     size: BackendSize,
     /// The last point that was offered as a mark for the log.
     marked: LogIndex,
@@ -151,6 +158,7 @@ impl<B: Backend> Applier<B> {
             compaction_at,
             compaction_done: None,
             hashes: VecDeque::new(),
+            ranges: Ranges::new(config.range_part),
             size,
             marked: applied,
             log_bytes: LogBytes::default(),
@@ -289,14 +297,21 @@ impl<B: Backend> Applier<B> {
                 }
                 Notice::Leases => self.answer_ended(cx),
                 Notice::Members => self.tell_members(cx),
+                Notice::Settled { up_to } => {
+                    self.tell_members(cx);
+                    cx.tell(Mail::Frontend(FrontendInput::Settled { up_to }));
+                }
                 Notice::Alarms => {}
             }
         }
         if let Some(origin) = applied.origin
             && (origin.proposer == self.member || mutant!("request-ids-shared-by-members"))
         {
-            let (request, result) = (origin.request, applied.result);
-            cx.tell(Mail::Frontend(FrontendInput::Applied { request, result }));
+            cx.tell(Mail::Frontend(FrontendInput::Applied {
+                request: origin.request,
+                index: applied.id.index,
+                result: applied.result,
+            }));
         }
     }
 
@@ -304,8 +319,10 @@ impl<B: Backend> Applier<B> {
         let cluster = self.machine.cluster();
         cx.tell(Mail::Peers(PeersInput::Members {
             members: self.machine.addresses(),
-            removed: cluster.removed().collect(),
+            removed: cluster.settled().collect(),
         }));
+        let removal = cluster.unsettled();
+        cx.tell(Mail::Consensus(ConsensusInput::Unsettled { removal }));
         if cluster.is_removed(self.member) {
             cx.tell(Mail::Frontend(FrontendInput::Removed { told: false }));
         }
@@ -369,6 +386,9 @@ impl<B: Backend> Applier<B> {
             Request::Downgrade(request) => {
                 self.on_downgrade(call, request, cx);
                 return Ok(());
+            }
+            Request::Range(request) if is_a_walk(&request) => {
+                return self.start_range(call, request, cx);
             }
             request => {
                 let is_range = matches!(request, Request::Range(_) | Request::RangeChunk(_));
@@ -597,17 +617,22 @@ impl<B: Backend> Applier<B> {
 
     /// When it wants `on_deadline`.
     pub fn deadline(&self) -> Option<Instant> {
-        let hashing = (!self.hashes.is_empty()).then_some(Instant::ZERO);
+        let reads = !self.ranges.is_empty() && self.installing.is_none();
+        let busy = reads || !self.hashes.is_empty();
+        let busy = busy.then_some(Instant::ZERO);
         let cut_at = self
             .cut_at
             .filter(|_| self.commits.len() < COMMITS_INFLIGHT_MAX);
         let compaction = self.compaction_at.filter(|_| self.may_remove());
-        [hashing, cut_at, compaction].into_iter().flatten().min()
+        [busy, cut_at, compaction].into_iter().flatten().min()
     }
 
     /// Cuts the batch, goes on with compaction and hashing.
     pub fn on_deadline(&mut self, cx: &mut Context<'_, Mail>) {
-        let outcome = self.hash_slice(cx).and_then(|()| self.compaction_slice(cx));
+        let outcome = self
+            .ranges_go_on(cx)
+            .and_then(|()| self.hash_slice(cx))
+            .and_then(|()| self.compaction_slice(cx));
         if let Err(fault) = outcome {
             cx.emit(Effect::Halt(fault));
             return;

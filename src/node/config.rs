@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::upkeep::AutoCompaction;
+use super::{frontend::Room, upkeep::AutoCompaction};
 use crate::{
     apply::InitialMember,
     kernel::{ClusterId, MemberId, limits},
     lease,
+    mvcc::Part,
 };
 
 /// Settings of one member.
@@ -49,6 +50,10 @@ pub struct NodeConfig {
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`: entries kept for slow members when the log is compacted.
     pub catchup_entries: u64,
+    /// What one step reads of a range.
+    pub range_part: Part,
+    /// Bounds of the calls in flight.
+    pub room: Room,
     /// `--max-request-bytes`.
     pub request_bytes_max: usize,
     /// `--max-txn-ops`.
@@ -119,6 +124,11 @@ impl Default for NodeConfig {
             advance_ticks: true,
             snapshot_count: 10_000,
             catchup_entries: 5_000,
+            range_part: Part {
+                keys_max: limits::RANGE_PART_KEYS,
+                bytes_max: limits::RANGE_PART_BYTES,
+            },
+            room: Room::default(),
             request_bytes_max: limits::REQUEST_BYTES_MAX,
             txn_ops_max: limits::TXN_OPS_MAX,
             batch_interval: Duration::from_millis(100),

@@ -11,6 +11,7 @@ mod leader;
 mod meter;
 mod promotion;
 mod publish;
+mod room;
 mod route;
 mod space;
 
@@ -18,6 +19,7 @@ use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
+pub use self::room::Room;
 use self::{
     change::{Leaving, reconfigure},
     meter::{Meter, timed},
@@ -38,14 +40,10 @@ use crate::{
         ApiError, CallId, ClusterId, Context, Credentials, Effect, Fault, Instant, LogIndex,
         MemberId, ReadId, Request, RequestId, Response, Term,
         effect::{LogLevel, LogLine},
-        limits,
     },
     lease::Reset,
     mutant,
-    pb::{
-        etcdserverpb::CompactionResponse,
-        fated::command::{LeaseCheckpoint, LeaseRemaining, command::Body},
-    },
+    pb::{etcdserverpb::CompactionResponse, fated::command::command::Body},
     raft::{Role, RoleChange},
 };
 
@@ -87,6 +85,7 @@ pub struct Frontend {
     role: RoleChange,
     leader_changes: u64,
     learner: bool,
+    room: Room,
     apply_gap: u64,
     overlay_bytes: usize,
     live_bytes: u64,
@@ -95,6 +94,8 @@ pub struct Frontend {
     stopping: Option<Instant>,
     /// This member was removed from the cluster.
     leaving: Option<Leaving>,
+    /// Removals that are applied and not settled, and their answers.
+    removals: Vec<(LogIndex, CallId, Result<Response, ApiError>)>,
     publishing: Option<Publishing>,
     promotion: Promotion,
     ready: bool,
@@ -156,6 +157,7 @@ impl Frontend {
             },
             leader_changes: 0,
             learner: false,
+            room: config.room,
             apply_gap: 0,
             overlay_bytes: 0,
             live_bytes: 0,
@@ -163,6 +165,7 @@ impl Frontend {
             corrupt: false,
             stopping: None,
             leaving: None,
+            removals: Vec::new(),
             publishing: None,
             promotion: Promotion::new(config.promote_itself),
             ready: false,
@@ -187,7 +190,12 @@ impl Frontend {
                 }
             }
             FrontendInput::Answer { call, result } => self.answer(call, result, cx),
-            FrontendInput::Applied { request, result } => self.on_applied(request, result, cx),
+            FrontendInput::Applied {
+                request,
+                index,
+                result,
+            } => self.on_applied(request, index, result, cx),
+            FrontendInput::Settled { up_to } => self.on_settled(up_to, cx),
             FrontendInput::Refused {
                 request,
                 data,
@@ -268,7 +276,7 @@ impl Frontend {
         let admitted = admitted
             .and_then(|()| self.refuse_growth(asked, cx))
             .and(fault)
-            .and_then(|()| self.has_room());
+            .and_then(|()| self.has_room(asked));
         if let Err(error) = admitted {
             cx.emit(Effect::Reply {
                 call,
@@ -317,19 +325,10 @@ impl Frontend {
         Ok(())
     }
 
-    fn has_room(&self) -> Result<(), ApiError> {
-        if self.pending.len() >= limits::CALLS_MAX
-            || self.apply_gap > limits::APPLY_GAP_ENTRIES_MAX
-            || self.overlay_bytes > limits::OVERLAY_BYTES_MAX
-        {
-            return Err(ApiError::TooManyRequests);
-        }
-        Ok(())
-    }
-
     fn wait(&mut self, call: CallId, asker: Asker, timed: bool, now: Instant) {
         let leader_changes = self.leader_changes;
         let waiting = Waiting {
+            bytes: 0,
             kind: Kind::Other,
             asker,
             leader_changes,
@@ -364,6 +363,7 @@ impl Frontend {
         }
         self.next_request = request.next();
         let waiting = Waiting {
+            bytes: data.len(),
             kind: Kind::Write(request),
             asker,
             leader_changes: self.leader_changes,
@@ -440,6 +440,7 @@ impl Frontend {
     fn on_applied(
         &mut self,
         request: RequestId,
+        index: LogIndex,
         result: Result<Response, ApiError>,
         cx: &mut Context<'_, Mail>,
     ) {
@@ -461,8 +462,14 @@ impl Frontend {
         let Some(call) = self.pending.call_of(request) else {
             return;
         };
-        if let Some(leaving) = self.leaving.as_mut().filter(|leaving| !leaving.told) {
+        if let Some(leaving) = self.leaving.as_mut()
+            && leaving.until.is_none()
+        {
             leaving.last_words.push((call, result));
+            return;
+        }
+        if matches!(result, Ok(Response::MemberRemove(_))) {
+            self.removals.push((index, call, result));
             return;
         }
         if let Ok(Response::Compact(_)) = &result
@@ -505,29 +512,6 @@ impl Frontend {
                 }));
             }
         }
-    }
-
-    /// Clears a lease's recorded remaining time, so that no later leader shortens the renewal that
-    /// waits for it.
-    fn reset_lease(&mut self, call: CallId, reset: Reset, cx: &mut Context<'_, Mail>) {
-        let pending = &self.pending;
-        self.resets.retain(|_, (call, _)| pending.contains(*call));
-        let request = self.next_request;
-        self.next_request = request.next();
-        let lease = reset.lease();
-        let leases = vec![LeaseRemaining {
-            id: lease.id.get(),
-            remaining_ms: 0,
-            birth: lease.birth.get(),
-        }];
-        let body = Body::LeaseCheckpoint(LeaseCheckpoint { leases });
-        let data = encode_command(request, self.member, body);
-        self.resets.insert(request, (call, reset));
-        cx.tell(Mail::Consensus(ConsensusInput::Propose {
-            request,
-            data,
-            conf_change: false,
-        }));
     }
 
     // ---- leadership, life and death ----
@@ -602,7 +586,7 @@ impl Frontend {
             forwarded,
             self.parked_retry,
             self.stopping,
-            self.leaving.as_ref().map(|leaving| leaving.until),
+            self.leaving.as_ref().and_then(|leaving| leaving.until),
             self.promotion.retry,
             self.pending.deadline(),
         ]
@@ -647,7 +631,7 @@ impl Frontend {
         {
             self.maybe_ask_promotion(cx);
         }
-        let over = |leaving: &Leaving| leaving.until <= cx.now;
+        let over = |leaving: &Leaving| leaving.until.is_some_and(|until| until <= cx.now);
         if self.leaving.as_ref().is_some_and(over) {
             self.leave(cx);
         }

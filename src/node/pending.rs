@@ -34,6 +34,8 @@ pub enum Asker {
 /// One waiting call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiting {
+    /// Bytes of its proposal.
+    pub bytes: usize,
     /// What it waits for.
     pub kind: Kind,
     /// Who gets the answer.
@@ -57,6 +59,8 @@ pub struct Pending {
     deadlines: VecDeque<(Instant, CallId)>,
     time_to_live: Duration,
     peer_calls: u64,
+    /// Bytes of all proposals.
+    bytes: usize,
 }
 
 impl Pending {
@@ -68,6 +72,7 @@ impl Pending {
             deadlines: VecDeque::new(),
             time_to_live,
             peer_calls: 0,
+            bytes: 0,
         }
     }
 
@@ -76,6 +81,7 @@ impl Pending {
         if let Kind::Write(request) = waiting.kind {
             self.requests.insert(request, call);
         }
+        self.bytes += waiting.bytes;
         let before = self.calls.insert(call, waiting);
         assert!(before.is_none(), "a call came in twice");
         if timed {
@@ -128,6 +134,7 @@ impl Pending {
     /// Takes a call out: its one exit.
     pub fn remove(&mut self, call: CallId) -> Option<Waiting> {
         let waiting = self.calls.remove(&call)?;
+        self.bytes -= waiting.bytes;
         if let Kind::Write(request) = waiting.kind {
             self.requests.remove(&request);
         }
@@ -168,6 +175,11 @@ impl Pending {
         self.calls.keys().copied().collect()
     }
 
+    /// Bytes of the proposals of all calls that wait.
+    pub fn proposal_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many calls wait.
     pub fn len(&self) -> usize {
         self.calls.len()
@@ -180,6 +192,8 @@ impl Pending {
 
     /// Asserts every invariant.
     pub fn check(&self) {
+        let bytes: usize = self.calls.values().map(|waiting| waiting.bytes).sum();
+        assert_eq!(bytes, self.bytes, "bytes of proposals are counted once");
         for (request, call) in &self.requests {
             let waiting = self
                 .calls

@@ -60,6 +60,11 @@ impl Rules {
                     remaining,
                 ),
                 rule(
+                    "who ends a wait",
+                    "the client's deadline is kept by both sides, and either may be first",
+                    deadline,
+                ),
+                rule(
                     "order of leases",
                     "etcd lists them from unordered maps",
                     order,
@@ -177,6 +182,24 @@ fn remaining(pair: &mut Pair<'_>) -> bool {
         return true;
     }
     false
+}
+
+fn deadline(pair: &mut Pair<'_>) -> bool {
+    let mut used = false;
+    if !matches!(pair.ask, Ask::Lock(_) | Ask::Campaign(_)) {
+        return used;
+    }
+    for answer in [&mut pair.reference, &mut pair.subject] {
+        if let Err(refusal) = answer
+            && (refusal.text.ends_with("context deadline exceeded")
+                || refusal.text == "Timeout expired")
+        {
+            refusal.code = 4;
+            refusal.text = "it took too long".to_owned();
+            used = true;
+        }
+    }
+    used
 }
 
 fn order(pair: &mut Pair<'_>) -> bool {

@@ -1,7 +1,9 @@
 //! Where fated is meant to differ from the reference, etcd 3.5.1. Each row says why, is a row of
 //! the README where it is not simply what etcd 3.7 does, and must be met in a long run.
 
-use fated::pb::etcdserverpb::RangeRequest;
+use fated::pb::etcdserverpb::{
+    RangeRequest, RequestOp, downgrade_request::DowngradeAction, request_op::Request,
+};
 
 use crate::{
     ask::{Ask, Reply},
@@ -65,6 +67,21 @@ pub fn all() -> Vec<Rule> {
             "A transaction with two faults is told the first",
             "etcd looks at operations in their order since 3.5.17, at all puts first before",
             first_fault,
+        ),
+        difference(
+            "Alarms in Status are printed without a space at their end",
+            "etcd 3.7 prints them with another protobuf library",
+            alarm_text,
+        ),
+        difference(
+            "A nested put counts against the space quota",
+            "etcd 3.7 counts it too; 3.5.1 looks at the outermost operations only",
+            nested_put,
+        ),
+        difference(
+            "A downgrade that nobody began can be cancelled",
+            "etcd 3.6 and newer only log that there was none",
+            cancel_of_none,
         ),
         difference(USELESS_URL, "etcd finds out later", unchanged),
         difference(BAD_SORT, "etcd 3.5.1 ends with a panic", unchanged),
@@ -154,6 +171,57 @@ fn first_fault(pair: &mut Pair<'_>) -> bool {
     // Within a put, the lease is looked at first.
     let of_key_first = one.text.ends_with(of_put[0]) && two.text.ends_with(of_put[1]);
     let explained = of_put_first || of_key_first;
+    if explained {
+        pair.reference = pair.subject.clone();
+    }
+    explained
+}
+
+fn alarm_text(pair: &mut Pair<'_>) -> bool {
+    let (Ok(Reply::Status(one)), Ok(Reply::Status(two))) = (&mut pair.reference, &pair.subject)
+    else {
+        return false;
+    };
+    if one.errors == two.errors {
+        return false;
+    }
+    for error in &mut one.errors {
+        error.truncate(error.trim_end().len());
+    }
+    true
+}
+
+fn nested_put(pair: &mut Pair<'_>) -> bool {
+    fn puts(ops: &[RequestOp]) -> bool {
+        ops.iter().any(|op| match &op.request {
+            Some(Request::RequestPut(_)) => true,
+            Some(Request::RequestTxn(txn)) => puts(&txn.success) || puts(&txn.failure),
+            _ => false,
+        })
+    }
+    let (Ask::Txn(txn), Err(two)) = (pair.ask, &pair.subject) else {
+        return false;
+    };
+    let outer = |op: &RequestOp| matches!(&op.request, Some(Request::RequestPut(_)));
+    let outer = txn.success.iter().chain(&txn.failure).any(outer);
+    let explained = two.text == "etcdserver: mvcc: database space exceeded"
+        && !outer
+        && (puts(&txn.success) || puts(&txn.failure));
+    if explained {
+        pair.reference = pair.subject.clone();
+    }
+    explained
+}
+
+fn cancel_of_none(pair: &mut Pair<'_>) -> bool {
+    let (Ask::Downgrade(request), Err(one), Ok(Reply::Downgrade(two))) =
+        (pair.ask, &pair.reference, &pair.subject)
+    else {
+        return false;
+    };
+    let explained = request.action() == DowngradeAction::Cancel
+        && one.text == "etcdserver: no inflight downgrade job"
+        && !two.version.is_empty();
     if explained {
         pair.reference = pair.subject.clone();
     }

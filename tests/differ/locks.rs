@@ -60,7 +60,8 @@ fn leader(world: &mut World) -> Option<LeaderKey> {
             name: world.key(),
             key: world.key(),
             rev: world.any_revision(),
-            lease: world.lease(),
+            // The server would make a lease for none.
+            lease: given_lease(world),
         }),
         _ if won.is_empty() => None,
         _ => Some(world.random.of(&won)),

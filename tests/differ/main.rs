@@ -99,7 +99,11 @@ async fn run(options: &Options) -> Result<bool, String> {
     let mut findings: Vec<Finding> = Vec::new();
     let mut calls: BTreeMap<&'static str, usize> = BTreeMap::new();
     let (mut asked, mut number) = (0, options.from);
-    let switches = Switches::default();
+    let switches = Switches {
+        locks: true,
+        alarms: true,
+        downgrades: true,
+    };
     while asked < options.requests {
         let seed = options
             .seed

@@ -184,10 +184,10 @@ impl Side {
 
     async fn observe(&self, request: LeaderRequest) -> Result<LeaderResponse, Status> {
         let mut client = client!(self, ElectionClient);
-        let mut request = Request::new(request);
-        request.set_timeout(PATIENCE);
-        let answers = bounded(CALL_LIMIT, client.observe(request)).await?;
-        first(answers).await
+        let waiting = async move { first(client.observe(request).await?.into_inner()).await };
+        // etcd sends its headers with the first leader only, so the whole is bounded here.
+        let seen = tokio::time::timeout(PATIENCE, waiting).await;
+        seen.unwrap_or_else(|_| Err(Status::deadline_exceeded("nobody leads")))
     }
 
     async fn open_stream(&mut self, number: usize) -> Result<Reply, Status> {

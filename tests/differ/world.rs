@@ -53,6 +53,8 @@ pub struct World {
     pub leases: Vec<i64>,
     /// Leases that were revoked.
     pub ended: Vec<i64>,
+    /// Addresses of members made up so far.
+    pub addresses: usize,
     /// Members that were added.
     pub learners: Vec<u64>,
     /// The one member that runs.
@@ -86,6 +88,7 @@ impl World {
             compacted: 0,
             leases: Vec::new(),
             ended: Vec::new(),
+            addresses: 0,
             learners: Vec::new(),
             member: 0,
             streams: BTreeMap::new(),

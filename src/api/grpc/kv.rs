@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use prost::Message;
 use tokio::sync::mpsc;
-use tonic::{Request as Incoming, Status};
+use tonic::{Request as Incoming, Response as Outgoing, Status};
 
 use super::{Answer, Edge, Stream, answered, credentials, found, stream};
 use crate::{
-    api::{check, status},
+    api::{check, large::Large, status},
     kernel::{Credentials, Request, Response, event::RangeChunk},
     pb::etcdserverpb::{
         CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
@@ -24,8 +24,19 @@ impl Kv for Edge {
     type RangeStreamStream = Stream<RangeStreamResponse>;
 
     async fn range(&self, incoming: Incoming<RangeRequest>) -> Answer<RangeResponse> {
+        let turn = self.handle.turns().wait(incoming.get_ref()).await;
+        let turn = turn.map_err(status::of)?;
         let answer = self.checked(incoming, check::range, Request::Range);
-        answered!(answer.await, Range)
+        let mut answer: Outgoing<RangeResponse> = answered!(answer.await, Range)?;
+        let response = std::mem::take(answer.get_mut());
+        match Large::of(response, turn) {
+            // Whoever serves the connection puts it in the place of the empty answer.
+            Ok(large) => {
+                answer.extensions_mut().insert(large);
+            }
+            Err(small) => *answer.get_mut() = small,
+        }
+        Ok(answer)
     }
 
     async fn range_stream(

@@ -4,3 +4,4 @@ mod hash;
 mod model;
 mod random;
 mod scripted;
+mod walk;

@@ -28,10 +28,14 @@ pub fn removals_max(used_bytes: u64) -> usize {
 }
 
 impl<B: Backend> Applier<B> {
-    /// Whether a slice can be taken now, or waits for a commit to end.
+    /// Whether a slice can be taken now, or waits for a commit, or for a range on its way that
+    /// still reads what would go.
     pub(super) fn may_remove(&self) -> bool {
         let has_room = self.removed < removals_max(self.size.used_bytes) || self.commits.is_empty();
-        has_room && self.installing.is_none()
+        let is_read = self
+            .ranges
+            .reads_below(self.machine.store().readable_from());
+        has_room && !is_read && self.installing.is_none()
     }
 
     pub(super) fn compaction_slice(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {

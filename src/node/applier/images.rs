@@ -80,6 +80,7 @@ impl<B: Backend> Applier<B> {
         cx.tell(Mail::Snapshots(SnapshotsInput::Installed {
             snapshot: installing.id,
         }));
+        self.restart_ranges(cx)?;
         let revision = self.machine.store().revision();
         cx.tell(Mail::Watches(WatchesInput::Installed { revision }));
         cx.tell(Mail::Leases(LeasesInput::Installed));

@@ -1,0 +1,260 @@
+//! Large answers to ranges: how many there may be at a time, and how they are sent.
+//!
+//! An answer of many megabytes is not encoded in one go: that would hold up every other client for
+//! as long, and keep a second copy of it. It is encoded a piece at a time as the client takes it,
+//! and the records already sent are let go.
+//!
+//! Invariant: a turn is held from before the range is read until its answer is sent or dropped.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+    vec,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderMap;
+use hyper::body::{Body as HttpBody, Frame};
+use prost::{Message, encoding};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Status, body::Body};
+
+use crate::{
+    kernel::{ApiError, limits},
+    pb::{
+        etcdserverpb::{RangeRequest, RangeResponse},
+        mvccpb::KeyValue,
+    },
+};
+
+/// How long a range waits for its turn: as long as a call may take.
+const PATIENCE: Duration = Duration::from_secs(7);
+
+/// Who may read much at a time.
+#[derive(Debug)]
+pub struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(limits::LARGE_READS_MAX)))
+    }
+}
+
+/// The right to one large answer; dropping it lets the next one go on.
+pub type Turn = OwnedSemaphorePermit;
+
+impl Turns {
+    /// Waits for a turn if the range may be large.
+    pub async fn wait(&self, request: &RangeRequest) -> Result<Option<Turn>, ApiError> {
+        self.within(PATIENCE, request).await
+    }
+
+    async fn within(
+        &self,
+        patience: Duration,
+        request: &RangeRequest,
+    ) -> Result<Option<Turn>, ApiError> {
+        let few = request.limit > 0 && request.limit <= limits::SMALL_READ_KEYS;
+        if request.range_end.is_empty() || request.count_only || few {
+            return Ok(None);
+        }
+        let turn = Arc::clone(&self.0).acquire_owned();
+        match tokio::time::timeout(patience, turn).await {
+            Ok(Ok(turn)) => Ok(Some(turn)),
+            // Nobody closes the semaphore; what is left is that it took too long.
+            Ok(Err(_)) | Err(_) => Err(ApiError::TooManyRequests),
+        }
+    }
+}
+
+/// An answer on its way from the service to the connection, as an extension of the response.
+#[derive(Clone)]
+pub struct Large(Arc<Mutex<Option<Pieces>>>);
+
+impl Large {
+    /// Takes over an answer that is large; a small one comes back.
+    pub fn of(response: RangeResponse, turn: Option<Turn>) -> Result<Self, RangeResponse> {
+        let bytes = response.encoded_len();
+        if bytes < limits::LARGE_READ_BYTES || u32::try_from(bytes).is_err() {
+            return Err(response);
+        }
+        let pieces = Pieces::new(response, bytes, turn);
+        Ok(Self(Arc::new(Mutex::new(Some(pieces)))))
+    }
+
+    /// The body to send; none if it was taken before.
+    pub fn into_body(self) -> Option<Body> {
+        let pieces = self.0.lock().expect("no holder of the lock panics").take();
+        pieces.map(Body::new)
+    }
+}
+
+/// One gRPC message, encoded as it is sent.
+#[derive(Debug)]
+struct Pieces {
+    waiting: BytesMut,
+    kvs: vec::IntoIter<KeyValue>,
+    /// What follows the records; none once it is in `waiting`.
+    tail: Option<(bool, i64)>,
+    /// Bytes of the message that are still to come, for the check at its end.
+    left: usize,
+    ended: bool,
+    _turn: Option<Turn>,
+}
+
+impl Pieces {
+    fn new(response: RangeResponse, bytes: usize, turn: Option<Turn>) -> Self {
+        let mut waiting = BytesMut::with_capacity(limits::RANGE_PIECE_BYTES);
+        // Not compressed, and its length.
+        waiting.put_u8(0);
+        waiting.put_u32(u32::try_from(bytes).expect("the caller looked"));
+        let before = waiting.len();
+        if let Some(header) = &response.header {
+            encoding::message::encode(1, header, &mut waiting);
+        }
+        Self {
+            left: bytes - (waiting.len() - before),
+            waiting,
+            kvs: response.kvs.into_iter(),
+            tail: Some((response.more, response.count)),
+            ended: false,
+            _turn: turn,
+        }
+    }
+
+    fn fill(&mut self) {
+        let before = self.waiting.len();
+        while self.waiting.len() < limits::RANGE_PIECE_BYTES {
+            if let Some(kv) = self.kvs.next() {
+                encoding::message::encode(2, &kv, &mut self.waiting);
+                continue;
+            }
+            if let Some((more, count)) = self.tail.take() {
+                if more {
+                    encoding::bool::encode(3, &more, &mut self.waiting);
+                }
+                if count != 0 {
+                    encoding::int64::encode(4, &count, &mut self.waiting);
+                }
+            }
+            break;
+        }
+        self.left -= self.waiting.len() - before;
+    }
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.fill();
+        if !self.waiting.is_empty() {
+            let piece = self.waiting.split().freeze();
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        assert_eq!(self.left, 0, "the message is as long as was said");
+        if std::mem::replace(&mut self.ended, true) {
+            return Poll::Ready(None);
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::pb::etcdserverpb::ResponseHeader;
+
+    fn response(records: usize) -> RangeResponse {
+        let kv = |number: usize| KeyValue {
+            key: format!("k{number:06}").into(),
+            value: vec![b'v'; number % 300].into(),
+            mod_revision: i64::try_from(number).unwrap(),
+            ..KeyValue::default()
+        };
+        RangeResponse {
+            header: Some(ResponseHeader {
+                revision: 9,
+                ..ResponseHeader::default()
+            }),
+            kvs: (0..records).map(kv).collect(),
+            more: true,
+            count: 1 << 40,
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_are_the_message_and_let_their_turn_go() {
+        let turns = Turns::default();
+        let wanted = RangeRequest {
+            key: "a".into(),
+            range_end: "b".into(),
+            ..RangeRequest::default()
+        };
+        let turn = turns.wait(&wanted).await.unwrap();
+        assert!(turn.is_some());
+        assert_eq!(turns.0.available_permits(), limits::LARGE_READS_MAX - 1);
+        let whole = response(5000);
+        let Ok(large) = Large::of(whole.clone(), turn) else {
+            panic!("it is large");
+        };
+        let mut body = large.into_body().expect("not taken before");
+        let mut bytes = BytesMut::new();
+        let mut trailers = None;
+        while let Some(frame) = body.frame().await {
+            match frame.unwrap().into_data() {
+                Ok(piece) => {
+                    assert!(piece.len() < limits::RANGE_PIECE_BYTES + 1000);
+                    bytes.extend_from_slice(&piece);
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        assert_eq!(trailers.unwrap()["grpc-status"], "0");
+        assert_eq!(bytes[0], 0);
+        let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap());
+        assert_eq!(length as usize, bytes.len() - 5);
+        assert_eq!(RangeResponse::decode(&bytes[5..]).unwrap(), whole);
+        drop(body);
+        assert_eq!(turns.0.available_permits(), limits::LARGE_READS_MAX);
+        assert!(Large::of(response(3), None).is_err(), "a small one is not");
+    }
+
+    #[tokio::test]
+    async fn the_next_waits_for_its_turn_but_not_for_ever() {
+        let turns = Turns::default();
+        let wanted = RangeRequest {
+            key: "a".into(),
+            range_end: "b".into(),
+            ..RangeRequest::default()
+        };
+        let mut held = Vec::new();
+        for _ in 0..limits::LARGE_READS_MAX {
+            held.push(turns.wait(&wanted).await.unwrap());
+        }
+        let soon = Duration::from_millis(20);
+        let late = turns.within(soon, &wanted).await;
+        assert_eq!(late.err(), Some(ApiError::TooManyRequests));
+        let page = RangeRequest {
+            limit: limits::SMALL_READ_KEYS,
+            ..wanted.clone()
+        };
+        assert!(turns.wait(&page).await.unwrap().is_none());
+        held.pop();
+        assert!(turns.wait(&wanted).await.unwrap().is_some());
+    }
+}

@@ -1,0 +1,136 @@
+//! A range that is read a part at a time, so that a large one holds nobody up.
+//!
+//! Invariant: all parts are read at one revision, which was readable when the walk began. Writes do
+//! not change the past; a later compaction does, so whoever walks keeps its removals back while
+//! `revision` is below the compact revision.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::{
+    key::KeyRange,
+    read::{RangeQuery, RangeResult, ReadError, read},
+    store::Store,
+};
+use crate::{
+    backend::{Backend, View},
+    pb::mvccpb::KeyValue,
+};
+
+/// What one part may read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// Keys of one part.
+    pub keys_max: usize,
+    /// Bytes of keys and values after which a part ends.
+    pub bytes_max: usize,
+}
+
+/// A range on its way.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RangeWalk {
+    key: Bytes,
+    range_end: Bytes,
+    /// The revision that is read.
+    at: i64,
+    /// The store's revision when the walk began.
+    current: i64,
+    /// As in `RangeQuery`; zero is no bound.
+    limit: usize,
+    keys_only: bool,
+    kvs: Vec<KeyValue>,
+    bytes: usize,
+}
+
+impl Store {
+    /// Begins to walk a range. Counting alone is no walk.
+    pub fn walk(&self, query: &RangeQuery<'_>) -> Result<RangeWalk, ReadError> {
+        assert!(!query.count_only, "a walk reads records");
+        Ok(RangeWalk {
+            key: Bytes::copy_from_slice(query.key),
+            range_end: Bytes::copy_from_slice(query.range_end),
+            at: self.readable(query.revision, self.revision)?,
+            current: self.revision,
+            limit: query.limit,
+            keys_only: query.keys_only,
+            kvs: Vec::new(),
+            bytes: 0,
+        })
+    }
+}
+
+impl RangeWalk {
+    /// The revision that is read.
+    pub fn revision(&self) -> i64 {
+        self.at
+    }
+
+    /// Bytes of keys and values gathered so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Reads a part; whether there is more.
+    pub fn step<B: Backend>(
+        &mut self,
+        store: &Store,
+        view: &View<B>,
+        part: Part,
+    ) -> Result<bool, ReadError> {
+        assert!(part.keys_max > 0, "a part that may read nothing never ends");
+        let mut next = Vec::new();
+        let first = match self.kvs.last() {
+            None => &self.key[..],
+            Some(last) => {
+                next.extend_from_slice(&last.key);
+                next.push(0);
+                &next[..]
+            }
+        };
+        let (mut keys, mut bytes) = (0, 0);
+        let (mut more, mut failed) = (false, None);
+        let range = KeyRange::new(first, &self.range_end);
+        store.index.visit(range, self.at, |key, meta| {
+            if self.limit > 0 && self.kvs.len() == self.limit {
+                return ControlFlow::Break(());
+            }
+            if keys == part.keys_max || bytes >= part.bytes_max {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            match read(view, key, meta, self.keys_only) {
+                Ok(kv) => {
+                    keys += 1;
+                    bytes += kv.key.len() + kv.value.len();
+                    self.kvs.push(kv);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        self.bytes += bytes;
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(more),
+        }
+    }
+
+    /// What was read, once there is no more.
+    pub fn finish(self, store: &Store) -> RangeResult {
+        let count = match self.limit {
+            0 => self.kvs.len() as u64,
+            _ => store
+                .index
+                .count(KeyRange::new(&self.key, &self.range_end), self.at),
+        };
+        RangeResult {
+            kvs: self.kvs,
+            count,
+            revision: self.current,
+        }
+    }
+}
