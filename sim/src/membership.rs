@@ -113,7 +113,7 @@ impl MembershipPlan {
             }
         }
         let mut forced = entropy.fork("forced");
-        let forced = forced.one_in(4).then(|| Forced::draw(&mut forced));
+        let forced = forced.one_in(2).then(|| Forced::draw(&mut forced));
         Self {
             clocks,
             strict,

@@ -16,7 +16,6 @@ use fated::{
     membership::Member as Seat,
     node::InitialMember,
     pb::etcdserverpb as rpc,
-    raft::ConfState,
 };
 
 use crate::{
@@ -24,7 +23,6 @@ use crate::{
     faults::Point,
     membership::MemberChange,
     plan::Plan,
-    roster,
     world::{Item, World},
 };
 
@@ -158,35 +156,13 @@ impl World {
             .collect()
     }
 
-    /// Whether every voter that is left still counts members who are gone for good, and needs them
-    /// for a quorum: whoever knew that their removal was committed was removed by it, or lost that
-    /// knowledge with its power. A configuration comes into force when it is applied, so nobody
-    /// can help them but the operator.
-    pub fn are_stranded(&self) -> bool {
-        let here = |id: MemberId| {
-            let mut slots = 0..self.members.len();
-            slots.any(|at| self.members[at].id == id && self.belongs(at))
-        };
-        let newest = self.observer.roster.cluster().conf_state();
-        let newest = ConfState {
-            voters: newest.voters,
-            voters_outgoing: newest.voters_outgoing,
-            learners: newest.learners,
-            learners_next: newest.learners_next,
-            auto_leave: newest.auto_leave,
-        };
-        let voters = self.voters();
-        let cannot = |at: &usize| {
-            let conf = self.observer.roster.in_force(self.members[*at].id);
-            conf.is_some_and(|conf| *conf != newest && !roster::reached(conf, here))
-        };
-        !voters.is_empty() && roster::reached(&newest, here) && voters.iter().all(cannot)
-    }
-
     /// Whether the voters may change at any moment: somebody asked for it, or a learner asks for its
     /// vote by itself.
     pub fn is_unsure(&self) -> bool {
-        self.operator.is_unsure() || (0..self.members.len()).any(|at| self.asks_for_its_vote(at))
+        // Before a removal is settled, those who stay may still count the one that left.
+        let open = self.observer.roster.cluster().unsettled().is_some();
+        let asks = |at| self.asks_for_its_vote(at);
+        open || self.operator.is_unsure() || (0..self.members.len()).any(asks)
     }
 
     /// Whether a member joined with one flag and does not vote yet.
@@ -334,14 +310,11 @@ impl World {
         member.standing.runs() && self.observer.roster.cluster().is_removed(member.id)
     }
 
-    /// Whether somebody who stays knows of a removal. Before that no operator can, and the member
+    /// Whether those who stay know of a removal for good. Before that no operator can, and the member
     /// may be the only one that could still tell.
     fn is_known_removed(&self, at: usize) -> bool {
-        let Some(index) = self.observer.roster.removed_at(self.members[at].id) else {
-            return false;
-        };
-        let mut voters = self.voters().into_iter();
-        voters.any(|other| self.members[other].up && self.members[other].view.applied >= index)
+        let mut settled = self.observer.roster.cluster().settled();
+        settled.any(|id| id == self.members[at].id)
     }
 
     /// A machine for a new member: one that is free, or that of a member which was removed. Its

@@ -320,6 +320,7 @@ fn body(body: command::Body) -> Option<h::Request> {
         | Body::Alarm(_)
         | Body::MemberPublish(_)
         | Body::ClusterVersion(_)
+        | Body::MembersSettled(_)
         | Body::Downgrade(_) => return None,
     })
 }

@@ -40,13 +40,6 @@ impl Roster {
         &self.cluster
     }
 
-    /// The first index behind which a member is known as removed.
-    pub fn removed_at(&self, id: MemberId) -> Option<LogIndex> {
-        let mut sets = self.at.iter();
-        let (index, _) = sets.find(|(_, cluster)| cluster.is_removed(id))?;
-        Some(*index)
-    }
-
     /// Whether a member was removed, as anybody knows, be it itself alone.
     pub fn has_left(&self, id: MemberId) -> bool {
         self.cluster.is_removed(id) || self.left.contains(&id)
@@ -69,11 +62,6 @@ impl Roster {
     /// A member begins a new life.
     pub fn on_boot(&mut self, member: MemberId) {
         self.in_force.remove(&member);
-    }
-
-    /// What a member had in force after its last turn of this life.
-    pub fn in_force(&self, member: MemberId) -> Option<&ConfState> {
-        self.in_force.get(&member)
     }
 
     /// Whether the quorum is reached that a member needed in its last turn. A change that came into

@@ -314,24 +314,6 @@ impl Runner {
         self.shared.world().fail(Violation::new(guarantee, story));
     }
 
-    /// Members did not come to serve or to be equal. That is a failure, unless those who are left
-    /// cannot know that they are alone; then the run ends here.
-    fn fail_to_serve(&self, guarantee: &'static str, story: String) {
-        let mut world = self.shared.world();
-        if world.is_over {
-            return;
-        }
-        if world.are_stranded() {
-            world.is_over = true;
-            world
-                .counters
-                .hit("members: those left could not know of it");
-            return;
-        }
-        drop(world);
-        self.fail(guarantee, story);
-    }
-
     fn patience(&self) -> u64 {
         PATIENCE_NANOS + 30 * 1_000_000 * self.shared.world().plan.cluster.election_ms
     }
@@ -361,18 +343,14 @@ impl Runner {
         }
         self.until(plan.faults_ms * 1_000_000, |_| false).await;
         self.liveness(&plan).await;
-        if !self.shared.world().is_over {
-            self.heal().await;
-        }
-        if plan.last_cut && !self.shared.world().is_over {
+        self.heal().await;
+        if plan.last_cut {
             self.shared.world().cut_all_and_boot();
             self.converge().await;
             self.probe_all().await;
             self.compare_members().await;
         }
-        if let Some(forced) = &plan.membership.forced
-            && !self.shared.world().is_over
-        {
+        if let Some(forced) = &plan.membership.forced {
             self.go_on_alone(forced).await;
         }
         self.shared.world().counters.hit("run: came to its end");
@@ -403,7 +381,7 @@ impl Runner {
         if !self.until(self.patience(), World::probes_done).await {
             let open = self.shared.world().clients.probes_open();
             let story = format!("core {core:?}, not served at {open:?}: {}", self.story());
-            self.fail_to_serve("a healthy majority serves", story);
+            self.fail("a healthy majority serves", story);
         }
     }
 
@@ -440,7 +418,7 @@ impl Runner {
             alive.all(equal) && world.leader().is_some() && world.lingering().is_empty()
         };
         if !self.until(self.patience(), done).await {
-            self.fail_to_serve("healed members become equal", self.story());
+            self.fail("healed members become equal", self.story());
         }
     }
 
@@ -454,7 +432,7 @@ impl Runner {
         if !self.until(self.patience(), World::probes_done).await {
             let open = self.shared.world().clients.probes_open();
             let story = format!("not served at {open:?}: {}", self.story());
-            self.fail_to_serve("a healed cluster serves", story);
+            self.fail("a healed cluster serves", story);
         }
     }
 
@@ -462,7 +440,7 @@ impl Runner {
     async fn compare_hashes(&self) {
         let request = Request::HashKv(rpc::HashKvRequest { revision: 0 });
         let Some(answers) = self.ask_voters(&request).await else {
-            return self.fail_to_serve("a healed cluster serves", "no answer to HashKV".to_owned());
+            return self.fail("a healed cluster serves", "no answer to HashKV".to_owned());
         };
         let hash = |answer: &Answer| match answer {
             Ok(Response::HashKv(hash)) => Some((
@@ -488,7 +466,7 @@ impl Runner {
             let request = Request::MemberList(rpc::MemberListRequest { linearizable });
             let Some(answers) = self.ask_voters(&request).await else {
                 let story = "no answer to MemberList".to_owned();
-                return self.fail_to_serve("a healed cluster serves", story);
+                return self.fail("a healed cluster serves", story);
             };
             let world = self.shared.world();
             let cluster = world.observer.roster.cluster();
@@ -535,8 +513,7 @@ impl Runner {
         let request = Request::Hash(rpc::HashRequest {});
         loop {
             let Some(answers) = self.ask_voters(&request).await else {
-                return self
-                    .fail_to_serve("a healed cluster serves", "no answer to Hash".to_owned());
+                return self.fail("a healed cluster serves", "no answer to Hash".to_owned());
             };
             let hash = |answer: &Answer| match answer {
                 Ok(Response::Hash(hash)) => Some((

@@ -83,6 +83,7 @@ fn count_leases<'a>(log: impl Iterator<Item = &'a (u64, Entry)>, counters: &mut 
                 | Body::Alarm(_)
                 | Body::MemberPublish(_)
                 | Body::ClusterVersion(_)
+                | Body::MembersSettled(_)
                 | Body::Downgrade(_),
             )
             | None => {}

@@ -123,8 +123,6 @@ pub struct World {
     pub counters: Counters,
     pub trace: Trace,
     pub broken: Option<Violation>,
-    /// Nothing more can be asked of this cluster.
-    pub is_over: bool,
     /// Where the story of the clients ends, if the run goes on behind it.
     pub told: Option<Told>,
     /// Whether a member is having its turn; whoever runs the world waits meanwhile.
@@ -156,7 +154,6 @@ impl World {
             counters,
             trace,
             broken: None,
-            is_over: false,
             told: None,
             busy: false,
             runner: None,

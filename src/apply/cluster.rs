@@ -1,12 +1,16 @@
 //! Members, their attributes and the cluster version as replicated commands.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use prost::Message;
 
 use super::{Applied, ApplyError, Notice, Origin, StateMachine, kv::header};
 use crate::{
     backend::Backend,
-    kernel::{ApiError, ClusterId, Digest, EntryId, Fault, MemberId, RequestId, Response},
+    kernel::{
+        ApiError, ClusterId, Digest, EntryId, Fault, LogIndex, MemberId, RequestId, Response,
+    },
     membership::{Cluster, Member, VotersLearners, version::Version},
     pb::{
         etcdserverpb::{
@@ -152,7 +156,7 @@ impl<B: Backend> StateMachine<B> {
         // While joint, raft takes no further change, so the member set must not either.
         let outcome = match self.conf_state().is_joint() && !while_joint(command.kind()) {
             true => Err(ApiError::Unhealthy),
-            false => self.change_member(&command),
+            false => self.change_member(&command, applied.id.index),
         };
         applied.result = outcome.map(|change| {
             applied.conf_change = change;
@@ -184,7 +188,15 @@ impl<B: Backend> StateMachine<B> {
     fn change_member(
         &mut self,
         command: &ConfChangeCommand,
+        index: LogIndex,
     ) -> Result<Option<ConfChange>, ApiError> {
+        let before: BTreeSet<MemberId> = self.cluster.removed().collect();
+        let change = self.change_set(command)?;
+        self.cluster.unsettle(&mut self.view, &before, index);
+        Ok(change)
+    }
+
+    fn change_set(&mut self, command: &ConfChangeCommand) -> Result<Option<ConfChange>, ApiError> {
         let id = MemberId::new(command.member_id);
         let member = |learner| Member {
             id,

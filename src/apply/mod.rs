@@ -203,6 +203,7 @@ impl<B: Backend> StateMachine<B> {
             | Body::Alarm(_)
             | Body::MemberPublish(_)
             | Body::ClusterVersion(_)
+            | Body::MembersSettled(_)
             | Body::Downgrade(_) => false,
         };
         let changes_data = match body {
@@ -216,6 +217,7 @@ impl<B: Backend> StateMachine<B> {
             | Body::Alarm(_)
             | Body::MemberPublish(_)
             | Body::ClusterVersion(_)
+            | Body::MembersSettled(_)
             | Body::Downgrade(_) => false,
         };
         if changes_data && self.alarms.any(AlarmType::Corrupt) {
@@ -271,6 +273,12 @@ impl<B: Backend> StateMachine<B> {
             }
             Body::MemberPublish(request) => {
                 self.member_publish(&request, notices)?;
+                Response::Health
+            }
+            Body::MembersSettled(request) => {
+                let up_to = LogIndex::new(request.index);
+                self.cluster.settle(&mut self.view, up_to);
+                notices.push(Notice::Settled { up_to });
                 Response::Health
             }
             Body::ClusterVersion(request) => {

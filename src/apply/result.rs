@@ -1,7 +1,7 @@
 //! What applying an entry brings: the answer for whoever proposed it, and what others must hear.
 
 use crate::{
-    kernel::{ApiError, DiskError, EntryId, Fault, MemberId, RequestId, Response},
+    kernel::{ApiError, DiskError, EntryId, Fault, LogIndex, MemberId, RequestId, Response},
     mvcc::{CompactError, ReadError},
     pb::mvccpb::Event,
     raft::ConfChange,
@@ -42,6 +42,8 @@ pub enum Notice {
     Leases,
     /// The member set, a member's attributes or the cluster version changed.
     Members,
+    /// Removals up to an index are settled.
+    Settled { up_to: LogIndex },
     /// An alarm was raised or cleared.
     Alarms,
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Bucket, View},
-    kernel::{ApiError, ClusterId, DiskError, DiskErrorKind, MemberId},
+    kernel::{ApiError, ClusterId, DiskError, DiskErrorKind, LogIndex, MemberId},
     mutant,
     pb::fated::peer,
 };
@@ -50,6 +50,9 @@ pub struct Cluster {
     id: ClusterId,
     members: BTreeMap<MemberId, Member>,
     removed: BTreeSet<MemberId>,
+    /// Removals, by the index of their entries, of which it is not certain yet that a majority of
+    /// those who stay has stored that they are committed.
+    unsettled: BTreeMap<MemberId, LogIndex>,
     version: Option<Version>,
     downgrade: Option<Version>,
     joint: Joint,
@@ -77,8 +80,14 @@ impl Cluster {
             Some(())
         })?;
         let mut removed = BTreeSet::new();
-        scan(view, Bucket::MembersRemoved, |key, _| {
-            removed.insert(decode_id(key)?);
+        let mut unsettled = BTreeMap::new();
+        scan(view, Bucket::MembersRemoved, |key, value| {
+            let id = decode_id(key)?;
+            removed.insert(id);
+            if !value.is_empty() {
+                let index = u64::from_be_bytes(value.try_into().ok()?);
+                unsettled.insert(id, LogIndex::new(index));
+            }
             Some(())
         })?;
         let cluster = Self {
@@ -88,6 +97,7 @@ impl Cluster {
             joint: setting(view, JOINT, Joint::decode)?.unwrap_or_default(),
             members,
             removed,
+            unsettled,
         };
         match cluster.contradiction() {
             Some(text) => Err(DiskError::new(DiskErrorKind::Corrupt, text)),
@@ -158,6 +168,18 @@ impl Cluster {
     /// The ids of removed members.
     pub fn removed(&self) -> impl Iterator<Item = MemberId> {
         self.removed.iter().copied()
+    }
+
+    /// The ids of removed members whose removal is settled: whatever is lost now, those who stay
+    /// will not need them again.
+    pub fn settled(&self) -> impl Iterator<Item = MemberId> {
+        let settled = |id: &MemberId| !self.unsettled.contains_key(id);
+        self.removed().filter(settled)
+    }
+
+    /// The latest removal that is not settled.
+    pub fn unsettled(&self) -> Option<LogIndex> {
+        self.unsettled.values().max().copied()
     }
 
     /// Who votes and who listens.
@@ -284,6 +306,31 @@ impl Cluster {
         Ok(())
     }
 
+    /// Notes the entry by which those left who are not among `before`.
+    pub fn unsettle<B: Backend>(
+        &mut self,
+        view: &mut View<B>,
+        before: &BTreeSet<MemberId>,
+        index: LogIndex,
+    ) {
+        for id in self.removed.difference(before) {
+            let raw = Bytes::copy_from_slice(&index.get().to_be_bytes());
+            view.put(Bucket::MembersRemoved, encode_id(*id), raw);
+            self.unsettled.insert(*id, index);
+        }
+    }
+
+    /// Removals up to an index are settled.
+    pub fn settle<B: Backend>(&mut self, view: &mut View<B>, up_to: LogIndex) {
+        self.unsettled.retain(|id, index| {
+            let open = *index > up_to;
+            if !open {
+                view.put(Bucket::MembersRemoved, encode_id(*id), Bytes::new());
+            }
+            open
+        });
+    }
+
     /// Applies that all members but one are lost: they are removed, and that one votes.
     pub fn apply_alone<B: Backend>(
         &mut self,
@@ -296,7 +343,10 @@ impl Cluster {
         self.change(view, id, |member| member.learner = false)?;
         let others: Vec<MemberId> = self.members.keys().copied().collect();
         for other in others.into_iter().filter(|other| *other != id) {
-            self.apply_remove(view, other)?;
+            let listens = self.get(other).is_some_and(|member| member.learner);
+            if !(listens && mutant!("forced-keeps-learners")) {
+                self.apply_remove(view, other)?;
+            }
         }
         Ok(())
     }

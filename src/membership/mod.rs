@@ -9,7 +9,8 @@
 //! - at least one voter remains.
 //!
 //! Stored format: bucket `Members` maps an id (8 bytes big-endian) to a `Member` message, bucket
-//! `MembersRemoved` maps an id to nothing, and bucket `Cluster` holds `clusterId` (8 bytes
+//! `MembersRemoved` maps an id to nothing, or to the index of its removal (8 bytes big-endian)
+//! until that is settled, and bucket `Cluster` holds `clusterId` (8 bytes
 //! big-endian), `clusterVersion` (text) and, while joint, `joint` (a `ConfState` message without
 //! `voters` and `learners`).
 

@@ -19,6 +19,7 @@ use crate::{
     apply::StateMachine,
     backend::Backend,
     kernel::{Fault, LogIndex, MemberId, RequestId},
+    mutant,
     node::mail::encode_change,
     pb::fated::command::{ConfChangeCommand, conf_change_command::Kind},
     raft::{Entry, EntryKind},
@@ -58,6 +59,9 @@ pub(super) fn settle<B: Backend>(
     }
     if let Some(at) = removal {
         log.entries.truncate(at);
+    }
+    if mutant!("forced-drops-the-tail") {
+        log.entries.retain(|entry| entry.id.index <= committed);
     }
     let only = cluster.members().count() == 1;
     let settled = only && !cluster.conf_state().learners.contains(&own);

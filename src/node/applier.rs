@@ -295,14 +295,21 @@ impl<B: Backend> Applier<B> {
                 }
                 Notice::Leases => self.answer_ended(cx),
                 Notice::Members => self.tell_members(cx),
+                Notice::Settled { up_to } => {
+                    self.tell_members(cx);
+                    cx.tell(Mail::Frontend(FrontendInput::Settled { up_to }));
+                }
                 Notice::Alarms => {}
             }
         }
         if let Some(origin) = applied.origin
             && (origin.proposer == self.member || mutant!("request-ids-shared-by-members"))
         {
-            let (request, result) = (origin.request, applied.result);
-            cx.tell(Mail::Frontend(FrontendInput::Applied { request, result }));
+            cx.tell(Mail::Frontend(FrontendInput::Applied {
+                request: origin.request,
+                index: applied.id.index,
+                result: applied.result,
+            }));
         }
     }
 
@@ -310,8 +317,10 @@ impl<B: Backend> Applier<B> {
         let cluster = self.machine.cluster();
         cx.tell(Mail::Peers(PeersInput::Members {
             members: self.machine.addresses(),
-            removed: cluster.removed().collect(),
+            removed: cluster.settled().collect(),
         }));
+        let removal = cluster.unsettled();
+        cx.tell(Mail::Consensus(ConsensusInput::Unsettled { removal }));
         if cluster.is_removed(self.member) {
             cx.tell(Mail::Frontend(FrontendInput::Removed { told: false }));
         }

@@ -82,7 +82,7 @@ impl<B: Backend> Node<B> {
         );
         let watches = Watches::new(config, &machine);
         let mut frontend = Frontend::new(config, first_request);
-        if alone {
+        if alone && !mutant!("forced-serves-at-once") {
             frontend.hold();
         }
         Ok(Self {

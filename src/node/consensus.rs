@@ -16,15 +16,19 @@ use super::{
     mail::{
         Append, ApplierInput, ConsensusInput, FrontendInput, IntegrityInput, JournalInput,
         LeasesInput, Mail, PeersInput, RaftStatus, SnapshotsInput, UpkeepInput, WatchesInput,
+        encode_command,
     },
 };
 use crate::{
     kernel::{
-        ApiError, CallId, Context, Effect, EntryId, Instant, LogIndex, MemberId, Response,
-        SnapshotId, effect::LogLevel, effect::LogLine,
+        ApiError, CallId, Context, Effect, EntryId, Instant, LogIndex, MemberId, RequestId,
+        Response, SnapshotId, Term, effect::LogLevel, effect::LogLine,
     },
     mutant,
-    pb::etcdserverpb::MoveLeaderResponse,
+    pb::{
+        etcdserverpb::MoveLeaderResponse,
+        fated::command::{MembersSettled, command::Body},
+    },
     raft::{ProposeError, Raft, Role, RoleChange},
 };
 
@@ -40,6 +44,10 @@ pub struct Consensus {
     /// The image that raft has accepted and the log has not recorded yet.
     restoring: Option<SnapshotId>,
     shown: Option<RoleChange>,
+    /// The latest removal that those who stay may not know of.
+    unsettled: Option<LogIndex>,
+    /// For which one it was proposed to settle it, and in which term.
+    settling: Option<(Term, LogIndex)>,
     /// To be proposed as soon as this member, which goes on alone by force, leads.
     alone: Option<Bytes>,
     /// What the frontend was told about this member's vote.
@@ -65,6 +73,8 @@ impl Consensus {
             moving: None,
             restoring: None,
             shown: None,
+            unsettled: None,
+            settling: None,
             alone,
             told_learner: None,
         }
@@ -151,6 +161,7 @@ impl Consensus {
                 self.tell_learner(cx);
                 cx.tell(Mail::Integrity(IntegrityInput::Voters(conf_state)));
             }
+            ConsensusInput::Unsettled { removal } => self.unsettled = removal,
             ConsensusInput::HandOver => self.hand_over(cx),
             ConsensusInput::Compact { mark, compact } => self.compact(mark, compact, cx),
             ConsensusInput::Restore {
@@ -312,6 +323,7 @@ impl Consensus {
     /// Takes raft's output; called when the mailbox is empty. Returns whether there was any.
     pub fn flush(&mut self, cx: &mut Context<'_, Mail>) -> bool {
         self.propose_alone();
+        self.propose_settled();
         if !self.raft.has_output() {
             return false;
         }
@@ -381,6 +393,26 @@ impl Consensus {
             cx.tell(Mail::Snapshots(SnapshotsInput::Wanted { peer, term }));
         }
         true
+    }
+
+    /// A removal is in force where it is applied, and whoever loses its power then may not know of
+    /// it any more. So the leader, who knows, adds an entry: it is written together with a commit
+    /// index behind the removal, everywhere. Once a majority of those who stay has it, they never
+    /// need the removed member again; before, nobody says that the removal is done.
+    fn propose_settled(&mut self) {
+        let Some(removal) = self.unsettled else {
+            return;
+        };
+        let wanted = Some((self.raft.term(), removal));
+        if self.raft.role() != Role::Leader || self.settling == wanted {
+            return;
+        }
+        let index = removal.get();
+        let body = Body::MembersSettled(MembersSettled { index });
+        let data = encode_command(RequestId::ZERO, self.raft.id(), body);
+        if self.raft.propose(data).is_ok() {
+            self.settling = wanted;
+        }
     }
 
     /// Once everything before it is applied, so that it is the last word.

@@ -41,10 +41,7 @@ use crate::{
     },
     lease::Reset,
     mutant,
-    pb::{
-        etcdserverpb::CompactionResponse,
-        fated::command::{LeaseCheckpoint, LeaseRemaining, command::Body},
-    },
+    pb::{etcdserverpb::CompactionResponse, fated::command::command::Body},
     raft::{Role, RoleChange},
 };
 
@@ -95,6 +92,8 @@ pub struct Frontend {
     stopping: Option<Instant>,
     /// This member was removed from the cluster.
     leaving: Option<Leaving>,
+    /// Removals that are applied and not settled, and their answers.
+    removals: Vec<(LogIndex, CallId, Result<Response, ApiError>)>,
     publishing: Option<Publishing>,
     promotion: Promotion,
     ready: bool,
@@ -163,6 +162,7 @@ impl Frontend {
             corrupt: false,
             stopping: None,
             leaving: None,
+            removals: Vec::new(),
             publishing: None,
             promotion: Promotion::new(config.promote_itself),
             ready: false,
@@ -184,7 +184,12 @@ impl Frontend {
                 self.pending.remove(call);
             }
             FrontendInput::Answer { call, result } => self.answer(call, result, cx),
-            FrontendInput::Applied { request, result } => self.on_applied(request, result, cx),
+            FrontendInput::Applied {
+                request,
+                index,
+                result,
+            } => self.on_applied(request, index, result, cx),
+            FrontendInput::Settled { up_to } => self.on_settled(up_to, cx),
             FrontendInput::Refused {
                 request,
                 data,
@@ -439,6 +444,7 @@ impl Frontend {
     fn on_applied(
         &mut self,
         request: RequestId,
+        index: LogIndex,
         result: Result<Response, ApiError>,
         cx: &mut Context<'_, Mail>,
     ) {
@@ -460,8 +466,14 @@ impl Frontend {
         let Some(call) = self.pending.call_of(request) else {
             return;
         };
-        if let Some(leaving) = self.leaving.as_mut().filter(|leaving| !leaving.told) {
+        if let Some(leaving) = self.leaving.as_mut()
+            && leaving.until.is_none()
+        {
             leaving.last_words.push((call, result));
+            return;
+        }
+        if matches!(result, Ok(Response::MemberRemove(_))) {
+            self.removals.push((index, call, result));
             return;
         }
         if let Ok(Response::Compact(_)) = &result
@@ -504,29 +516,6 @@ impl Frontend {
                 }));
             }
         }
-    }
-
-    /// Clears a lease's recorded remaining time, so that no later leader shortens the renewal that
-    /// waits for it.
-    fn reset_lease(&mut self, call: CallId, reset: Reset, cx: &mut Context<'_, Mail>) {
-        let pending = &self.pending;
-        self.resets.retain(|_, (call, _)| pending.contains(*call));
-        let request = self.next_request;
-        self.next_request = request.next();
-        let lease = reset.lease();
-        let leases = vec![LeaseRemaining {
-            id: lease.id.get(),
-            remaining_ms: 0,
-            birth: lease.birth.get(),
-        }];
-        let body = Body::LeaseCheckpoint(LeaseCheckpoint { leases });
-        let data = encode_command(request, self.member, body);
-        self.resets.insert(request, (call, reset));
-        cx.tell(Mail::Consensus(ConsensusInput::Propose {
-            request,
-            data,
-            conf_change: false,
-        }));
     }
 
     // ---- leadership, life and death ----
@@ -600,7 +589,7 @@ impl Frontend {
             forwarded,
             self.parked_retry,
             self.stopping,
-            self.leaving.as_ref().map(|leaving| leaving.until),
+            self.leaving.as_ref().and_then(|leaving| leaving.until),
             self.promotion.retry,
             self.pending.deadline(),
         ]
@@ -645,7 +634,7 @@ impl Frontend {
         {
             self.maybe_ask_promotion(cx);
         }
-        let over = |leaving: &Leaving| leaving.until <= cx.now;
+        let over = |leaving: &Leaving| leaving.until.is_some_and(|until| until <= cx.now);
         if self.leaving.as_ref().is_some_and(over) {
             self.leave(cx);
         }

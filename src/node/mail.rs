@@ -50,6 +50,7 @@ pub enum FrontendInput {
     /// An entry of ours was applied.
     Applied {
         request: RequestId,
+        index: LogIndex,
         result: Result<Response, ApiError>,
     },
     /// A proposal could not be appended; nothing of it went anywhere.
@@ -121,6 +122,10 @@ pub enum FrontendInput {
     Removed {
         told: bool,
     },
+    /// Removals up to an index are settled.
+    Settled {
+        up_to: LogIndex,
+    },
     /// A member that goes on alone by force is alone by its log as well.
     Alone,
 }
@@ -156,6 +161,10 @@ pub enum ConsensusInput {
         index: LogIndex,
     },
     ConfChange(raft::ConfChange),
+    /// The latest removal that those who stay may not know of, if there is one.
+    Unsettled {
+        removal: Option<LogIndex>,
+    },
     /// The member stops: leadership goes to whoever is fit for it.
     HandOver,
     /// The backend holds everything up to `mark`; entries up to `compact` may go.

@@ -43,7 +43,8 @@ use self::{
     journal::Journal,
     leases::Leases,
     mail::{
-        ApplierInput, FrontendInput, JournalInput, Mail, PeersInput, SnapshotsInput, WatchesInput,
+        ApplierInput, ConsensusInput, FrontendInput, JournalInput, Mail, PeersInput,
+        SnapshotsInput, WatchesInput,
     },
     peers::Peers,
     snapshots::Snapshots,
@@ -133,7 +134,7 @@ impl<B: Backend> Node<B> {
         self.journal.start(cx);
         self.applier.tell_load(cx);
         let cluster = self.applier.machine().cluster();
-        let mut removed: Vec<MemberId> = cluster.removed().collect();
+        let mut removed: Vec<MemberId> = cluster.settled().collect();
         if self.consensus.raft().is_forced() {
             let others = cluster.members().map(|member| member.id);
             removed.extend(others.filter(|id| *id != self.member));
@@ -142,6 +143,8 @@ impl<B: Backend> Node<B> {
             members: mem::take(&mut self.known),
             removed,
         }));
+        let removal = cluster.unsettled();
+        cx.tell(Mail::Consensus(ConsensusInput::Unsettled { removal }));
         if cluster.is_removed(self.member) {
             cx.tell(Mail::Frontend(FrontendInput::Removed { told: false }));
         }

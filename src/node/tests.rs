@@ -54,6 +54,9 @@ struct World {
     streams: Vec<(StreamId, StreamItem)>,
     calls: u64,
     cut_off: BTreeSet<usize>,
+    /// How long a defragmentation takes, and until when each backend lane is busy with one.
+    rewriting_nanos: u64,
+    busy_until: BTreeMap<usize, u64>,
 }
 
 fn id_of(member: usize) -> MemberId {
@@ -100,6 +103,8 @@ impl World {
             streams: Vec::new(),
             calls: 0,
             cut_off: BTreeSet::new(),
+            rewriting_nanos: 3 * DISK_NANOS,
+            busy_until: BTreeMap::new(),
         };
         (0..size).for_each(|at| world.members.push(Member::new(id_of(at), None)));
         (0..size).for_each(|member| world.boot(member));
@@ -190,11 +195,7 @@ impl World {
                     ticket,
                     outcome: self.disk(at, &op),
                 };
-                let after = if op.lane() == Lane::Wal {
-                    DISK_NANOS
-                } else {
-                    3 * DISK_NANOS
-                };
+                let after = self.disk_nanos(at, &op);
                 self.schedule(at, after, event);
             }
             Effect::Link(op) => self.link(at, op),

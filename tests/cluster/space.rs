@@ -127,3 +127,37 @@ fn the_manual_way_is_etcds() {
     client.put("k", "v").expect("writable");
     assert!(alarm(&client, AlarmAction::Get, 0).alarms.is_empty());
 }
+
+/// Goal: clients hardly notice that a store is rewritten. Method: writes and reads go on beside
+/// defragmentations of a store of 60 MB; the bound leaves room for a machine with other work.
+#[test]
+fn clients_go_on_beside_a_defragmentation() {
+    let server = Server::alone(&[]);
+    let client = server.client();
+    for number in 0..600 {
+        client
+            .put(format!("large{number}"), vec![b'v'; 100_000])
+            .expect("there is space");
+    }
+    let other = server.client();
+    let rewriting = std::thread::spawn(move || {
+        for _ in 0..3 {
+            let request = fated::pb::etcdserverpb::DefragmentRequest {};
+            other
+                .run(other.maintenance().defragment(request))
+                .expect("rewritten");
+        }
+    });
+    let (mut calls, mut longest) = (0, Duration::ZERO);
+    while !rewriting.is_finished() {
+        let began = std::time::Instant::now();
+        client.put("beside", "v").expect("written");
+        client.get("beside").expect("read");
+        longest = longest.max(began.elapsed());
+        calls += 1;
+    }
+    rewriting.join().expect("every rewriting succeeds");
+    println!("{calls} writes and reads meanwhile, the longest took {longest:?}");
+    assert!(calls >= 20, "{calls} calls during three rewritings");
+    assert!(longest < Duration::from_secs(1), "a call took {longest:?}");
+}

@@ -431,9 +431,74 @@ const CHECKS: &[Line] = &[
     ),
 ];
 
+const CHANGES: &[Line] = &[
+    (
+        "members: learner added",
+        "a member joined without a vote",
+        400,
+    ),
+    ("members: voter added", "a member joined with a vote", 150),
+    ("members: learner promoted", "a learner came to vote", 300),
+    ("members: removed", "a member left the cluster", 400),
+    ("members: moved", "a member got another address", 200),
+    (
+        "members: removed member stopped",
+        "one that was removed ended by itself",
+        400,
+    ),
+    (
+        "members: removed member started again",
+        "with the disk it had",
+        50,
+    ),
+    (
+        "members: machine lost for good",
+        "a disk was lost and another member took its place",
+        40,
+    ),
+    (
+        "members: joint configuration entered",
+        "two quorums were needed at once",
+        100,
+    ),
+    (
+        "members: joint configuration left",
+        "one quorum was enough again",
+        100,
+    ),
+    (
+        "members: joined with one flag and came to vote",
+        "a learner asked for its vote by itself and got it",
+        150,
+    ),
+    (
+        "members: all lost but one",
+        "a run ended with one member that went on alone",
+        80,
+    ),
+    (
+        "members: last write to be kept",
+        "it was acknowledged in the last moment and durable where it counts",
+        100,
+    ),
+    (
+        "members: forced, and died before it served",
+        "a member died on its way to being alone",
+        10,
+    ),
+    (
+        "members: forced, and died when it served",
+        "a member died right behind it",
+        10,
+    ),
+];
+
 /// All of them, in the order in which they are shown.
 pub fn all() -> Vec<Required> {
-    let lines = [RAFT, IMAGES, DISKS, MEMBERS, NETWORK, STATE, CHECKS, SPACE].concat();
+    let lines = [
+        RAFT, IMAGES, DISKS, MEMBERS, CHANGES, NETWORK, STATE, CHECKS, SPACE,
+    ]
+    .concat();
     let mut all: Vec<Required> = lines
         .into_iter()
         .map(|(name, meaning, least)| Required {

@@ -15,6 +15,11 @@ const ONE_STATE: Check = Holds("one state after one index");
 const ONE_CHANGE: Check = Holds("one change of the members at a time");
 const EQUAL: Check = Holds("healed members become equal");
 
+const KEPT: Check = Holds("what a member that goes on alone held is kept");
+const COMES_BACK: Check = Holds("what was durable comes back");
+const ALONE: Check = Holds("a member that goes on alone is alone");
+const COMES_TO_VOTE: Check = Holds("a member that joins comes to vote");
+
 /// Their list.
 pub const TABLE: &[Planted] = &[
     guided(
@@ -90,6 +95,42 @@ pub const TABLE: &[Planted] = &[
             &[EQUAL],
         ),
         guides::removals,
+    ),
+    guided(
+        planted(
+            "forced-drops-the-tail",
+            "etcd's --force-new-cluster",
+            "A member that goes on alone drops what it does not know as committed.",
+            &[KEPT, COMES_BACK],
+        ),
+        guides::lost_majorities,
+    ),
+    guided(
+        planted(
+            "forced-serves-at-once",
+            "etcd 20009",
+            "A member that goes on alone serves before its log says that the others are gone.",
+            &[ALONE],
+        ),
+        guides::lost_majorities,
+    ),
+    guided(
+        planted(
+            "forced-keeps-learners",
+            "etcd 20009",
+            "A member that goes on alone removes the voters and forgets the learners.",
+            &[ALONE, Asserts("raft and the member set disagree")],
+        ),
+        guides::lost_majorities,
+    ),
+    guided(
+        planted(
+            "promotion-asked-once",
+            "--join",
+            "A learner that joined by itself asks for its vote once and never again.",
+            &[COMES_TO_VOTE],
+        ),
+        guides::members_that_join,
     ),
     Planted {
         // The swarm comes to it now and then; no guide did better.

@@ -47,6 +47,7 @@ impl Alarms {
             | Body::Alarm(_)
             | Body::MemberPublish(_)
             | Body::ClusterVersion(_)
+            | Body::MembersSettled(_)
             | Body::Downgrade(_) => false,
         };
         grows && !self.0.is_empty()

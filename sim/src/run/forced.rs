@@ -35,7 +35,7 @@ impl Runner {
             slots.all(|at| !world.belongs(at) || !world.asks_for_its_vote(at))
         };
         if !self.until(self.patience(), all).await {
-            self.fail_to_serve("a member that joins comes to vote", self.story());
+            self.fail("a member that joins comes to vote", self.story());
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::Frontend;
 use crate::{
-    kernel::{ApiError, CallId, Context, Effect, Fault, Instant, Response},
+    kernel::{ApiError, CallId, Context, Effect, Fault, Instant, LogIndex, Response},
     node::{
         mail::{ConsensusInput, Mail, PeersInput, encode_change, encode_command},
         reconfigure::{Change, Reconfigure},
@@ -11,17 +11,11 @@ use crate::{
     pb::fated::command::{ConfChangeCommand, command::Body},
 };
 
-/// A removed member that nobody speaks to gives up waiting after so many election timeouts. In two
-/// of them every other member has asked for its vote, and so was told what is committed.
-const ELECTIONS_LEFT: u32 = 5;
-
 /// A member on its way out.
 #[derive(Debug)]
 pub(super) struct Leaving {
-    /// When it stops.
-    pub until: Instant,
-    /// Whether a member that stays knows.
-    pub told: bool,
+    /// When it stops; nobody knows while no member that stays has told it.
+    pub until: Option<Instant>,
     /// Answers that wait for that.
     pub last_words: Vec<(CallId, Result<Response, ApiError>)>,
 }
@@ -77,20 +71,27 @@ impl Frontend {
     }
 
     /// The cluster goes on without this member. Before it stops, and before it says that anything
-    /// after its removal is done, it waits for a member that stays to show that it knows: of two
-    /// members, the one that stays could not learn of the removal from anybody else.
+    /// after its removal is done, it waits for a member that stays to tell it so, which none does
+    /// before the removal is settled: until then those who stay may need its vote.
     pub(super) fn on_removed(&mut self, told: bool, cx: &mut Context<'_, Mail>) {
-        let soon = cx.now.after(self.election);
-        let late = cx.now.after(self.election.saturating_mul(ELECTIONS_LEFT));
         let leaving = self.leaving.get_or_insert(Leaving {
-            until: late,
-            told: false,
+            until: None,
             last_words: Vec::new(),
         });
-        if told && !leaving.told {
-            leaving.told = true;
-            leaving.until = soon.min(leaving.until);
+        if told && leaving.until.is_none() {
+            leaving.until = Some(cx.now.after(self.election));
             self.say_last_words(cx);
+        }
+    }
+
+    /// Removals up to an index are settled, and who asked for them hears of it.
+    pub(super) fn on_settled(&mut self, up_to: LogIndex, cx: &mut Context<'_, Mail>) {
+        let held = std::mem::take(&mut self.removals);
+        for (index, call, result) in held {
+            match index <= up_to {
+                true => self.answer(call, result, cx),
+                false => self.removals.push((index, call, result)),
+            }
         }
     }
 

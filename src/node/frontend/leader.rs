@@ -6,12 +6,17 @@
 use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round, reconfigure};
 use crate::{
     kernel::{ApiError, CallId, Context, LogIndex, MemberId, ReadId, Request, Response, limits},
+    lease::Reset,
     mutant,
     node::{
-        mail::{ApplierInput, ConsensusInput, FrontendInput, Mail, PeerRequest, PeersInput},
+        mail::{
+            ApplierInput, ConsensusInput, FrontendInput, Mail, PeerRequest, PeersInput,
+            encode_command,
+        },
         pending::Asker,
         reconfigure::Change,
     },
+    pb::fated::command::{LeaseCheckpoint, LeaseRemaining, command::Body},
     raft::Role,
 };
 
@@ -210,6 +215,29 @@ impl Frontend {
                 self.forwarded.insert(id, forwarded);
             }
         }
+    }
+
+    /// Clears a lease's recorded remaining time, so that no later leader shortens the renewal that
+    /// waits for it.
+    pub(super) fn reset_lease(&mut self, call: CallId, reset: Reset, cx: &mut Context<'_, Mail>) {
+        let pending = &self.pending;
+        self.resets.retain(|_, (call, _)| pending.contains(*call));
+        let request = self.next_request;
+        self.next_request = request.next();
+        let lease = reset.lease();
+        let leases = vec![LeaseRemaining {
+            id: lease.id.get(),
+            remaining_ms: 0,
+            birth: lease.birth.get(),
+        }];
+        let body = Body::LeaseCheckpoint(LeaseCheckpoint { leases });
+        let data = encode_command(request, self.member, body);
+        self.resets.insert(request, (call, reset));
+        cx.tell(Mail::Consensus(ConsensusInput::Propose {
+            request,
+            data,
+            conf_change: false,
+        }));
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
         ApiError, CallId, Context, Effect, Instant, Response,
         effect::{LogLevel, LogLine},
     },
+    mutant,
     node::{
         mail::{Mail, PeerRequest},
         pending::Asker,
@@ -76,7 +77,10 @@ impl Frontend {
         cx: &mut Context<'_, Mail>,
     ) {
         self.promotion.asked = None;
-        self.promotion.retry = Some(cx.now.after(ASK_AGAIN));
+        self.promotion.retry = match mutant!("promotion-asked-once") {
+            true => None,
+            false => Some(cx.now.after(ASK_AGAIN)),
+        };
         let refused = result.err();
         if refused.is_some() && self.promotion.told == refused {
             return;

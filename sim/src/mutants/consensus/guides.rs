@@ -10,7 +10,7 @@ use super::super::strike_often;
 use crate::{
     draw,
     faults::{DiskFault, Fault, FaultKind, Point, Target},
-    membership::{MemberChange, MemberStep, SLOTS_MAX},
+    membership::{Forced, MemberChange, MemberStep, SLOTS_MAX},
     plan::Plan,
     script::What,
 };
@@ -497,5 +497,35 @@ pub fn removals(plan: &mut Plan) {
             4 => MemberChange::RemoveLeader,
             _ => MemberChange::Zombie { nth },
         }
+    });
+}
+
+/// All members but one are lost in the end, learners among them, with writes on their way.
+pub fn lost_majorities(plan: &mut Plan) {
+    changing(plan, 800, |_| MemberChange::Add { learner: true });
+    let mut entropy = Entropy::from_seed(plan.seed).fork("guided end");
+    plan.membership.forced = Some(Forced {
+        writes: 20,
+        in_flight_us: 20_000 + entropy.below(40_000),
+        dies: None,
+        ..Forced::draw(&mut entropy)
+    });
+}
+
+/// Members join with one flag while leaders come and go.
+pub fn members_that_join(plan: &mut Plan) {
+    changing(plan, 600, |entropy| match entropy.below(4) {
+        0 | 1 => MemberChange::Join,
+        2 => MemberChange::RemoveLeader,
+        _ => MemberChange::Replace {
+            nth: nth(entropy),
+            learner: false,
+        },
+    });
+    strike_often(plan, 500, 2_000, |members, entropy| FaultKind::Isolate {
+        target: any(members, entropy),
+        inbound: true,
+        outbound: true,
+        hold: false,
     });
 }
