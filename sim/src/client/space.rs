@@ -52,7 +52,14 @@ impl World {
         let alarmed = node.machine().alarms().any(AlarmType::Nospace);
         let live = live_bytes(node);
         let member = &mut self.members[at];
-        let before = std::mem::replace(&mut member.space, (alarmed, live));
+        let before = member.space;
+        // The disk may hold what it has not reported yet. Until all is reported, the member can
+        // know no less than it knew before the first of it.
+        let known = match node.machine().view().flying() {
+            0 => live,
+            _ => live.max(before.1),
+        };
+        member.space = (alarmed, known);
         let quota = self.plan.cluster.upkeep.quota_bytes.cast_unsigned();
         for refused in std::mem::take(&mut self.clients.refused) {
             let fits = live.max(before.1) + refused.cost < quota;
