@@ -442,6 +442,8 @@ fn seeds_that_taught_us() {
     // A leader that removed itself held a longer log than those who still counted its vote, and did
     // not tell them that they need not.
     run(17_561_143_233_231_188_785, 4000);
+    // The model applied an entry from before an image after the image had been accepted.
+    run(14_922_797_777_735_035_797, 4000);
 }
 
 /// Goal: the random schedules really reach what they are meant to test.

@@ -279,6 +279,11 @@ impl World {
         let mut done = 0;
         while done < count {
             let member = self.members.get_mut(&id).expect("a known member");
+            // A node restores an image and takes what came of it in one step: nothing from before
+            // the image is applied to the configuration behind it.
+            if member.staged.is_some() {
+                break;
+            }
             let Some(entry) = member.to_apply.pop_front() else {
                 break;
             };
