@@ -174,8 +174,8 @@ impl Lives {
 struct Owners<'a> {
     marked: BTreeMap<h::Text, u64>,
     alike: BTreeMap<Alike, Candidates<'a>>,
-    /// Grants whose id the cluster chose.
-    chosen: BTreeMap<i64, u64>,
+    /// Grants whose id the cluster chose. It may choose one again when the lease is gone.
+    chosen: BTreeMap<i64, Candidates<'a>>,
 }
 
 /// What entries without a mark are told apart by, as far as they can be.
@@ -215,7 +215,7 @@ impl<'a> Owners<'a> {
                 if let h::Outcome::Ok(response) = &op.outcome
                     && let h::Reply::LeaseGrant(lease) = &response.reply
                 {
-                    owners.chosen.insert(lease.id, op.id);
+                    owners.chosen.entry(lease.id).or_default().done.push(op);
                 }
             } else if let Some(alike) = Alike::of(&op.request) {
                 let same = owners.alike.entry(alike).or_default();
@@ -236,7 +236,8 @@ impl<'a> Owners<'a> {
             return mark(request).and_then(|mark| self.marked.get(&mark).copied());
         };
         if let Alike::Grant(id) = alike
-            && let Some(op) = self.chosen.remove(&id)
+            && let Some(same) = self.chosen.get_mut(&id)
+            && let Some(op) = same.take(moves, time)
         {
             return Some(op);
         }
