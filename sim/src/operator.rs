@@ -193,8 +193,16 @@ impl World {
             let member = &self.members[*at];
             member.miswrites || member.misreads || member.misplaced || member.must_refuse
         };
+        // As in etcd, a configuration counts from the moment it is applied. A voter that has not
+        // applied the last one asks the wrong ones, so it is no help if it is all that is left.
+        let up_to_date = |at: &usize| {
+            let member = &self.members[*at];
+            let cluster = self.observer.roster.cluster();
+            let mut others = cluster.members().filter(|other| other.id != member.id);
+            others.all(|other| member.knows.iter().any(|(id, _)| *id == other.id))
+        };
         let voters = self.voters().into_iter();
-        let healthy = voters.filter(|at| !doomed(at)).count();
+        let healthy = voters.filter(|at| !doomed(at) && up_to_date(at)).count();
         let left = self.voters_counted() - usize::from(removed);
         // What is on its way may add a voter that has nothing yet.
         !self.is_unsure() && 2 * (healthy.saturating_sub(1)) > left
