@@ -204,8 +204,11 @@ impl World {
         let voters = self.voters().into_iter();
         let healthy = voters.filter(|at| !doomed(at) && up_to_date(at)).count();
         let left = self.voters_counted() - usize::from(removed);
-        // What is on its way may add a voter that has nothing yet.
-        !self.is_unsure() && 2 * (healthy.saturating_sub(1)) > left
+        // A joint configuration needs a majority of those who leave as well, and what is on its way
+        // may add a voter that has nothing yet.
+        let joint = &self.observer.roster.cluster().conf_state().voters_outgoing;
+        let is_settled = joint.is_empty() && !self.is_unsure();
+        is_settled && 2 * (healthy.saturating_sub(1)) > left
     }
 
     /// Whether another disk may be damaged; what a plan draws beforehand knows nothing of members
