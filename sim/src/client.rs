@@ -26,7 +26,8 @@ const HURRIED_WAIT: u64 = 10_000_000;
 mod space;
 mod steps;
 
-use steps::{branch_counter, changes_nothing, check_at_the_edge};
+pub use steps::changes_nothing;
+use steps::{branch_counter, check_at_the_edge};
 
 /// Something on its way between a client and a member.
 #[derive(Debug)]

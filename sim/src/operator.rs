@@ -12,13 +12,14 @@
 use std::collections::VecDeque;
 
 use fated::{
-    kernel::{ApiError, CallId, Entropy, MemberId, Request, error::Code},
+    kernel::{ApiError, CallId, Entropy, MemberId, Request},
     membership::Member as Seat,
     node::InitialMember,
     pb::etcdserverpb as rpc,
 };
 
 use crate::{
+    client::changes_nothing,
     draw,
     faults::Point,
     membership::MemberChange,
@@ -424,10 +425,10 @@ impl World {
             Some(ApiError::Unhealthy) => "members: change refused, unhealthy",
             Some(ApiError::MemberNotEnoughStarted) => "members: change refused, not enough started",
             Some(ApiError::TooManyLearners) => "members: change refused, too many learners",
-            Some(error) if is_certain(error) => "members: change refused otherwise",
+            Some(error) if changes_nothing(error) => "members: change refused otherwise",
             Some(_) | None => "members: change with unknown outcome",
         });
-        if error.is_none_or(|error| !is_certain(error)) {
+        if error.is_none_or(|error| !changes_nothing(error)) {
             self.operator.unsure += 1;
         }
     }
@@ -596,30 +597,5 @@ impl World {
             })
         };
         removed.filter(knows).collect()
-    }
-}
-
-/// Errors after which nothing was done and nothing will be.
-fn is_certain(error: ApiError) -> bool {
-    match error.code() {
-        Code::InvalidArgument
-        | Code::NotFound
-        | Code::OutOfRange
-        | Code::FailedPrecondition
-        | Code::ResourceExhausted
-        | Code::PermissionDenied
-        | Code::Unauthenticated => true,
-        Code::Unknown => {
-            matches!(
-                error,
-                ApiError::TooManyRequests | ApiError::MemberNotEnoughStarted
-            )
-        }
-        Code::Unavailable => error == ApiError::Unhealthy,
-        Code::Canceled
-        | Code::DeadlineExceeded
-        | Code::Unimplemented
-        | Code::Internal
-        | Code::DataLoss => false,
     }
 }

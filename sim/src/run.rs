@@ -126,14 +126,14 @@ fn run_here(plan: Plan, keep: &Keep, runtime_seed: u64) -> Report {
         Violation::new("no assertion fails", text.unwrap_or_default())
     });
     let mut violation = world.broken.clone().or(panicked);
-    let told = world.told.unwrap_or_else(|| world.told_so_far());
+    let told = world.told.take();
+    let told = told.unwrap_or_else(|| world.told_so_far());
     let mut history = record::history(
         &world.clients.history[..told.operations],
         &world.watchers.history[..told.watched],
     );
-    let log = || world.observer.log.range(..=told.committed);
-    let own = record::by_the_clock(log().map(|(_, entry)| entry), &mut history.ops);
-    let (commits, refused) = record::commits(log().map(|(_, entry)| entry), &history.ops, &own);
+    let own = record::by_the_clock(told.log.iter(), &mut history.ops);
+    let (commits, refused) = record::commits(told.log.iter(), &history.ops, &own);
     history.commits = commits;
     world.counters.add("space: refused when applied", refused);
     record::count_unknown(&history, &mut world.counters);

@@ -13,10 +13,9 @@ mod settings;
 use std::{collections::VecDeque, sync::Arc, task::Waker};
 
 use fated::{
-    kernel::{
-        ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, LogIndex, MemberId, limits,
-    },
+    kernel::{ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, MemberId, limits},
     node::Node,
+    raft::Entry,
 };
 
 use crate::{
@@ -94,15 +93,15 @@ pub enum Action {
     Kill(usize),
 }
 
-/// How far the story goes that clients and members told, in numbers of what they said.
-#[derive(Clone, Copy, Debug)]
+/// The story that clients and members told, where a run goes on behind its end.
+#[derive(Clone, Debug)]
 pub struct Told {
-    /// Operations of clients.
+    /// How many operations of clients.
     pub operations: usize,
-    /// Lines of watches.
+    /// How many lines of watches.
     pub watched: usize,
-    /// Entries.
-    pub committed: LogIndex,
+    /// The committed log: what comes behind may lose its end.
+    pub log: Vec<(u64, Entry)>,
 }
 
 /// The whole of it.

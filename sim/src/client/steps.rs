@@ -40,7 +40,7 @@ pub(super) fn branch_counter(request: &Request, response: &Response) -> Option<&
 }
 
 /// Errors after which it is certain that nothing was done and nothing will be.
-pub(super) fn changes_nothing(error: ApiError) -> bool {
+pub fn changes_nothing(error: ApiError) -> bool {
     match error.code() {
         Code::InvalidArgument
         | Code::NotFound
@@ -49,12 +49,15 @@ pub(super) fn changes_nothing(error: ApiError) -> bool {
         | Code::ResourceExhausted
         | Code::PermissionDenied
         | Code::Unauthenticated => true,
-        Code::Unknown => error == ApiError::TooManyRequests,
+        Code::Unknown => matches!(
+            error,
+            ApiError::TooManyRequests | ApiError::MemberNotEnoughStarted
+        ),
+        Code::Unavailable => error == ApiError::Unhealthy,
         Code::Canceled
         | Code::DeadlineExceeded
         | Code::Unimplemented
         | Code::Internal
-        | Code::Unavailable
         | Code::DataLoss => false,
     }
 }

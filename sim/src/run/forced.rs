@@ -163,7 +163,7 @@ impl World {
         Told {
             operations: self.clients.history.len(),
             watched: self.watchers.history.len(),
-            committed: self.observer.committed(),
+            log: self.observer.log.values().cloned().collect(),
         }
     }
 
