@@ -6,8 +6,12 @@
 //! - Chunks of one image are staged in order, each once; the receiver says which it wants next, so
 //!   a transfer goes on after a lost link.
 //! - At most `SNAPSHOT_CHUNKS_INFLIGHT_MAX` chunks of a transfer are in memory.
+//! - The last chunk stays with the sender, and is repeated, until the image is installed: one who
+//!   dies between having all of it and installing it is found out by the answer of the next life.
 
 mod meter;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,7 +38,8 @@ use crate::{
 
 /// Unacknowledged chunks are sent again after this time.
 const RESEND: Duration = Duration::from_millis(500);
-/// A transfer without any progress for this long is given up; raft asks again if it still matters.
+/// A transfer of which the receiver says nothing for this long is given up; raft asks again if it
+/// still matters.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
 /// The actor that moves images.
@@ -80,7 +85,7 @@ struct Sending {
     reading: bool,
     read_all: bool,
     next_sequence: u64,
-    /// Sent and not acknowledged, in order.
+    /// Sent and not acknowledged, in order; the last chunk of all, until the image is installed.
     window: VecDeque<SnapshotChunk>,
     resend_at: Instant,
     give_up_at: Instant,
@@ -269,14 +274,15 @@ impl Snapshots {
         while sending
             .window
             .front()
-            .is_some_and(|chunk| chunk.sequence < ack.next_sequence)
+            .is_some_and(|chunk| chunk.sequence < ack.next_sequence && !chunk.last)
         {
             sending.window.pop_front();
         }
         if sending.window.len() < before {
             sending.resend_at = cx.now.after(RESEND);
-            sending.give_up_at = cx.now.after(GIVE_UP);
         }
+        // It lives and knows of the transfer; installing a large image takes its time.
+        sending.give_up_at = cx.now.after(GIVE_UP);
         self.read_on(from, cx);
     }
 
@@ -346,10 +352,7 @@ impl Snapshots {
         let Some(receiving) = &mut self.receiving else {
             return;
         };
-        if receiving.sealed {
-            return;
-        }
-        if chunk.sequence != receiving.next_sequence {
+        if receiving.sealed || chunk.sequence != receiving.next_sequence {
             // Early, late or double: the sender learns which one is wanted.
             self.ack(cx);
             return;
@@ -540,7 +543,12 @@ impl Snapshots {
                     result,
                 }));
             }
-            (Job::ReadForPeer(..) | Job::Ignored, DiskErrorKind::Missing) => {}
+            (Job::ReadForPeer(peer, id), DiskErrorKind::Missing) => {
+                if self.sending.get(peer).is_some_and(|of| of.id == *id) {
+                    self.end_sending(*peer, false, cx);
+                }
+            }
+            (Job::Ignored, DiskErrorKind::Missing) => {}
             (_, _) => cx.emit(Effect::Halt(Fault::Disk(error))),
         }
     }
@@ -553,7 +561,7 @@ impl Snapshots {
             .min()
     }
 
-    /// Repeats what was not acknowledged, gives up what makes no progress.
+    /// Repeats what was not acknowledged, gives up where nobody answers.
     pub fn on_deadline(&mut self, cx: &mut Context<'_, Mail>) {
         let mut stuck = Vec::new();
         for (peer, sending) in &mut self.sending {
