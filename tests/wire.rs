@@ -15,6 +15,7 @@ mod errors;
 mod flood;
 mod gateway;
 mod junk;
+mod level;
 mod model;
 mod odd;
 mod quorum;

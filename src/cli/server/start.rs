@@ -11,7 +11,7 @@ use super::{
     args::{Args, Stop},
     boot::{self, Booted},
     config::{self, ServerConfig},
-    listen, logging,
+    listen, logging, telling,
     urls::Url,
 };
 use crate::{
@@ -22,17 +22,13 @@ use crate::{
         slow::SlowLog,
     },
     host::tokio::{
-        Answers, TokioHost,
-        clock::Clock,
-        events,
+        Answers, TokioHost, events,
         links::{Directory, Identity, Links},
-        log::{Log, timestamp},
+        log::Log,
         meter::Meter,
         signal,
     },
-    kernel::{
-        ApiError, CallId, Credentials, Fault, Request, Response, StreamId, StreamItem, WallTime,
-    },
+    kernel::{ApiError, CallId, Credentials, Fault, Request, Response, StreamId, StreamItem},
     pb::etcdserverpb::MemberListRequest,
     reactor,
 };
@@ -220,7 +216,12 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     };
     let instruments = instruments(config, registry, &meter);
     let handle = Handle::measured(queue.0.clone(), config.edge.clone(), instruments);
-    handle.tell_slow(slow_log(config.settings.slow_request, log.clone()));
+    handle.tell_slow(SlowLog::new(telling::Requests {
+        limit: config.settings.slow_request,
+        log: log.clone(),
+    }));
+    let dial = log.clone();
+    handle.tell_log_level(move |level| telling::set_level(&dial, level));
     let directory = directory(handle.clone());
     let links = Links::open(
         identity,
@@ -291,25 +292,6 @@ fn directory(handle: Handle) -> Directory {
                 Ok(_) | Err(_) => None,
             }
         })
-    })
-}
-
-/// A line for each request that takes longer.
-fn slow_log(limit: Duration, log: Log) -> SlowLog {
-    SlowLog::new(limit, move |slow| {
-        let took = u64::try_from(slow.took.as_nanos()).unwrap_or(u64::MAX);
-        let began = WallTime::from_nanos(Clock::wall().as_nanos().saturating_sub(took));
-        let fields = [
-            ("start time", json!(timestamp(began))),
-            ("time spent", json!(format!("{:?}", slow.took))),
-            ("response type", json!(slow.method)),
-            ("request count", json!(slow.request_count)),
-            ("request size", json!(slow.request_size)),
-            ("response count", json!(slow.response_count)),
-            ("response size", json!(slow.response_size)),
-            ("request content", json!(slow.content)),
-        ];
-        log.warn(CALLER, "request stats", &fields);
     })
 }
 
