@@ -22,5 +22,6 @@ mod quorum;
 mod raw;
 mod recipes;
 mod server;
+mod traces;
 mod watches;
 mod websocket;

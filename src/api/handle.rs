@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{large::Turns, metrics::Instruments, slow::SlowLog, status};
+use super::{large::Turns, metrics::Instruments, slow::SlowLog, status, trace};
 use crate::{
     kernel::{
         ApiError, CallId, Credentials, Event, Request, Response, StreamId, StreamItem,
@@ -169,12 +169,14 @@ impl Handle {
         request: Request,
     ) -> impl Future<Output = Answer> + Send + 'static {
         let begun = self.shared.slow.get().and_then(|log| log.begin(&request));
+        let span = trace::ask(&request);
         let waiting = self.begin_call(credentials, request);
         async move {
             let Some(mut call) = waiting else {
                 return Err(ApiError::Stopped);
             };
             let answer = call.wait().await;
+            drop(span);
             if let (Some(begun), Some(log)) = (begun, call.shared.slow.get()) {
                 log.end(begun, &answer);
             }

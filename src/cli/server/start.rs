@@ -5,7 +5,7 @@ use std::{io::Write, net::IpAddr, process::ExitCode, sync::Arc, time::Duration};
 use prometheus::Registry;
 use prost::Message;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     args::{Args, Stop},
@@ -19,7 +19,6 @@ use crate::{
         Handle,
         metrics::{Detail, FEATURES, Feature, Instruments},
         serve::{Listener, Service, Traffic},
-        slow::SlowLog,
     },
     host::tokio::{
         Answers, TokioHost, events,
@@ -27,6 +26,7 @@ use crate::{
         log::Log,
         meter::Meter,
         signal,
+        socket::PeerListener,
     },
     kernel::{ApiError, CallId, Credentials, Fault, Request, Response, StreamId, StreamItem},
     pb::etcdserverpb::MemberListRequest,
@@ -216,12 +216,7 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     };
     let instruments = instruments(config, registry, &meter);
     let handle = Handle::measured(queue.0.clone(), config.edge.clone(), instruments);
-    handle.tell_slow(SlowLog::new(telling::Requests {
-        limit: config.settings.slow_request,
-        log: log.clone(),
-    }));
-    let dial = log.clone();
-    handle.tell_log_level(move |level| telling::set_level(&dial, level));
+    telling::begin(&handle, &config.settings, log)?;
     let directory = directory(handle.clone());
     let links = Links::open(
         identity,
@@ -259,6 +254,11 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
         stop.closed().await;
     };
     let _ = tokio::time::timeout(GOODBYE, farewell).await;
+    telling::end(handle).await;
+    for url in config.listen_peer.iter().filter(|url| !url.is_tcp()) {
+        // Someone may have removed it already, which is what we want.
+        let _ = std::fs::remove_file(&url.address);
+    }
     drop(lock);
     Ok(fault)
 }
@@ -323,10 +323,13 @@ fn summary(config: &ServerConfig) -> Vec<(&'static str, Value)> {
     ]
 }
 
-async fn bind_peers(urls: &[Url], shared: bool) -> Result<Vec<TcpListener>, Fault> {
+async fn bind_peers(urls: &[Url], shared: bool) -> Result<Vec<PeerListener>, Fault> {
     let mut listeners = Vec::new();
     for url in urls {
-        let bound = listen::tcp(url, shared).await;
+        let bound = match url.is_tcp() {
+            true => listen::tcp(url, shared).await.map(PeerListener::Tcp),
+            false => listen::unix(url).map(PeerListener::Unix),
+        };
         listeners.push(bound.map_err(|error| cannot_listen(url, &error))?);
     }
     Ok(listeners)
