@@ -1,4 +1,4 @@
-//! `/config/local/log`: the level of the log, changed while the member runs, as etcd 3.4 offered it.
+//! `/config/local/log`: the level of the log, changed while the member runs, as etcd 3.4 had it.
 //!
 //! Whoever may use the client's HTTP may use it, behind the same list of hosts. It can do no more
 //! than change how much is told: lines that come too fast are dropped, and values are never told.
