@@ -114,7 +114,8 @@ async fn channel(server: &Server) -> Channel {
 }
 
 /// Goal: what clients want traced is traced under their trace, with etcd's names and attributes,
-/// and nothing else is, as nothing is drawn by default. Method: the end of the server sends all it has.
+/// and nothing else is, as nothing is drawn by default. Method: the end of the server sends what it
+/// has.
 #[tokio::test]
 async fn calls_that_clients_trace_reach_the_collector() {
     let (collector, address) = Collector::listen().await;

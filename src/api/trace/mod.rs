@@ -3,8 +3,8 @@
 //!
 //! A client that traces says so in its metadata (`traceparent`), and its decision to sample holds;
 //! of the other calls some are drawn at the given rate. Invariants: a call that is not sampled
-//! costs a look into its headers; a collector that is slow or away holds up nobody, as spans wait in a
-//! bounded queue, are dropped beyond it, and leave by a thread of their own.
+//! costs a look into its headers; a collector that is slow or away holds up nobody, as spans wait
+//! in a bounded queue, are dropped beyond it, and leave by a thread of their own.
 
 mod attributes;
 
