@@ -199,8 +199,10 @@ impl Episode {
             Ask::CloseStream(number) => {
                 self.created.remove(number);
                 let (one, two) = (self.reference.received(), self.subject.received());
-                let met = streams::met(&one[number], &two[number]);
+                let compactions = &self.world.compactions;
+                let met = streams::met(compactions, &one[number], &two[number]);
                 rules.met(differences::NEGATIVE_START, met.negative_starts);
+                rules.met(differences::TOMBSTONE, met.kept_deletions);
                 rules.met(differences::PROGRESS, met.progress_withheld);
                 self.progress += met.progress_told;
             }
@@ -260,7 +262,7 @@ impl Episode {
         for response in &mut two.responses {
             self.ids.in_watch(response);
         }
-        let unlike = streams::unlike(self.created[&number], one, &two)?;
+        let unlike = streams::unlike(self.created[&number], &self.world.compactions, one, &two)?;
         let ask = format!("stream {number}, {}", unlike.place);
         Some(self.finding("Settle", &ask, &unlike.reference, &unlike.subject))
     }
