@@ -1,7 +1,7 @@
 //! `shrink`: cuts a plan that breaks down to what it needs.
 //!
-//! Invariant: the file always holds a plan that breaks in the same way, also when somebody or a limit
-//! ends the cutting.
+//! Invariant: the file always holds a plan that breaks in the same way, also when somebody or a
+//! limit ends the cutting.
 
 use std::{
     fs,

@@ -1,8 +1,8 @@
 //! `mutants --shrink`: whether the plan in which a planted bug shows can be cut down to something
 //! that a person reads at once.
 //!
-//! Chance decides how a bug shows first, and some ways of showing need more than others. So where too
-//! much is left of one plan, the next one that shows it is cut.
+//! Chance decides how a bug shows first, and some ways of showing need more than others. So where
+//! too much is left of one plan, the next one that shows it is cut.
 //!
 //! A bug that needs two faults is held to that, too: without any one of the faults that are left,
 //! nothing breaks, under a number of seeds.
