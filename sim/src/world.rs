@@ -270,6 +270,7 @@ impl World {
     pub fn consider(&mut self, at: usize) {
         let now = self.now;
         let member = &mut self.members[at];
+        member.withheld |= member.up && member.paused > 0;
         if !member.up || member.paused > 0 || member.granted {
             return;
         }
@@ -471,7 +472,8 @@ impl World {
 
     /// A member's machine loses power.
     pub fn power_cut(&mut self, at: usize) {
-        self.counters.hit("fault: power cut");
+        let changes = self.members[at].up || self.members[at].disk.is_pending();
+        self.counters.add("fault: power cut", u64::from(changes));
         self.line(at, "loses power");
         self.members[at].powered = false;
         if self.members[at].up {

@@ -408,6 +408,31 @@ const STATE: &[Line] = &[
         "after the one before had not answered",
         100,
     ),
+    (
+        "work: txn took its first branch of two",
+        "a txn with work in both branches",
+        100,
+    ),
+    (
+        "work: txn took its second branch of two",
+        "the same, the other way",
+        100,
+    ),
+    (
+        "work: lease ended by the leader that granted it",
+        "nobody renewed it",
+        100,
+    ),
+    (
+        "work: lease ended by a later leader",
+        "it outlived the leader that granted it, and ended",
+        100,
+    ),
+    (
+        "work: leases checkpointed",
+        "a leader wrote down what is left of them",
+        10,
+    ),
     ("client: request lost", "on its way", 100),
     ("client: answer lost", "on its way", 100),
 ];
@@ -440,6 +465,16 @@ const CHANGES: &[Line] = &[
     ("members: voter added", "a member joined with a vote", 150),
     ("members: learner promoted", "a learner came to vote", 300),
     ("members: removed", "a member left the cluster", 400),
+    (
+        "members: life ended with a change in the log, not committed",
+        "a member died with a change that nobody may know",
+        100,
+    ),
+    (
+        "crash at: change of members applied",
+        "a member died before its backend had the change",
+        100,
+    ),
     ("members: moved", "a member got another address", 200),
     (
         "members: removed member stopped",

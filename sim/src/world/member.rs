@@ -50,6 +50,9 @@ pub struct Member {
     pub forbidden: u32,
     /// It stands still while this is not zero.
     pub paused: u32,
+    /// Since when it stands still, and whether it had something to do meanwhile.
+    pub paused_at: u64,
+    pub withheld: bool,
     /// Its disk was damaged beyond what it may forgive: it may refuse to start.
     pub rotten: bool,
     /// What it reads at its next start cannot be trusted, and it has to say so.
@@ -178,6 +181,8 @@ pub(super) fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&H
         given_up: false,
         forbidden: 0,
         paused: 0,
+        paused_at: 0,
+        withheld: false,
         rotten: false,
         must_refuse: false,
         halved: false,
