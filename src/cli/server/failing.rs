@@ -25,7 +25,7 @@ use crate::{
         Bucket, DiskError, DiskErrorKind, DiskOp, DiskOutcome, Effect, Event, Instant, LinkOp,
         Request, StreamRequest, WallTime, WriteBatch,
     },
-    node::wire::{self, Voice},
+    node::wire::{self, LeaseQuestion, Voice},
     pb::etcdserverpb::{WatchRequest, watch_request::RequestUnion},
 };
 
@@ -164,10 +164,12 @@ impl LaneWork for FailingLane {
         for name in before {
             hit(name);
         }
-        if matches!(op, DiskOp::Defragment)
-            && let Some(story) = hit("defragdbFail")
-        {
-            return Err(DiskError::new(DiskErrorKind::Full, story));
+        if matches!(op, DiskOp::Defragment) {
+            for name in ["defragOpenFileError", "defragdbFail"] {
+                if let Some(story) = hit(name) {
+                    return Err(DiskError::new(DiskErrorKind::Full, story));
+                }
+            }
         }
         let outcome = self.0.run(op)?;
         for name in after {
@@ -188,7 +190,10 @@ fn places(op: &DiskOp) -> Places {
         DiskOp::WalRemove { .. } => (vec![], vec!["raftAfterWALRelease"]),
         DiskOp::Commit { batch } => around_commit(batch),
         DiskOp::Defragment => (vec!["defragBeforeCopy"], vec![]),
-        DiskOp::StageSeal { .. } => (vec!["raftBeforeSaveSnap"], vec!["raftAfterSaveSnap"]),
+        DiskOp::StageSeal { .. } => (
+            vec!["raftBeforeSaveSnap"],
+            vec!["raftBeforeWALSaveSnaphot", "raftAfterSaveSnap"],
+        ),
         DiskOp::StageInstall { .. } => (
             vec!["raftBeforeApplySnap", "applyBeforeOpenSnapshot"],
             vec!["applyAfterOpenSnapshot", "raftAfterApplySnap"],
@@ -265,6 +270,12 @@ impl<H: Host> FailingHost<H> {
                 }
             }
             Event::Call { request, .. } => {
+                if matches!(request, Request::LeaseTimeToLive(_)) {
+                    hit("beforeLookupWhenLeaseTimeToLive");
+                }
+                if matches!(request, Request::RangeChunk(_)) {
+                    hit("beforeRangeStreamChunk");
+                }
                 self.members_change |= matches!(
                     request,
                     Request::MemberAdd(_)
@@ -275,6 +286,15 @@ impl<H: Host> FailingHost<H> {
             }
             Event::Frame { bytes, .. } => {
                 self.members_change |= wire::carries_conf_change(bytes);
+                match wire::asks_about_lease(bytes) {
+                    Some(LeaseQuestion::KeepAlive) => {
+                        hit("beforeServeHTTPLeaseRenew");
+                    }
+                    Some(LeaseQuestion::TimeToLive) => {
+                        hit("beforeLookupWhenForwardLeaseTimeToLive");
+                    }
+                    None => {}
+                }
             }
             Event::StreamItem {
                 item: StreamRequest::Watch(request),
