@@ -471,6 +471,11 @@ const CHANGES: &[Line] = &[
         100,
     ),
     (
+        "members: life ended with a change committed, not applied",
+        "a member died between knowing of a change and acting on it",
+        1,
+    ),
+    (
         "crash at: change of members applied",
         "a member died before its backend had the change",
         100,
