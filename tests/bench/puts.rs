@@ -55,8 +55,7 @@ pub async fn run(channels: &[Channel], plan: Plan) -> Delays {
     let value = Bytes::from(vec![b'w'; plan.value_bytes]);
     let begun = Instant::now();
     let gap = Duration::from_secs(1) / u32::try_from(plan.per_second.max(1)).unwrap_or(u32::MAX);
-    let mut number = 0_u64;
-    for channel in channels.iter().cycle() {
+    for (number, channel) in (0_u64..).zip(channels.iter().cycle()) {
         let due = begun + gap * u32::try_from(number).unwrap_or(u32::MAX);
         if due.duration_since(begun) >= plan.lasts {
             break;
@@ -74,7 +73,6 @@ pub async fn run(channels: &[Channel], plan: Plan) -> Delays {
             // The reader stays until the last sender is gone.
             let _ = report.send((due.elapsed(), put.is_ok()));
         });
-        number += 1;
     }
     drop(report);
     let longest = u64::try_from(DELAY_MAX.as_micros()).expect("a minute");
