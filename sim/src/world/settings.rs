@@ -25,7 +25,7 @@ impl World {
             name: format!("m{other} as m{at} calls it"),
             peer_urls: vec![operator::url_of(other, 0)],
         };
-        NodeConfig {
+        let mut config = NodeConfig {
             cluster: CLUSTER,
             member: self.members[at].id,
             name: format!("m{at}"),
@@ -55,7 +55,9 @@ impl World {
             quota_bytes: cluster.upkeep.quota_bytes,
             auto_compaction: auto_compaction(&cluster.upkeep),
             ..NodeConfig::default()
-        }
+        };
+        self.plan.overload.settle(&mut config);
+        config
     }
 }
 
