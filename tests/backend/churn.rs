@@ -15,14 +15,24 @@ use fated::{
 };
 use prost::Message;
 
-const KEYS: u64 = 40_000;
-const OPERATIONS: u64 = 210_000;
 /// Operations of one batch, as of a tenth of a second.
 const BATCH: u64 = 1000;
-const COMPACT_EVERY: u64 = 4000;
-const KEPT: i64 = 1000;
 /// The file may be larger than its live data by this factor, in percent.
 const FILE_PERCENT_MAX: u64 = 130;
+
+/// What somebody does for long.
+#[derive(Clone, Copy)]
+struct Habit {
+    name: &'static str,
+    keys: u64,
+    /// Bytes of a value: at least, and by how many more it varies.
+    value: u64,
+    varies: u64,
+    operations: u64,
+    batch: u64,
+    compact_every: u64,
+    kept: i64,
+}
 
 /// Numbers that look random, the same in each run.
 struct Numbers(u64);
@@ -35,15 +45,15 @@ impl Numbers {
         self.0 % bound
     }
 
-    fn operation(&mut self) -> Body {
-        let key: Bytes = format!("/registry/things/{:08}", self.below(KEYS)).into();
+    fn operation(&mut self, habit: &Habit) -> Body {
+        let key: Bytes = format!("{:08}", self.below(habit.keys)).into();
         if self.below(10) == 0 {
             return Body::DeleteRange(DeleteRangeRequest {
                 key,
                 ..Default::default()
             });
         }
-        let length = 50 + self.below(1600);
+        let length = habit.value + self.below(habit.varies + 1);
         Body::Put(PutRequest {
             key,
             value: vec![b'v'; length as usize].into(),
@@ -58,6 +68,7 @@ struct Life<B: Backend> {
     machine: StateMachine<B>,
     index: u64,
     removals_max: usize,
+    peak: u64,
 }
 
 impl<B: Backend> Life<B> {
@@ -68,6 +79,7 @@ impl<B: Backend> Life<B> {
             machine,
             index: 0,
             removals_max: removals_max(0),
+            peak: 0,
         }
     }
 
@@ -90,6 +102,7 @@ impl<B: Backend> Life<B> {
         self.machine.commit_now().expect("committed");
         let size = self.backend.size().expect("a size");
         self.removals_max = removals_max(size.used_bytes);
+        self.peak = self.peak.max(size.used_bytes);
     }
 
     /// One slice of a compaction, in a batch of its own.
@@ -99,14 +112,14 @@ impl<B: Backend> Life<B> {
         more
     }
 
-    fn live(mut self, beside: Option<&mut Life<Memory>>) -> Self {
+    fn live(mut self, habit: &Habit, beside: Option<&mut Life<Memory>>) -> Self {
         let mut numbers = Numbers(88_172_645_463_325_252);
         let mut beside = beside;
-        for number in 1..=OPERATIONS {
-            let mut bodies = vec![numbers.operation()];
-            if number % COMPACT_EVERY == 0 {
+        for number in 1..=habit.operations {
+            let mut bodies = vec![numbers.operation(habit)];
+            if number % habit.compact_every == 0 {
                 bodies.push(Body::Compact(CompactionRequest {
-                    revision: self.machine.store().revision() - KEPT,
+                    revision: self.machine.store().revision() - habit.kept,
                     physical: false,
                 }));
             }
@@ -119,7 +132,7 @@ impl<B: Backend> Life<B> {
             if number % 10 == 0 && self.machine.store().compaction_running() {
                 self.slice();
             }
-            if number % BATCH == 0 {
+            if number % habit.batch == 0 {
                 self.commit();
                 if let Some(beside) = &mut beside {
                     while beside.slice() {}
@@ -127,32 +140,68 @@ impl<B: Backend> Life<B> {
             }
         }
         while self.slice() {}
+        for _ in 0..20 {
+            self.apply(numbers.operation(habit));
+            self.commit();
+        }
         self
     }
 }
 
-/// Goal: after puts, overwrites, deletes and compactions for long, the file is close to what a
-/// rewriting would leave of it, and holds what a store in memory holds that lived the same life.
+/// Goal: probe
 #[test]
-fn a_long_life_needs_no_defragmentation() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let lmdb = Lmdb::open(directory.path()).expect("opened");
-    let mut memory = Life::new(Memory::default());
-    let life = Life::new(lmdb.clone()).live(Some(&mut memory));
-    while memory.slice() {}
-    assert_eq!(
-        life.machine.hash_backend().expect("read"),
-        memory.machine.hash_backend().expect("read"),
-        "packing pages changed what they hold"
-    );
-    drop(life);
-    let used = lmdb.size().expect("a size");
-    let live = lmdb.defragment().expect("rewritten").file_bytes;
-    let percent = used.file_bytes * 100 / live;
-    println!("file {}, live data {live}: {percent} %", used.file_bytes);
-    assert!(live > 20 << 20, "the life left little: {live}");
-    assert!(
-        percent <= FILE_PERCENT_MAX,
-        "{used:?} for {live}: {percent} %"
-    );
+fn probe() {
+    let habit = |name, keys, value, varies, operations| Habit {
+        name,
+        keys,
+        value,
+        varies,
+        operations,
+        batch: BATCH,
+        compact_every: 4000,
+        kept: 1000,
+    };
+    let ops: u64 = std::env::var("OPS").map_or(60_000, |o| o.parse().unwrap());
+    let habits = [
+        habit("8+16", 40_000, 16, 0, ops),
+        habit("8+64", 40_000, 64, 0, ops),
+        habit("8+256", 40_000, 256, 0, ops),
+        habit("mix", 40_000, 50, 1600, ops),
+        Habit {
+            batch: 200,
+            compact_every: 2000,
+            kept: 300,
+            ..habit("4k", 8_000, 4096, 0, ops / 3)
+        },
+        Habit {
+            batch: 50,
+            compact_every: 500,
+            kept: 50,
+            ..habit("100k", 400, 100 << 10, 0, ops / 30)
+        },
+    ];
+    let only = std::env::var("ONLY").ok();
+    for habit in habits {
+        if only.as_ref().is_some_and(|o| o != habit.name) {
+            continue;
+        }
+        let began = std::time::Instant::now();
+        let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let lmdb = Lmdb::open(directory.path()).expect("opened");
+        let life = Life::new(lmdb.clone()).live(&habit, None);
+        let peak = life.peak;
+        drop(life);
+        let used = lmdb.size().expect("a size");
+        let live = lmdb.defragment().expect("rewritten").file_bytes;
+        println!("file/peak {} %", used.file_bytes * 100 / peak);
+        println!(
+            "{}: file {} used {} live {live}: {} %, used/live {} % ({:?})",
+            habit.name,
+            used.file_bytes,
+            used.used_bytes,
+            used.file_bytes * 100 / live,
+            used.used_bytes * 100 / live,
+            began.elapsed()
+        );
+    }
 }

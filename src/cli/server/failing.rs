@@ -164,7 +164,7 @@ impl LaneWork for FailingLane {
         for name in before {
             hit(name);
         }
-        if matches!(op, DiskOp::Defragment)
+        if matches!(op, DiskOp::Defragment { .. })
             && let Some(story) = hit("defragdbFail")
         {
             return Err(DiskError::new(DiskErrorKind::Full, story));
@@ -187,7 +187,7 @@ fn places(op: &DiskOp) -> Places {
         ),
         DiskOp::WalRemove { .. } => (vec![], vec!["raftAfterWALRelease"]),
         DiskOp::Commit { batch } => around_commit(batch),
-        DiskOp::Defragment => (vec!["defragBeforeCopy"], vec![]),
+        DiskOp::Defragment { .. } => (vec!["defragBeforeCopy"], vec![]),
         DiskOp::StageSeal { .. } => (vec!["raftBeforeSaveSnap"], vec!["raftAfterSaveSnap"]),
         DiskOp::StageInstall { .. } => (
             vec!["raftBeforeApplySnap", "applyBeforeOpenSnapshot"],
@@ -197,6 +197,7 @@ fn places(op: &DiskOp) -> Places {
         | DiskOp::SnapshotOpen { .. }
         | DiskOp::SnapshotRead { .. }
         | DiskOp::SnapshotClose { .. }
+        | DiskOp::RemoveReplaced
         | DiskOp::StageOpen { .. }
         | DiskOp::StageWrite { .. }
         | DiskOp::StageDrop { .. } => (vec![], vec![]),

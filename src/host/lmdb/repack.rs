@@ -17,7 +17,7 @@ use std::ops::Bound;
 
 use heed::{RoTxn, RwTxn};
 
-use super::store::{Failure, Table};
+use super::store::{Failure, Table, Writes};
 
 /// Leaves of one window.
 const WINDOW_PAGES: usize = 32;
@@ -63,14 +63,18 @@ impl Sweep {
         self.credit = credit.min(1 << 20);
     }
 
-    /// Goes on and answers what is to be written anew.
+    /// Goes on and answers what is to be written anew with a batch, behind its writes.
     pub fn look(
         &mut self,
         txn: &RoTxn<'_>,
         table: Table,
         page_bytes: usize,
+        writes: Option<&Writes>,
     ) -> Result<Vec<Range>, Failure> {
-        let mut ranges = Vec::new();
+        let mut ranges = match writes {
+            Some(writes) => around_removals(txn, table, page_bytes, writes)?,
+            None => Vec::new(),
+        };
         if self.credit == 0 {
             return Ok(ranges);
         }
@@ -79,7 +83,9 @@ impl Sweep {
         let look_max = self.credit.min(LOOK_PAGES_MAX).min(leaves.max(1));
         let (mut looked, mut written) = (0, 0);
         while looked < look_max && written < write_max {
-            let window = Window::read(txn, table, self.cursor.as_deref(), page_bytes)?;
+            let after = self.cursor.as_deref();
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let window = Window::read(txn, table, from, page_bytes, None)?;
             looked += window.pages.max(1);
             self.cursor = window.more.then_some(window.last.clone());
             if window.wastes() {
@@ -89,6 +95,38 @@ impl Sweep {
         }
         self.credit = self.credit.saturating_sub(looked);
         Ok(ranges)
+    }
+}
+
+/// The windows from which a batch removes: their pages change with it anyway, so now is the time to
+/// pack what it leaves.
+fn around_removals(
+    txn: &RoTxn<'_>,
+    table: Table,
+    page_bytes: usize,
+    writes: &Writes,
+) -> Result<Vec<Range>, Failure> {
+    let mut ranges = Vec::new();
+    let mut removed = writes.iter().filter(|(_, value)| value.is_none());
+    let Some((first, _)) = removed.next() else {
+        return Ok(ranges);
+    };
+    let last = removed.next_back().map_or(first, |(key, _)| key);
+    let mut window = Window::read(txn, table, Bound::Included(first), page_bytes, Some(writes))?;
+    let (mut looked, mut written) = (window.pages, 0);
+    loop {
+        let is_end = !window.more || window.last[..] >= last[..];
+        let behind = window.last.clone();
+        if window.wastes() {
+            written += window.pages;
+            ranges.push((window.first, window.last));
+        }
+        if is_end || looked >= LOOK_PAGES_MAX || written >= WRITE_PAGES_MAX {
+            return Ok(ranges);
+        }
+        let from = Bound::Excluded(&behind[..]);
+        window = Window::read(txn, table, from, page_bytes, Some(writes))?;
+        looked += window.pages;
     }
 }
 
@@ -196,7 +234,7 @@ fn marker_bytes(key: usize) -> usize {
     (RECORD_HEAD + key + 2).next_multiple_of(2) + SLOT
 }
 
-/// Some leaves in a row.
+/// Some leaves in a row, as they will be without what a batch removes.
 #[derive(Default)]
 struct Window {
     first: Vec<u8>,
@@ -214,8 +252,9 @@ impl Window {
     fn read(
         txn: &RoTxn<'_>,
         table: Table,
-        after: Option<&[u8]>,
+        from: Bound<&[u8]>,
         page_bytes: usize,
+        writes: Option<&Writes>,
     ) -> Result<Self, Failure> {
         let mut window = Self {
             page_bytes,
@@ -224,8 +263,7 @@ impl Window {
         let room = page_bytes - PAGE_HEAD;
         let mut page = None;
         let mut filled = room;
-        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
-        for entry in table.range(txn, &(lower, Bound::Unbounded))? {
+        for entry in table.range(txn, &(from, Bound::Unbounded))? {
             let (key, value) = entry?;
             let on = key.as_ptr() as usize / page_bytes;
             if page != Some(on) {
@@ -236,13 +274,16 @@ impl Window {
                 window.pages += 1;
                 page = Some(on);
             }
-            let bytes = leaf_bytes(key.len(), value.len(), room);
-            filled += bytes;
-            if filled + marker_bytes(key.len()) > room {
-                window.packed += 1;
-                filled = bytes;
+            let is_removed = |writes: &Writes| writes.get(key).is_some_and(Option::is_none);
+            if !writes.is_some_and(is_removed) {
+                let bytes = leaf_bytes(key.len(), value.len(), room);
+                filled += bytes;
+                if filled + marker_bytes(key.len()) > room {
+                    window.packed += 1;
+                    filled = bytes;
+                }
+                window.value_bytes += value.len();
             }
-            window.value_bytes += value.len();
             if window.first.is_empty() {
                 window.first = key.to_vec();
             }
