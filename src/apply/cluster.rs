@@ -29,7 +29,7 @@ use crate::{
 pub struct InitialMember {
     /// Its id, made from its URLs and the cluster token.
     pub id: MemberId,
-    /// Its name in `--initial-cluster`.
+    /// What this member was told to call it. Shown until it has told its own name, never stored.
     pub name: String,
     /// Where members reach it.
     pub peer_urls: Vec<String>,
@@ -91,6 +91,9 @@ pub(super) fn fold(hash: &mut Digest, cluster: &Cluster) {
 
 impl<B: Backend> StateMachine<B> {
     /// Writes the first members of a new cluster. A start that was interrupted finds them written.
+    ///
+    /// Nobody has a name yet: each founder knows for sure only its own, and all must begin with the
+    /// same state.
     pub fn bootstrap(
         &mut self,
         cluster: ClusterId,
@@ -121,10 +124,8 @@ impl<B: Backend> StateMachine<B> {
             .iter()
             .map(|member| Member {
                 id: member.id,
-                name: member.name.clone(),
                 peer_urls: member.peer_urls.clone(),
-                client_urls: Vec::new(),
-                learner: false,
+                ..Member::default()
             })
             .collect();
         self.cluster

@@ -21,8 +21,8 @@ pub struct NodeConfig {
     pub name: String,
     /// `--advertise-client-urls`.
     pub client_urls: Vec<String>,
-    /// The members of a new cluster, or those a joining member was told of; ignored once this
-    /// member has state of its own.
+    /// The members of a new cluster, or those a joining member was told of. Once this member has
+    /// state of its own, only their names count, and only until they have told their own.
     pub initial_members: Vec<InitialMember>,
     /// Whether this member joins a running cluster: it begins with nothing and gets an image.
     pub joining: bool,

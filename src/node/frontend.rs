@@ -58,6 +58,7 @@ pub struct Frontend {
     cluster: ClusterId,
     member: MemberId,
     name: String,
+    names: respond::Names,
     client_urls: Vec<String>,
     request_bytes_max: usize,
     election: Duration,
@@ -133,6 +134,7 @@ impl Frontend {
             cluster: config.cluster,
             member: config.member,
             name: config.name.clone(),
+            names: respond::Names::told(&config.initial_members),
             client_urls: config.client_urls.clone(),
             request_bytes_max: config.request_bytes_max,
             election: config.election,
@@ -428,6 +430,7 @@ impl Frontend {
             Asker::Client => {
                 let result = result.map(|mut response| {
                     respond::fill(&mut response, self.cluster, self.member, self.role.term);
+                    self.names.fill(&mut response);
                     response
                 });
                 cx.emit(Effect::Reply { call, result });

@@ -6,8 +6,8 @@
 //! - Chunks of one image are staged in order, each once; the receiver says which it wants next, so
 //!   a transfer goes on after a lost link.
 //! - At most `SNAPSHOT_CHUNKS_INFLIGHT_MAX` chunks of a transfer are in memory.
-//! - The last chunk stays with the sender, and is repeated, until the image is installed: a receiver
-//!   that dies between having all of it and installing it is found out by its answer.
+//! - The last chunk stays with the sender, and is repeated, until the image is installed: one who
+//!   dies between having all of it and installing it is found out by the answer of the next life.
 
 mod meter;
 #[cfg(test)]
@@ -38,7 +38,8 @@ use crate::{
 
 /// Unacknowledged chunks are sent again after this time.
 const RESEND: Duration = Duration::from_millis(500);
-/// A transfer of which the receiver says nothing for this long is given up; raft asks again if it still matters.
+/// A transfer of which the receiver says nothing for this long is given up; raft asks again if it
+/// still matters.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
 /// The actor that moves images.

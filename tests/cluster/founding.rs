@@ -148,3 +148,51 @@ fn members_found_a_cluster_by_the_records_of_a_domain() {
         SOON,
     );
 }
+
+/// Goal: founders may call each other anything; each has the name that it tells of itself. Who has
+/// not told it is shown under the name that the asked member was given.
+#[test]
+fn founders_may_know_each_other_by_other_names() {
+    let _permit = Permit::take(1);
+    let home = tempfile::tempdir().unwrap();
+    let plans = ["a", "b", "c"].map(|name| Plan::new(name, home.path(), &[]));
+    let calls = |own: &str, other: &Plan| match other.name == own {
+        true => format!("{own}={}", other.peer_url()),
+        false => format!("{}-says-{own}={}", other.name, other.peer_url()),
+    };
+    let mut members = ["a", "b", "c"].map(|name| {
+        let known: Vec<String> = plans.iter().map(|other| calls(name, other)).collect();
+        let mut plan = plans.iter().find(|plan| plan.name == name).unwrap().clone();
+        plan.initial_cluster = known.join(",");
+        Server::new(plan)
+    });
+    let names = |member: &Server| {
+        let list = member.client().members().ok()?.members;
+        let mut names: Vec<String> = list.into_iter().map(|member| member.name).collect();
+        names.sort();
+        Some(names)
+    };
+    members[0].spawn();
+    members[1].spawn();
+    for (member, unstarted) in members[..2].iter().zip(["c-says-a", "c-says-b"]) {
+        let shown = || (names(member)? == ["a", "b", unstarted]).then_some(());
+        wait_for(SOON, shown).expect("those who have started are known by their own names");
+    }
+    members[1].restart();
+    let shown = || (names(&members[1])? == ["a", "b", "c-says-b"]).then_some(());
+    wait_for(SOON, shown).expect("a restart forgets nothing");
+    members[2].spawn();
+    for member in &members {
+        let shown = || (names(member)? == ["a", "b", "c"]).then_some(());
+        wait_for(SOON, shown).expect("all have told their names");
+        member
+            .client()
+            .put(member.plan().name.clone(), "x")
+            .unwrap();
+    }
+    // Members compare their states every tick, and one that differs takes no write.
+    for member in members.iter().cycle().take(30) {
+        member.client().put("all", "agree").unwrap();
+        thread::sleep(Duration::from_millis(50));
+    }
+}

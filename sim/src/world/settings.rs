@@ -27,10 +27,11 @@ impl World {
             Standing::Joined(told) => Some(told.clone()),
             Standing::Founder | Standing::Free | Standing::Awaited | Standing::Lost => None,
         };
-        let founder = |at| InitialMember {
-            id: founder_id(at),
-            name: format!("m{at}"),
-            peer_urls: vec![operator::url_of(at, 0)],
+        // Each calls the others as it likes, and knows for sure only its own name.
+        let founder = |other| InitialMember {
+            id: founder_id(other),
+            name: format!("m{other} as m{at} calls it"),
+            peer_urls: vec![operator::url_of(other, 0)],
         };
         NodeConfig {
             cluster: CLUSTER,

@@ -76,6 +76,10 @@ pub fn boot(config: &ServerConfig, log: &Log, meter: &Meter) -> Result<Booted, F
             }
             node_config.cluster = cluster;
             node_config.member = member;
+            // Ids are made of URLs and the token, so what belongs to others names nobody here.
+            if let Ok((_, told)) = founders(config) {
+                node_config.initial_members = told;
+            }
             // It was stopped before its first image came, and knows nobody yet.
             let blank = found.first == EntryId::ZERO && found.entries.is_empty();
             if blank && (config.cluster_state == ClusterState::Existing || joins(config)) {
@@ -144,7 +148,7 @@ fn found_member(config: &ServerConfig, node: &mut NodeConfig) -> Result<(), Faul
         return Err(Fault::State(reason));
     }
     if matches!(config.bootstrap, Bootstrap::Srv { .. }) {
-        // Each founder knows only its own name, and all must begin with the same state.
+        // The records have no names, and the numbers that stand for them are our own.
         members.iter_mut().for_each(|member| member.name.clear());
     }
     node.initial_members = members;
