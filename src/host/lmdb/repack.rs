@@ -22,14 +22,14 @@ use super::store::{Failure, Table, Writes};
 /// Leaves of one window.
 const WINDOW_PAGES: usize = 32;
 /// Leaves that one removal pays for.
-const PAGES_PER_REMOVAL: usize = 16;
+const PAGES_PER_REMOVAL: usize = 4;
 /// The most leaves that are looked at for one commit.
 const LOOK_PAGES_MAX: usize = 2048;
 /// The most and the least leaves that are written anew in one commit.
 const WRITE_PAGES_MAX: usize = 512;
-const WRITE_PAGES_MIN: usize = 64;
+const WRITE_PAGES_MIN: usize = 32;
 /// Otherwise this share of the table is written anew: one page in so many.
-const WRITE_SHARE: usize = 48;
+const WRITE_SHARE: usize = 96;
 /// A window is written anew when it would shrink by one page in so many.
 const WASTE_SHARE: usize = 10;
 /// A window with more value bytes than so many times its leaves holds large values, which have
@@ -240,6 +240,8 @@ struct Window {
     first: Vec<u8>,
     last: Vec<u8>,
     pages: usize,
+    /// Pages from which the batch removes.
+    touched: usize,
     /// Pages that the records would fill if they were packed.
     packed: usize,
     value_bytes: usize,
@@ -262,6 +264,7 @@ impl Window {
         };
         let room = page_bytes - PAGE_HEAD;
         let mut page = None;
+        let mut touched = None;
         let mut filled = room;
         for entry in table.range(txn, &(from, Bound::Unbounded))? {
             let (key, value) = entry?;
@@ -275,7 +278,10 @@ impl Window {
                 page = Some(on);
             }
             let is_removed = |writes: &Writes| writes.get(key).is_some_and(Option::is_none);
-            if !writes.is_some_and(is_removed) {
+            if writes.is_some_and(is_removed) {
+                window.touched += usize::from(touched != page);
+                touched = page;
+            } else {
                 let bytes = leaf_bytes(key.len(), value.len(), room);
                 filled += bytes;
                 if filled + marker_bytes(key.len()) > room {
@@ -297,6 +303,9 @@ impl Window {
         let spare = self.pages.saturating_sub(self.packed);
         let large = self.value_bytes > LARGE_SHARE * self.pages * self.page_bytes;
         // The end of the table is still being filled.
-        self.more && !large && spare * WASTE_SHARE > self.pages
+        // Pages that change anyway cost little.
+        let mostly_touched = self.touched * 2 > self.pages;
+        let wasted = spare * WASTE_SHARE > self.pages || (mostly_touched && spare > 0);
+        self.more && !large && wasted
     }
 }

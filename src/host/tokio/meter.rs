@@ -37,6 +37,7 @@ struct Shared {
     wal_bytes: IntGauge,
     commit: Histogram,
     defragment: Histogram,
+    part: Histogram,
     /// When the first part of the running rewriting began, counted from `began`.
     rewriting: Mutex<Option<Duration>>,
     seal: Histogram,
@@ -65,7 +66,7 @@ pub(super) enum Timed {
     Write,
     /// Its duration, and whether it hangs.
     Commit,
-    /// Nothing: it is one part of many, and only the whole is measured.
+    /// Its duration; the whole, of which it is a part, is measured too.
     Defragment,
     /// Its duration.
     Seal,
@@ -149,6 +150,12 @@ impl Meter {
                 "How long rewriting the store's file took.",
                 (0.1, 13),
             ),
+            part: histogram(
+                registry,
+                "fated_disk_backend_defrag_part_duration_seconds",
+                "How long parts of rewriting the store's file took; commits wait for one at most.",
+                (0.001, 14),
+            ),
             rewriting: Mutex::new(None),
             seal: histogram(
                 registry,
@@ -207,7 +214,8 @@ impl Meter {
             Timed::Write => (Some(&shared.writing), None),
             Timed::Commit => (Some(&shared.committing), Some(&shared.commit)),
             Timed::Seal => (None, Some(&shared.seal)),
-            Timed::Defragment | Timed::Other => (None, None),
+            Timed::Defragment => (None, Some(&shared.part)),
+            Timed::Other => (None, None),
         };
         if let Some(running) = running {
             running.store(shared.elapsed().max(1), Ordering::Relaxed);
