@@ -20,14 +20,14 @@ use heed::{RoTxn, RwTxn};
 use super::store::{Failure, Table, Writes};
 
 /// Leaves of one window.
-const WINDOW_PAGES: usize = 32;
+const WINDOW_PAGES: usize = 8;
 /// Leaves that one removal pays for.
 const PAGES_PER_REMOVAL: usize = 4;
 /// The most leaves that are looked at for one commit.
 const LOOK_PAGES_MAX: usize = 2048;
 /// The most and the least leaves that are written anew in one commit.
 const WRITE_PAGES_MAX: usize = 512;
-const WRITE_PAGES_MIN: usize = 32;
+const WRITE_PAGES_MIN: usize = 16;
 /// Otherwise this share of the table is written anew: one page in so many.
 const WRITE_SHARE: usize = 96;
 /// A window is written anew when it would shrink by one page in so many.
@@ -82,16 +82,14 @@ impl Sweep {
         let write_max = (leaves / WRITE_SHARE).clamp(WRITE_PAGES_MIN, WRITE_PAGES_MAX);
         let look_max = self.credit.min(LOOK_PAGES_MAX).min(leaves.max(1));
         let (mut looked, mut written) = (0, 0);
+        let mut goes_on = false;
         while looked < look_max && written < write_max {
             let after = self.cursor.as_deref();
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let window = Window::read(txn, table, from, page_bytes, None)?;
             looked += window.pages.max(1);
             self.cursor = window.more.then_some(window.last.clone());
-            if window.wastes() {
-                written += window.pages;
-                ranges.push((window.first, window.last));
-            }
+            written += window.add_to(&mut ranges, &mut goes_on);
         }
         self.credit = self.credit.saturating_sub(looked);
         Ok(ranges)
@@ -114,13 +112,11 @@ fn around_removals(
     let last = removed.next_back().map_or(first, |(key, _)| key);
     let mut window = Window::read(txn, table, Bound::Included(first), page_bytes, Some(writes))?;
     let (mut looked, mut written) = (window.pages, 0);
+    let mut goes_on = false;
     loop {
         let is_end = !window.more || window.last[..] >= last[..];
         let behind = window.last.clone();
-        if window.wastes() {
-            written += window.pages;
-            ranges.push((window.first, window.last));
-        }
+        written += window.add_to(&mut ranges, &mut goes_on);
         if is_end || looked >= LOOK_PAGES_MAX || written >= WRITE_PAGES_MAX {
             return Ok(ranges);
         }
@@ -297,6 +293,21 @@ impl Window {
             window.last.extend_from_slice(key);
         }
         Ok(window)
+    }
+
+    /// Has the window written anew if it wastes too much; together with the one before it if that
+    /// is too, so that no page is left half full between them. How many pages that changes.
+    fn add_to(self, ranges: &mut Vec<Range>, goes_on: &mut bool) -> usize {
+        let follows = std::mem::replace(goes_on, self.wastes());
+        if !*goes_on {
+            return 0;
+        }
+        let pages = self.pages;
+        match ranges.last_mut().filter(|_| follows) {
+            Some((_, end)) => *end = self.last,
+            None => ranges.push((self.first, self.last)),
+        }
+        pages
     }
 
     fn wastes(&self) -> bool {

@@ -143,8 +143,8 @@ fn interrupted_defragmentation() {
     assert_eq!(steps, 7);
 }
 
-/// Goal: a rewriting in many parts with commits between them loses none, wherever it is stopped, and
-/// an unfinished copy is rubbish. Method: stop before each step; the last commit must be there.
+/// Goal: a rewriting in parts with commits between them loses none, wherever it is stopped, and an
+/// unfinished copy is rubbish. Method: stop before each step; the last commit must be there.
 #[test]
 fn interrupted_between_parts() {
     let last = Cell::new(1);

@@ -1,8 +1,8 @@
 //! The exchange of the whole state: an image is cut for others, and one of others becomes the live
 //! state.
 //!
-//! Invariant: an image is installed when no commit to the old state and no part of a rewriting is on
-//! its way, and whatever ends one of these looks for an image that waits.
+//! Invariant: an image is installed when no commit to the old state and no part of a rewriting is
+//! on its way, and whatever ends one of these looks for an image that waits.
 
 use super::{Applier, Installing};
 use crate::{

@@ -3,8 +3,8 @@
 //!
 //! It is done in parts, with a pause behind each, so that commits and the log have the disk in
 //! between; nobody waits for more than one part. A rewriting that nobody asked for leaves the disk
-//! alone most of the time, and the next one waits for many times as long as it took, so that what it
-//! writes stays a small share of what the disk can do.
+//! alone most of the time, and the next one waits for many times as long as it took, so that what
+//! it writes stays a small share of what the disk can do.
 //!
 //! Invariants: one rewriting at a time; an image that is to be installed waits for one part at most
 //! and ends it, because the image brings a new file; files that were replaced are removed once this
