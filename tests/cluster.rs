@@ -19,6 +19,7 @@ mod reader;
 mod recipes;
 mod rolling;
 mod single;
+mod sockets;
 mod space;
 mod three;
 mod watches;

@@ -338,21 +338,19 @@ pub fn history(operations: &[Operation], watches: &[h::WatchRecord]) -> h::Histo
 }
 
 fn op(id: u64, operation: &Operation) -> Option<h::Operation> {
-    let outcome = match &operation.outcome {
-        Outcome::Open | Outcome::Unknown => h::Outcome::Unknown,
-        Outcome::Refused => return None,
+    let outcome = match (&operation.outcome, renewed(&operation.request)) {
+        (Outcome::Open | Outcome::Unknown, _) => h::Outcome::Unknown,
+        (Outcome::Refused, _) => return None,
         // The edge makes an answer of this, as etcd's does.
-        Outcome::Failed(ApiError::LeaseNotFound) if is_keep_alive(&operation.request) => {
-            h::Outcome::Ok(h::Response {
-                header: h::Header::default(),
-                reply: h::Reply::LeaseKeepAlive(h::LeaseReply::default()),
-            })
-        }
-        Outcome::Failed(error) => h::Outcome::Failed(h::Failure {
+        (Outcome::Failed(ApiError::LeaseNotFound), Some(id)) => h::Outcome::Ok(h::Response {
+            header: h::Header::default(),
+            reply: h::Reply::LeaseKeepAlive(h::LeaseReply { id, ttl: 0 }),
+        }),
+        (Outcome::Failed(error), _) => h::Outcome::Failed(h::Failure {
             code: error.code() as u32,
             text: error.text().to_owned(),
         }),
-        Outcome::Ok(answer) => h::Outcome::Ok(response(answer)?),
+        (Outcome::Ok(answer), _) => h::Outcome::Ok(response(answer)?),
     };
     Some(h::Operation {
         id,
@@ -366,8 +364,12 @@ fn op(id: u64, operation: &Operation) -> Option<h::Operation> {
     })
 }
 
-fn is_keep_alive(request: &Request) -> bool {
-    matches!(request, Request::LeaseKeepAlive(_))
+/// The lease that a keep-alive is about.
+fn renewed(request: &Request) -> Option<i64> {
+    match request {
+        Request::LeaseKeepAlive(request) => Some(request.id),
+        _ => None,
+    }
 }
 
 fn request(request: &Request) -> Option<h::Request> {

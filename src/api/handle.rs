@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     future::Future,
     pin::Pin,
     sync::{
@@ -16,11 +17,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{large::Turns, metrics::Instruments, slow::SlowLog, status};
+use super::{large::Turns, metrics::Instruments, slow::SlowLog, status, trace};
 use crate::{
     kernel::{
         ApiError, CallId, Credentials, Event, Request, Response, StreamId, StreamItem,
-        StreamRequest, limits,
+        StreamRequest, effect::LogLevel, limits,
     },
     pb::etcdserverpb as rpc,
 };
@@ -93,6 +94,16 @@ struct Shared {
     instruments: Instruments,
     turns: Turns,
     slow: OnceLock<SlowLog>,
+    log_level: OnceLock<LogDial>,
+}
+
+/// Turns the level of the log.
+struct LogDial(Box<dyn Fn(LogLevel) + Send + Sync>);
+
+impl fmt::Debug for LogDial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogDial")
+    }
 }
 
 /// Who waits. `open` becomes false when the core has stopped; then nothing waits any more.
@@ -129,6 +140,7 @@ impl Handle {
             instruments,
             turns: Turns::default(),
             slow: OnceLock::new(),
+            log_level: OnceLock::new(),
         };
         Self {
             shared: Arc::new(shared),
@@ -157,12 +169,14 @@ impl Handle {
         request: Request,
     ) -> impl Future<Output = Answer> + Send + 'static {
         let begun = self.shared.slow.get().and_then(|log| log.begin(&request));
+        let span = trace::ask(&request);
         let waiting = self.begin_call(credentials, request);
         async move {
             let Some(mut call) = waiting else {
                 return Err(ApiError::Stopped);
             };
             let answer = call.wait().await;
+            drop(span);
             if let (Some(begun), Some(log)) = (begun, call.shared.slow.get()) {
                 log.end(begun, &answer);
             }
@@ -173,6 +187,18 @@ impl Handle {
     /// Has slow requests told from now on; the first to ask for it is heard.
     pub fn tell_slow(&self, log: SlowLog) {
         let _ = self.shared.slow.set(log);
+    }
+
+    /// Has changes of the log's level told from now on; the first to ask for it is heard.
+    pub fn tell_log_level(&self, listener: impl Fn(LogLevel) + Send + Sync + 'static) {
+        let _ = self.shared.log_level.set(LogDial(Box::new(listener)));
+    }
+
+    /// A client wants this level of the log.
+    pub fn set_log_level(&self, level: LogLevel) {
+        if let Some(LogDial(listener)) = self.shared.log_level.get() {
+            listener(level);
+        }
     }
 
     /// Sends a request nobody waits for; its answer is thrown away.

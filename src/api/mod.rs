@@ -26,6 +26,8 @@ pub mod serve;
 pub mod slow;
 #[cfg(feature = "server")]
 pub mod status;
+#[cfg(feature = "server")]
+pub mod trace;
 
 #[cfg(feature = "server")]
 pub use handle::{EdgeLimits, Handle};

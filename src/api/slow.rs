@@ -1,4 +1,4 @@
-//! Requests that took long, told as etcd tells them.
+//! Requests that took long, told as etcd tells them; and all of them, for whoever debugs.
 //!
 //! Invariant: values are never told, only their sizes; keys are.
 
@@ -33,27 +33,28 @@ pub struct SlowRequest {
     pub content: String,
 }
 
-type Report = Box<dyn Fn(SlowRequest) + Send + Sync>;
+/// Who listens.
+pub trait Listener: Send + Sync {
+    /// Requests that take longer than this are told.
+    fn limit(&self) -> Duration;
+
+    /// Is told of one.
+    fn tell(&self, slow: SlowRequest);
+}
 
 /// Listens for requests that take longer than a limit.
-pub struct SlowLog {
-    limit: Duration,
-    report: Report,
-}
+pub struct SlowLog(Box<dyn Listener>);
 
 impl fmt::Debug for SlowLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SlowLog({:?})", self.limit)
+        write!(f, "SlowLog({:?})", self.0.limit())
     }
 }
 
 impl SlowLog {
-    /// Tells `report` of each request that takes longer than `limit`.
-    pub fn new(limit: Duration, report: impl Fn(SlowRequest) + Send + Sync + 'static) -> Self {
-        Self {
-            limit,
-            report: Box::new(report),
-        }
+    /// Tells this listener.
+    pub fn new(listener: impl Listener + 'static) -> Self {
+        Self(Box::new(listener))
     }
 
     /// What must be remembered of a request until its answer is there; nothing for one that no
@@ -76,7 +77,7 @@ impl SlowLog {
     /// The answer is there.
     pub(super) fn end(&self, begun: Begun, answer: &Result<Response, ApiError>) {
         let took = begun.at.elapsed();
-        if took <= self.limit {
+        if took <= self.0.limit() {
             return;
         }
         let mut slow = SlowRequest {
@@ -91,7 +92,7 @@ impl SlowLog {
         if let Some(request) = &begun.kept {
             describe(&mut slow, request, answer.as_ref().ok());
         }
-        (self.report)(slow);
+        self.0.tell(slow);
     }
 }
 
@@ -267,14 +268,26 @@ fn put_operations(out: &mut String, operations: &[RequestOp]) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Sender, channel};
 
     use super::*;
     use crate::pb::etcdserverpb::{Compare, PutResponse, TxnResponse};
 
+    struct Ear(Duration, Sender<SlowRequest>);
+
+    impl Listener for Ear {
+        fn limit(&self) -> Duration {
+            self.0
+        }
+
+        fn tell(&self, slow: SlowRequest) {
+            self.1.send(slow).unwrap();
+        }
+    }
+
     fn told(limit: Duration, request: &Request, answer: Response) -> Option<SlowRequest> {
         let (sender, told) = channel();
-        let log = SlowLog::new(limit, move |slow| sender.send(slow).unwrap());
+        let log = SlowLog::new(Ear(limit, sender));
         let begun = log.begin(request)?;
         log.end(begun, &Ok(answer));
         told.try_recv().ok()

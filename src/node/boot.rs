@@ -65,12 +65,8 @@ impl<B: Backend> Node<B> {
         if alone {
             raft.go_on_alone();
         }
-        let mut entropy = entropy.fork("node");
-        // Far apart for each boot, so that an entry of an earlier life answers nobody of this one.
-        let first_request = match mutant!("request-ids-shared-by-members") {
-            true => RequestId::new(1),
-            false => RequestId::new((entropy.next_u64() >> 1).max(1)),
-        };
+        let (first_request, first_forward) = first_numbers(&entropy);
+        let entropy = entropy.fork("node");
         let conf = raft.conf_state();
         let voters: BTreeSet<MemberId> =
             conf.voters.union(&conf.voters_outgoing).copied().collect();
@@ -81,7 +77,7 @@ impl<B: Backend> Node<B> {
             machine.state_hash(),
         );
         let watches = Watches::new(config, &machine);
-        let mut frontend = Frontend::new(config, first_request);
+        let mut frontend = Frontend::new(config, first_request, first_forward);
         if alone && !mutant!("forced-serves-at-once") {
             frontend.hold();
         }
@@ -104,6 +100,22 @@ impl<B: Backend> Node<B> {
             known,
         })
     }
+}
+
+/// The first numbers of requests and of forwarded calls. Far apart for each boot, so that an entry
+/// of an earlier life answers nobody of this one, and neither does what a leader says to a call
+/// that an earlier life forwarded.
+fn first_numbers(entropy: &Entropy) -> (RequestId, u64) {
+    let first = |purpose| entropy.fork(purpose).next_u64() >> 1;
+    let request = match mutant!("request-ids-shared-by-members") {
+        true => 1,
+        false => first("requests").max(1),
+    };
+    let forward = match mutant!("forwards-numbered-from-one") {
+        true => 1,
+        false => first("forwards"),
+    };
+    (RequestId::new(request), forward)
 }
 
 /// Where the others are reached: as the state says, or, before a joining member has any, as it was

@@ -7,6 +7,7 @@
 //! so that nothing can be applied twice.
 
 mod change;
+mod grant;
 mod leader;
 mod meter;
 mod promotion;
@@ -76,7 +77,7 @@ pub struct Frontend {
     parked_retry: Option<Instant>,
     /// Calls that only the leader can answer, waiting for one.
     leaderless: Vec<(CallId, PeerRequest)>,
-    /// Calls forwarded to the leader, by our number for them.
+    /// Calls forwarded to the leader, by our number for them, which no other life gives again.
     forwarded: BTreeMap<u64, Forwarded>,
     next_forward: u64,
     /// Renewals that wait for a reset of theirs to be applied.
@@ -126,8 +127,9 @@ struct Publishing {
 }
 
 impl Frontend {
-    /// A frontend without calls. `first_request` must be unlike that of any earlier boot.
-    pub fn new(config: &NodeConfig, first_request: RequestId) -> Self {
+    /// A frontend without calls. Both numbers must be far from those of any earlier boot: what was
+    /// asked then may be answered now.
+    pub fn new(config: &NodeConfig, first_request: RequestId, first_forward: u64) -> Self {
         // etcd's request timeout: five seconds for queues and disks, two elections.
         let time_to_live = Duration::from_secs(5) + config.election.saturating_mul(2);
         Self {
@@ -148,7 +150,7 @@ impl Frontend {
             parked_retry: None,
             leaderless: Vec::new(),
             forwarded: BTreeMap::new(),
-            next_forward: 0,
+            next_forward: first_forward,
             resets: BTreeMap::new(),
             min_ttl_seconds: config.min_lease_ttl_seconds(),
             last_lease_id: 0,
@@ -287,8 +289,9 @@ impl Frontend {
             return;
         }
         let timed = timed(&request);
-        match self.route(request, cx) {
+        match self.route(request) {
             Route::Propose(body) => self.propose(call, Asker::Client, body, cx),
+            Route::Grant(ttl) => self.grant_chosen(call, ttl, cx),
             Route::Barrier(behind) => {
                 self.wait(call, Asker::Client, true, cx.now);
                 self.reads.push((call, behind));
@@ -336,6 +339,7 @@ impl Frontend {
             leader_changes,
             physical: None,
             compaction: None,
+            chosen: None,
             timed: None,
         };
         self.pending.insert(call, waiting, now, timed);
@@ -371,6 +375,7 @@ impl Frontend {
             leader_changes: self.leader_changes,
             physical,
             compaction: None,
+            chosen: None,
             timed: None,
         };
         self.pending
@@ -465,6 +470,9 @@ impl Frontend {
         let Some(call) = self.pending.call_of(request) else {
             return;
         };
+        if self.chooses_again(call, &result, cx) {
+            return;
+        }
         if let Some(leaving) = self.leaving.as_mut()
             && leaving.until.is_none()
         {
@@ -536,8 +544,9 @@ impl Frontend {
         if role.leader.is_some() {
             self.meter.leaders_seen += 1;
             self.offer_parked(cx);
-            self.ask_again(cx);
+            // In this order, so that what waited for a leader is not asked twice.
             self.retry_forwarded(false, cx);
+            self.ask_again(cx);
             self.retry_round(cx);
             self.maybe_publish(cx);
         }

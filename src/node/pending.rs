@@ -31,6 +31,15 @@ pub enum Asker {
     Itself,
 }
 
+/// A grant whose id this member chose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// The seconds that were asked for.
+    pub ttl: i64,
+    /// How many of the ids it was given were taken.
+    pub taken: u32,
+}
+
 /// One waiting call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiting {
@@ -46,6 +55,8 @@ pub struct Waiting {
     pub physical: Option<i64>,
     /// The same once the compaction is applied and only its deletions are awaited.
     pub compaction: Option<i64>,
+    /// What is granted, where this member chooses the lease's id.
+    pub chosen: Option<Chosen>,
     /// What kind of call it is and when it came, where its duration is counted.
     pub timed: Option<(&'static str, Instant)>,
 }
@@ -96,6 +107,19 @@ impl Pending {
         assert_eq!(waiting.kind, Kind::Other, "a call waits for one proposal");
         waiting.kind = Kind::Write(request);
         self.requests.insert(request, call);
+    }
+
+    /// A call waits for another proposal, of so many bytes: what it waited for is decided and is
+    /// not its answer. Its deadline stays.
+    pub fn reassign(&mut self, call: CallId, request: RequestId, bytes: usize) {
+        let waiting = self.calls.get_mut(&call).expect("the call still waits");
+        if let Kind::Write(before) = waiting.kind {
+            self.requests.remove(&before);
+        }
+        waiting.kind = Kind::Write(request);
+        self.requests.insert(request, call);
+        self.bytes = self.bytes - waiting.bytes + bytes;
+        waiting.bytes = bytes;
     }
 
     /// Has the duration of a call counted, unless it has its answer already.

@@ -230,10 +230,21 @@ impl Ids {
                     self.member_to_reference(&mut member.id);
                 }
             }
+            Reply::Alarm(reply) => {
+                for alarm in &mut reply.alarms {
+                    self.member_to_reference(&mut alarm.member_id);
+                }
+            }
             _ => {}
         }
-        for member in reply.members() {
+        let members = reply.members();
+        let in_order = members.is_sorted_by_key(|member| member.id);
+        for member in &mut *members {
             self.member_to_reference(&mut member.id);
+        }
+        // Both list by id; where the ids are other ones, so is the order.
+        if in_order {
+            members.sort_by_key(|member| member.id);
         }
     }
 

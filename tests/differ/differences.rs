@@ -15,6 +15,8 @@ use crate::{
 pub const NEGATIVE_START: &str = "A watch from below zero is refused";
 /// A row that streams follow; see `streams`.
 pub const PROGRESS: &str = "Progress waits for every watch";
+/// A row that streams follow; see `streams`.
+pub const TOMBSTONE: &str = "A deletion at the compacted revision is still told";
 /// A row for what the reference is asked otherwise; see `newer`.
 pub const USELESS_URL: &str = "Addresses that can never work are refused";
 /// A row for what the reference is not asked; see `newer`.
@@ -86,6 +88,7 @@ pub fn all() -> Vec<Rule> {
         difference(USELESS_URL, "etcd finds out later", unchanged),
         difference(BAD_SORT, "etcd 3.5.1 ends with a panic", unchanged),
         difference(NEGATIVE_START, "since etcd 3.5.24", unchanged),
+        difference(TOMBSTONE, "since etcd 3.5.16", unchanged),
         difference(
             PROGRESS,
             "since etcd 3.5.13, lest it promises too much",

@@ -123,6 +123,10 @@ impl Episode {
         }
         let last = Duration::from_millis(300);
         findings.extend(self.settle(last).await);
+        let open: Vec<usize> = self.created.keys().copied().collect();
+        for number in open {
+            self.count_met(number, rules);
+        }
     }
 
     async fn step(&mut self, ask: &Ask, rules: &mut Rules) -> Option<Finding> {
@@ -198,11 +202,7 @@ impl Episode {
             }
             Ask::CloseStream(number) => {
                 self.created.remove(number);
-                let (one, two) = (self.reference.received(), self.subject.received());
-                let met = streams::met(&one[number], &two[number]);
-                rules.met(differences::NEGATIVE_START, met.negative_starts);
-                rules.met(differences::PROGRESS, met.progress_withheld);
-                self.progress += met.progress_told;
+                self.count_met(*number, rules);
             }
             Ask::Watch(number, request) => {
                 if let Some(RequestUnion::CreateRequest(_)) = &request.request_union {
@@ -211,6 +211,17 @@ impl Episode {
             }
             _ => {}
         }
+    }
+
+    /// Counts what a stream showed of what is known to differ.
+    fn count_met(&mut self, number: usize, rules: &mut Rules) {
+        let (one, two) = (self.reference.received(), self.subject.received());
+        let compactions = &self.world.compactions;
+        let met = streams::met(compactions, &one[&number], &two[&number]);
+        rules.met(differences::NEGATIVE_START, met.negative_starts);
+        rules.met(differences::TOMBSTONE, met.kept_deletions);
+        rules.met(differences::PROGRESS, met.progress_withheld);
+        self.progress += met.progress_told;
     }
 
     /// Notes ids that each server chose by itself.
@@ -260,7 +271,7 @@ impl Episode {
         for response in &mut two.responses {
             self.ids.in_watch(response);
         }
-        let unlike = streams::unlike(self.created[&number], one, &two)?;
+        let unlike = streams::unlike(self.created[&number], &self.world.compactions, one, &two)?;
         let ask = format!("stream {number}, {}", unlike.place);
         Some(self.finding("Settle", &ask, &unlike.reference, &unlike.subject))
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use fated::pb::etcdserverpb::WatchResponse;
+use fated::pb::{etcdserverpb::WatchResponse, mvccpb::event::EventType};
 
 use crate::side::Received;
 
@@ -29,14 +29,22 @@ pub struct Unlike {
 pub struct Met {
     /// Watches from below zero.
     pub negative_starts: usize,
+    /// Deletions at a compacted revision that only ours told.
+    pub kept_deletions: usize,
     /// Progress that only the reference told.
     pub progress_withheld: usize,
     /// Progress that both told.
     pub progress_told: usize,
 }
 
-/// What differs on a stream on which so many watches were asked for.
-pub fn unlike(wanted: usize, one: &Received, two: &Received) -> Option<Unlike> {
+/// What differs on a stream on which so many watches were asked for,
+/// and behind these compactions.
+pub fn unlike(
+    wanted: usize,
+    compactions: &BTreeSet<i64>,
+    one: &Received,
+    two: &Received,
+) -> Option<Unlike> {
     let created = |received: &Received| {
         received
             .responses
@@ -67,6 +75,10 @@ pub fn unlike(wanted: usize, one: &Received, two: &Received) -> Option<Unlike> {
     let watches: BTreeSet<i64> = all.map(|response| response.watch_id).collect();
     watches.into_iter().find_map(|id| {
         let (mut left, mut right) = (told(&one.responses, id), told(&two.responses, id));
+        let kept = kept_deletions(compactions, two, id);
+        if lost(&left, &right, &kept) {
+            right = without(&right, &kept);
+        }
         let same = left
             .iter()
             .zip(&right)
@@ -82,14 +94,47 @@ pub fn unlike(wanted: usize, one: &Received, two: &Received) -> Option<Unlike> {
 }
 
 /// Counts what is known to differ, on streams that are otherwise alike.
-pub fn met(one: &Received, two: &Received) -> Met {
+pub fn met(compactions: &BTreeSet<i64>, one: &Received, two: &Received) -> Met {
     let negative = |told: &&WatchResponse| told.created && told.cancel_reason == COMPACTED;
     let progress_told = progress(two).len();
+    let watches: BTreeSet<i64> = two.responses.iter().map(|told| told.watch_id).collect();
+    let kept = watches.into_iter().map(|id| {
+        let kept = kept_deletions(compactions, two, id);
+        let lost = lost(&told(&one.responses, id), &told(&two.responses, id), &kept);
+        if lost { kept.len() } else { 0 }
+    });
     Met {
+        kept_deletions: kept.sum(),
         negative_starts: two.responses.iter().filter(negative).count(),
         progress_withheld: progress(one).len().saturating_sub(progress_told),
         progress_told,
     }
+}
+
+/// What a watch began with, if that was a deletion at a revision to which history was compacted.
+/// etcd 3.5.1 forgets such a deletion, though the revision can still be watched from.
+fn kept_deletions(compactions: &BTreeSet<i64>, received: &Received, id: i64) -> Vec<String> {
+    let responses = received.responses.iter();
+    let events = responses
+        .filter(|response| response.watch_id == id)
+        .flat_map(|response| &response.events);
+    let mut revision = None;
+    let deletions = events.take_while(|event| {
+        let at = event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
+        let first = *revision.get_or_insert(at);
+        at == first && compactions.contains(&at) && event.r#type == EventType::Delete as i32
+    });
+    deletions.map(|event| format!("{event:?}")).collect()
+}
+
+/// Whether what the reference told is ours without these.
+fn lost(reference: &[String], subject: &[String], kept: &[String]) -> bool {
+    !kept.is_empty() && reference == without(subject, kept)
+}
+
+fn without(told: &[String], kept: &[String]) -> Vec<String> {
+    let told = told.iter().filter(|one| !kept.contains(one));
+    told.cloned().collect()
 }
 
 /// etcd 3.5.1 tells progress at once, newer ones only when every watch has come so far, or not at

@@ -1,7 +1,7 @@
 //! What the generator knows of the servers, learnt from etcd's answers, and how it picks values:
 //! mostly sound ones close to the borders, sometimes nonsense.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use fated::pb::{
@@ -45,6 +45,8 @@ pub struct World {
     pub revision: i64,
     /// The last compaction.
     pub compacted: i64,
+    /// Every revision below which history was compacted.
+    pub compactions: BTreeSet<i64>,
     /// Whether the servers choose ids of leases.
     pub own_ids: bool,
     /// Whether a watch was begun in the past since the last compaction.
@@ -86,6 +88,7 @@ impl World {
             reads_history: false,
             revision: 1,
             compacted: 0,
+            compactions: BTreeSet::new(),
             leases: Vec::new(),
             ended: Vec::new(),
             addresses: 0,
@@ -115,7 +118,10 @@ impl World {
             self.member = member;
         }
         match (ask, reply) {
-            (Ask::Compact(request), _) => self.compacted = request.revision,
+            (Ask::Compact(request), _) => {
+                self.compacted = request.revision;
+                self.compactions.insert(request.revision);
+            }
             (_, Reply::LeaseGrant(granted)) => {
                 self.leases.push(granted.id);
                 if granted.ttl < SHORT_SECONDS {

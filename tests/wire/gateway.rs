@@ -28,7 +28,7 @@ async fn send(address: &str, request: Request<Body>) -> Response<Incoming> {
     answer.expect("in time").expect("an answer")
 }
 
-fn request(method: Method, path: &str, body: &str) -> Request<Body> {
+pub(super) fn request(method: Method, path: &str, body: &str) -> Request<Body> {
     let body = Full::new(Bytes::copy_from_slice(body.as_bytes())).boxed();
     let request = Request::builder().method(method).uri(path);
     // What curl says when it is given a body.
@@ -39,7 +39,10 @@ fn request(method: Method, path: &str, body: &str) -> Request<Body> {
         .expect("plain parts")
 }
 
-async fn answer(address: &str, request: Request<Body>) -> (StatusCode, HeaderMap, String) {
+pub(super) async fn answer(
+    address: &str,
+    request: Request<Body>,
+) -> (StatusCode, HeaderMap, String) {
     let (parts, body) = send(address, request).await.into_parts();
     let body = body.collect().await.expect("a whole answer").to_bytes();
     let text = String::from_utf8(body.to_vec()).expect("text");
@@ -425,7 +428,7 @@ async fn http2_works_too() {
     assert_eq!(response.headers()["content-type"], "application/json");
 }
 
-fn address_of(endpoint: &str) -> &str {
+pub(super) fn address_of(endpoint: &str) -> &str {
     endpoint.strip_prefix("http://").expect("plain http")
 }
 

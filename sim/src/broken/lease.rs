@@ -105,6 +105,20 @@ pub(super) fn lease_cases() -> Vec<Case> {
             &[Weakness::NoLeaseAnswer],
         ),
         (
+            "an answer about a lease tells of another",
+            || {
+                let mut story = base();
+                let at = story.tell(keep_alive(7));
+                let Outcome::Ok(response) = &mut story.history.ops[at].outcome else {
+                    panic!()
+                };
+                response.reply = Reply::LeaseKeepAlive(LeaseReply { id: 8, ttl: 5 });
+                unseen(story)
+            },
+            LeaseAnswer,
+            &[Weakness::NoLeaseAnswer],
+        ),
+        (
             "a lease has a TTL that was not granted",
             || {
                 let mut story = base();

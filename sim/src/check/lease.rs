@@ -422,6 +422,7 @@ impl<'p> Checker<'p, '_> {
                 self.report(Guarantee::LeaseAnswer, op, text);
             }
         }
+        self.check_names();
         for op in &self.prepared.ops {
             let Outcome::Ok(response) = &op.source.outcome else {
                 continue;
@@ -444,6 +445,28 @@ impl<'p> Checker<'p, '_> {
                     op,
                     format!("lists lease {id}, never granted"),
                 );
+            }
+        }
+    }
+
+    /// What is said about a lease names the one that was asked about.
+    fn check_names(&mut self) {
+        for op in &self.prepared.ops {
+            let Outcome::Ok(response) = &op.source.outcome else {
+                continue;
+            };
+            let (asked, told) = match (&*op.request, &response.reply) {
+                (Request::LeaseKeepAlive(asked), Reply::LeaseKeepAlive(told)) => {
+                    (asked.id, told.id)
+                }
+                (Request::LeaseTimeToLive(asked), Reply::LeaseTimeToLive(told)) => {
+                    (asked.id, told.id)
+                }
+                (_, _) => continue,
+            };
+            if asked != told {
+                let text = format!("was asked about lease {asked} and tells of {told}");
+                self.report(Guarantee::LeaseAnswer, op, text);
             }
         }
     }

@@ -507,6 +507,24 @@ pub const TABLE: &[Planted] = &[
         ),
         guides::short_leases,
     ),
+    guided(
+        planted(
+            "forwards-numbered-from-one",
+            "seed 4001547",
+            "What a leader answers to an earlier life of a member answers another call of this one.",
+            &[LEASE_ANSWER],
+        ),
+        guides::quick_restarts,
+    ),
+    guided(
+        planted(
+            "taken-lease-id-told",
+            "seed 7000295",
+            "Who leaves a lease's id open is told that the id which was chosen is taken.",
+            &[LINEARIZABLE],
+        ),
+        guides::clocks_set_back,
+    ),
     planted(
         "overwritten-key-keeps-lease",
         "second wave",

@@ -9,6 +9,7 @@ mod maintenance;
 mod recipe;
 mod watch;
 
+use opentelemetry::{Context, trace::FutureExt};
 use tokio::sync::mpsc;
 use tonic::{Request as Incoming, Response as Outgoing, Status, metadata::MetadataMap};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -159,9 +160,10 @@ where
     W: FnOnce(mpsc::Sender<Result<T, Status>>) -> F + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(STREAM_QUEUE_MAX);
+    let within = Context::current();
     tokio::spawn(async move {
         tokio::select! {
-            result = work(sender.clone()) => {
+            result = work(sender.clone()).with_context(within) => {
                 if let Err(error) = result {
                     // The client may have gone just now.
                     let _ = sender.send(Err(error)).await;

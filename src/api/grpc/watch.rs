@@ -1,5 +1,6 @@
 //! Watch: one stream of the core per stream of the client.
 
+use opentelemetry::Context;
 use tonic::{Code, Request as Incoming, Response as Outgoing, Streaming};
 
 use super::{Answer, Edge, credentials};
@@ -7,10 +8,10 @@ use crate::{
     api::{
         handle::{StreamItems, StreamRequests},
         metrics::Rpcs,
-        status,
+        status, trace,
     },
     kernel::ApiError,
-    pb::etcdserverpb::{WatchRequest, watch_server::Watch},
+    pb::etcdserverpb::{WatchRequest, watch_request::RequestUnion, watch_server::Watch},
 };
 
 #[tonic::async_trait]
@@ -22,17 +23,28 @@ impl Watch for Edge {
         let opened = self.handle.open_stream(credentials);
         let (requests, items) = opened.map_err(status::of)?;
         let rpcs = self.handle.instruments().rpcs().clone();
-        tokio::spawn(forward(incoming.into_inner(), requests, rpcs));
+        let within = Context::current();
+        tokio::spawn(forward(incoming.into_inner(), requests, rpcs, within));
         Ok(Outgoing::new(items))
     }
 }
 
 /// Hands requests to the core until the client has no more. A client that ends its side of the
 /// stream still wants events; one that vanished drops the other half, and with it the stream.
-async fn forward(mut inbound: Streaming<WatchRequest>, requests: StreamRequests, rpcs: Rpcs) {
+async fn forward(
+    mut inbound: Streaming<WatchRequest>,
+    requests: StreamRequests,
+    rpcs: Rpcs,
+    within: Context,
+) {
     loop {
         match inbound.message().await {
-            Ok(Some(request)) => requests.send(request),
+            Ok(Some(request)) => {
+                if let Some(RequestUnion::CreateRequest(create)) = &request.request_union {
+                    trace::watch(&within, create);
+                }
+                requests.send(request);
+            }
             Ok(None) => return,
             Err(error) if error.code() == Code::Cancelled => {
                 return requests.fail(status::of(ApiError::WatchCanceled));

@@ -16,13 +16,19 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Refuses everything but GET.
 pub fn only_get<B>(incoming: &Incoming<B>) -> Option<Page> {
-    if incoming.method() == Method::GET {
+    only(Method::GET, incoming)
+}
+
+/// Refuses every other method.
+pub fn only<B>(method: Method, incoming: &Incoming<B>) -> Option<Page> {
+    if incoming.method() == method {
         return None;
     }
     let body = "Method Not Allowed\n".to_owned();
     let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, body);
     let headers = refused.headers_mut();
-    headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+    let allowed = HeaderValue::from_str(method.as_str());
+    headers.insert(header::ALLOW, allowed.expect("methods are plain"));
     let value = HeaderValue::from_static("nosniff");
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, value);
     Some(refused)

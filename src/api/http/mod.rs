@@ -7,6 +7,7 @@ pub mod endpoints;
 pub mod gateway;
 pub mod health;
 pub mod json;
+pub mod level;
 pub mod paths;
 pub mod router;
 pub mod websocket;

@@ -5,7 +5,7 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 use tonic::body::Body;
 
-use super::{Page, TEXT, access, endpoints, gateway, health, page, websocket};
+use super::{Page, TEXT, access, endpoints, gateway, health, level, page, websocket};
 use crate::api::{Handle, serve::Service};
 
 /// What the gateway was called before its interface was settled.
@@ -43,6 +43,7 @@ async fn mounted(
     match path {
         "/version" => whole(endpoints::version(service.handle(), &request).await),
         "/debug/vars" => whole(endpoints::variables(service.handle(), &request).await),
+        "/config/local/log" => whole(level::answer(service.handle(), request).await),
         _ if path.starts_with("/v3/") && service.limits().gateway => {
             match websocket::is_asked(request.headers()) {
                 true => websocket::upgrade(service, request, stop),

@@ -11,11 +11,12 @@ mod methods;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Instant,
 };
 
 use http::{HeaderMap, Request, Response};
+use opentelemetry::trace::FutureExt;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
@@ -26,6 +27,7 @@ use self::{
     methods::{CODES, METHODS, Shape},
 };
 use super::{Detail, register};
+use crate::api::trace::{Span, Tracer};
 
 /// Versions that clients say they are, which are counted by name; further ones are `other`.
 const CLIENT_VERSIONS_MAX: usize = 64;
@@ -48,6 +50,7 @@ struct Shared {
     clients: IntCounterVec,
     versions: Mutex<BTreeMap<String, [IntCounter; 2]>>,
     failures: IntCounterVec,
+    tracer: OnceLock<Tracer>,
 }
 
 /// The figures of one method.
@@ -69,6 +72,7 @@ struct Running {
     path: String,
     began: Instant,
     ended: bool,
+    span: Option<Span>,
 }
 
 impl Rpcs {
@@ -139,10 +143,21 @@ impl Rpcs {
             ),
             versions: Mutex::default(),
             failures,
+            tracer: OnceLock::new(),
         };
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// Has calls traced from now on; the first tracer is taken.
+    pub fn trace(&self, tracer: Tracer) {
+        let _ = self.shared.tracer.set(tracer);
+    }
+
+    /// Who traces calls, if anybody does.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.shared.tracer.get()
     }
 
     /// Counts a call while `answer` answers it, and until its last message has left.
@@ -162,16 +177,23 @@ impl Rpcs {
         };
         method.started.inc();
         self.shared.on_client(request.headers(), method.unary);
+        let tracer = self.tracer();
+        let span = tracer.and_then(|tracer| tracer.on_call(path, request.headers()));
+        let within = span.as_ref().map(Span::context);
         let mut running = Running {
             shared: Arc::clone(&self.shared),
             path: path.to_owned(),
             began: Instant::now(),
             ended: false,
+            span,
         };
         let shared = &self.shared;
         let (messages, bytes) = (method.received.clone(), shared.received_bytes.clone());
         let request = request.map(|body| Body::new(Metered::inbound(body, messages, bytes)));
-        let response = answer(request).await;
+        let response = match within {
+            Some(within) => answer(request).with_context(within).await,
+            None => answer(request).await,
+        };
         if let Some(code) = code_of(response.headers()) {
             running.end(code);
             return response;
@@ -212,6 +234,9 @@ impl Running {
     fn end(&mut self, code: usize) {
         if std::mem::replace(&mut self.ended, true) {
             return;
+        }
+        if let Some(span) = &self.span {
+            span.finish(code);
         }
         let Some(method) = self.shared.methods.get(&self.path) else {
             return;

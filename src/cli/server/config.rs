@@ -109,7 +109,6 @@ impl ServerConfig {
             listen_http,
         ];
         refuse_tls(sockets.into_iter().flatten())?;
-        refuse_sockets(listen_peer.iter().chain(&advertise_peer))?;
         let name = args.text("name");
         let data_dir = match args.text("data-dir") {
             "" => PathBuf::from(format!("{name}.fated")),
@@ -243,13 +242,6 @@ fn refuse_shared(clients: &[Url], http: &[Url]) -> Result<(), String> {
             "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url \
              {url}"
         )),
-    }
-}
-
-fn refuse_sockets<'a>(mut urls: impl Iterator<Item = &'a Url>) -> Result<(), String> {
-    match urls.find(|url| !url.is_tcp()) {
-        None => Ok(()),
-        Some(url) => Err(format!("{url}: members reach each other by http:// only")),
     }
 }
 
@@ -496,7 +488,7 @@ mod tests {
                 &["--listen-peer-urls=https://localhost:1"],
                 "TLS is not supported",
             ),
-            (&["--listen-peer-urls=unix:///s"], "http:// only"),
+            (&["--listen-peer-urls=unixs:///s"], "TLS is not supported"),
             (
                 &["--advertise-client-urls=http://:1"],
                 "unexpected empty host",

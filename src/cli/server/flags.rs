@@ -186,11 +186,11 @@ table! {
         Works, Bool, "enable-grpc-gateway", "true", "Serve the JSON gateway.";
         Works, Duration, "warning-apply-duration", "100ms", "Steps that take longer to apply what they bring are logged.";
         Works, Duration, "warning-unary-request-duration", "300ms", "Requests that take longer to answer are logged.";
-        Inert, Bool, "enable-distributed-tracing", "false", "Send traces by OpenTelemetry.";
-        Inert, Text, "distributed-tracing-address", "localhost:4317", "Where traces go.";
-        Inert, Text, "distributed-tracing-service-name", "etcd", "Name of the service in traces.";
-        Inert, Text, "distributed-tracing-instance-id", "", "Name of this member in traces.";
-        Inert, Signed, "distributed-tracing-sampling-rate", "0", "Requests traced out of a million.";
+        Works, Bool, "enable-distributed-tracing", "false", "Send traces by OpenTelemetry.";
+        Works, Text, "distributed-tracing-address", "localhost:4317", "Where traces go.";
+        Works, Text, "distributed-tracing-service-name", "etcd", "Name of the service in traces.";
+        Works, Text, "distributed-tracing-instance-id", "", "Name of this member in traces.";
+        Works, Signed, "distributed-tracing-sampling-rate", "0", "Requests traced out of a million.";
     }
     "Features" {
         Works, Gates, "feature-gates", "", "Name=true,Name=false,...";

@@ -9,6 +9,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpStream, ToSocketAddrs},
+    os::unix::net::UnixStream,
     thread,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use prost::Message;
 
 use crate::{
     host::{
-        tokio::links::address,
+        tokio::socket::Address,
         wire::{GREETING_BYTES, Greeting, HEADER_BYTES, Header, Heard, Verdict},
     },
     kernel::{ClusterId, MemberId},
@@ -58,24 +59,33 @@ pub(super) fn ask(urls: &[String], patience: Duration) -> Result<Running, String
 }
 
 fn inquire(url: &str, patience: Duration) -> Result<Running, String> {
-    let address = address(url).ok_or("only http://host:port can be asked")?;
+    let address = Address::of(url);
+    let address = address.ok_or("only http://host:port and unix://path can be asked")?;
     let text = |error: std::io::Error| error.to_string();
+    let address = match address {
+        Address::Tcp(address) => address,
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).map_err(text)?;
+            stream.set_read_timeout(Some(patience)).map_err(text)?;
+            stream.set_write_timeout(Some(patience)).map_err(text)?;
+            return converse(stream).map_err(text)?;
+        }
+    };
     let mut last = "the name has no address".to_owned();
     for socket in address.to_socket_addrs().map_err(text)? {
         match TcpStream::connect_timeout(&socket, patience) {
-            Ok(stream) => return converse(stream, patience).map_err(text)?,
+            Ok(stream) => {
+                stream.set_read_timeout(Some(patience)).map_err(text)?;
+                stream.set_write_timeout(Some(patience)).map_err(text)?;
+                return converse(stream).map_err(text)?;
+            }
             Err(error) => last = error.to_string(),
         }
     }
     Err(last)
 }
 
-fn converse(
-    mut stream: TcpStream,
-    patience: Duration,
-) -> Result<Result<Running, String>, std::io::Error> {
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
+fn converse<S: Read + Write>(mut stream: S) -> Result<Result<Running, String>, std::io::Error> {
     stream.write_all(&Greeting::INQUIRY.encode())?;
     let mut greeting = [0; GREETING_BYTES];
     stream.read_exact(&mut greeting)?;

@@ -18,6 +18,7 @@ pub mod logging;
 pub mod settings;
 mod srv;
 pub mod start;
+mod telling;
 pub mod urls;
 mod values;
 

@@ -8,6 +8,7 @@ use super::{
     urls::Url,
     values::{parse_duration, urls},
 };
+use crate::api::trace;
 
 const SAMPLES_PER_MILLION_MAX: i64 = 1_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -23,19 +24,6 @@ pub enum AutoCompaction {
     Periodic(Duration),
     /// What is further back than this many revisions.
     Revision(u64),
-}
-
-/// Where traces go and how many.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tracing {
-    /// `--distributed-tracing-address`: `host:port`.
-    pub address: String,
-    /// `--distributed-tracing-service-name`.
-    pub service: String,
-    /// `--distributed-tracing-instance-id`.
-    pub instance: String,
-    /// `--distributed-tracing-sampling-rate`: requests out of a million.
-    pub samples_per_million: u32,
 }
 
 /// What the HTTP side serves, and to whom.
@@ -91,7 +79,7 @@ pub struct Settings {
     /// Checks.
     pub checks: CheckTimes,
     /// Traces, if they are wanted.
-    pub tracing: Option<Tracing>,
+    pub tracing: Option<trace::Settings>,
     /// Tokens and passwords.
     pub auth: AuthSettings,
     /// `--force-new-cluster`.
@@ -236,7 +224,7 @@ fn checks(args: &Args) -> Result<CheckTimes, String> {
     })
 }
 
-fn tracing(args: &Args) -> Result<Option<Tracing>, String> {
+fn tracing(args: &Args) -> Result<Option<trace::Settings>, String> {
     if !args.bool("enable-distributed-tracing") {
         return Ok(None);
     }
@@ -249,7 +237,7 @@ fn tracing(args: &Args) -> Result<Option<Tracing>, String> {
     if rate > SAMPLES_PER_MILLION_MAX {
         return Err(wrong("tracing sampling rate must be less than 1000000"));
     }
-    Ok(Some(Tracing {
+    Ok(Some(trace::Settings {
         address: args.text("distributed-tracing-address").to_owned(),
         service: args.text("distributed-tracing-service-name").to_owned(),
         instance: args.text("distributed-tracing-instance-id").to_owned(),

@@ -5,13 +5,13 @@ use std::{io::Write, net::IpAddr, process::ExitCode, sync::Arc, time::Duration};
 use prometheus::Registry;
 use prost::Message;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     args::{Args, Stop},
     boot::{self, Booted},
     config::{self, ServerConfig},
-    listen, logging,
+    listen, logging, telling,
     urls::Url,
 };
 use crate::{
@@ -19,20 +19,16 @@ use crate::{
         Handle,
         metrics::{Detail, FEATURES, Feature, Instruments},
         serve::{Listener, Service, Traffic},
-        slow::SlowLog,
     },
     host::tokio::{
-        Answers, TokioHost,
-        clock::Clock,
-        events,
+        Answers, TokioHost, events,
         links::{Directory, Identity, Links},
-        log::{Log, timestamp},
+        log::Log,
         meter::Meter,
         signal,
+        socket::PeerListener,
     },
-    kernel::{
-        ApiError, CallId, Credentials, Fault, Request, Response, StreamId, StreamItem, WallTime,
-    },
+    kernel::{ApiError, CallId, Credentials, Fault, Request, Response, StreamId, StreamItem},
     pb::etcdserverpb::MemberListRequest,
     reactor,
 };
@@ -220,7 +216,7 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
     };
     let instruments = instruments(config, registry, &meter);
     let handle = Handle::measured(queue.0.clone(), config.edge.clone(), instruments);
-    handle.tell_slow(slow_log(config.settings.slow_request, log.clone()));
+    telling::begin(&handle, &config.settings, log)?;
     let directory = directory(handle.clone());
     let links = Links::open(
         identity,
@@ -258,6 +254,11 @@ async fn start(config: &ServerConfig, log: &Log) -> Result<Fault, Fault> {
         stop.closed().await;
     };
     let _ = tokio::time::timeout(GOODBYE, farewell).await;
+    telling::end(handle).await;
+    for url in config.listen_peer.iter().filter(|url| !url.is_tcp()) {
+        // Someone may have removed it already, which is what we want.
+        let _ = std::fs::remove_file(&url.address);
+    }
     drop(lock);
     Ok(fault)
 }
@@ -294,25 +295,6 @@ fn directory(handle: Handle) -> Directory {
     })
 }
 
-/// A line for each request that takes longer.
-fn slow_log(limit: Duration, log: Log) -> SlowLog {
-    SlowLog::new(limit, move |slow| {
-        let took = u64::try_from(slow.took.as_nanos()).unwrap_or(u64::MAX);
-        let began = WallTime::from_nanos(Clock::wall().as_nanos().saturating_sub(took));
-        let fields = [
-            ("start time", json!(timestamp(began))),
-            ("time spent", json!(format!("{:?}", slow.took))),
-            ("response type", json!(slow.method)),
-            ("request count", json!(slow.request_count)),
-            ("request size", json!(slow.request_size)),
-            ("response count", json!(slow.response_count)),
-            ("response size", json!(slow.response_size)),
-            ("request content", json!(slow.content)),
-        ];
-        log.warn(CALLER, "request stats", &fields);
-    })
-}
-
 /// What an operator looks for first when something is odd.
 fn summary(config: &ServerConfig) -> Vec<(&'static str, Value)> {
     let list = |urls: &[Url]| json!(urls.iter().map(Url::to_string).collect::<Vec<_>>());
@@ -341,10 +323,13 @@ fn summary(config: &ServerConfig) -> Vec<(&'static str, Value)> {
     ]
 }
 
-async fn bind_peers(urls: &[Url], shared: bool) -> Result<Vec<TcpListener>, Fault> {
+async fn bind_peers(urls: &[Url], shared: bool) -> Result<Vec<PeerListener>, Fault> {
     let mut listeners = Vec::new();
     for url in urls {
-        let bound = listen::tcp(url, shared).await;
+        let bound = match url.is_tcp() {
+            true => listen::tcp(url, shared).await.map(PeerListener::Tcp),
+            false => listen::unix(url).map(PeerListener::Unix),
+        };
         listeners.push(bound.map_err(|error| cannot_listen(url, &error))?);
     }
     Ok(listeners)

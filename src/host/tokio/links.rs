@@ -1,4 +1,4 @@
-//! TCP between members: dialling, accepting, greeting, frames.
+//! Connections between members: dialling, accepting, greeting, frames.
 //!
 //! Invariants: `LinkUp` comes before any frame of its link; after `LinkUp` or `Dial` there is
 //! exactly one `LinkDown` unless the core closed the link; what waits to be sent on a link is
@@ -22,8 +22,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
 use tokio::{
-    io::{AsyncWrite, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
     sync::{
         Semaphore,
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -34,6 +33,7 @@ use tokio::{
 use super::{
     log::Log,
     meter::{LinkMeter, Meter},
+    socket::{Address, PeerListener, Socket},
     wire::{self, Greeting, Heard, Verdict},
 };
 use crate::kernel::{ClusterId, Event, LinkId, LinkOp, MemberId, limits};
@@ -116,7 +116,7 @@ impl Links {
     /// No links yet. Accepts on every listener from now on; the runtime must be running.
     pub fn open(
         identity: Identity,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<PeerListener>,
         events: UnboundedSender<Event>,
         directory: Directory,
         log: Log,
@@ -247,7 +247,7 @@ struct Line {
     meter: LinkMeter,
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+async fn accept(shared: Arc<Shared>, listener: PeerListener) {
     let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
     loop {
         let permit = Arc::clone(&greetings)
@@ -281,7 +281,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                     });
                 }
                 Err(reason) => {
-                    let from = json!(from.to_string());
+                    let from = json!(from);
                     let fields = [("remote-addr", from), ("error", json!(reason))];
                     let story = "rejected connection on peer endpoint";
                     shared.log.warn(CALLER, story, &fields);
@@ -292,27 +292,23 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 /// The accepting side of the greeting.
-async fn answer(
-    shared: &Shared,
-    mut socket: TcpStream,
-) -> Result<Option<(TcpStream, MemberId)>, String> {
+async fn answer(shared: &Shared, mut socket: Socket) -> Result<Option<(Socket, MemberId)>, String> {
     let identity = &shared.identity;
-    socket
-        .set_nodelay(true)
-        .map_err(|error| error.to_string())?;
-    let heard = wire::read_greeting(&mut socket).await?;
+    let heard = wire::read_greeting(&mut socket.reader).await?;
     let answer = Greeting::answer(heard, identity.cluster, identity.member);
     if heard == Heard::Greeting(Greeting::INQUIRY) {
         let members = (shared.directory)().await;
         // Whoever asked may have stopped waiting.
         if let Some(members) = members
-            && wire::write_greeting(&mut socket, &answer).await.is_ok()
+            && wire::write_greeting(&mut socket.writer, &answer)
+                .await
+                .is_ok()
         {
-            let _ = wire::write_frame(&mut socket, &members).await;
+            let _ = wire::write_frame(&mut socket.writer, &members).await;
         }
         return Ok(None);
     }
-    wire::write_greeting(&mut socket, &answer).await?;
+    wire::write_greeting(&mut socket.writer, &answer).await?;
     let sender = answer.receiver;
     match answer.verdict {
         Verdict::Welcome if sender == identity.member => {
@@ -325,13 +321,7 @@ async fn answer(
     }
 }
 
-async fn accepted(
-    shared: Arc<Shared>,
-    link: LinkId,
-    peer: MemberId,
-    socket: TcpStream,
-    line: Line,
-) {
+async fn accepted(shared: Arc<Shared>, link: LinkId, peer: MemberId, socket: Socket, line: Line) {
     shared.tell(Event::LinkUp {
         link,
         peer,
@@ -357,11 +347,11 @@ async fn dialled(shared: Arc<Shared>, link: LinkId, peer: MemberId, urls: Vec<St
 }
 
 /// Tries one URL after the other; the reason of the last failure is told.
-async fn dial(identity: &Identity, peer: MemberId, urls: &[String]) -> Result<TcpStream, String> {
+async fn dial(identity: &Identity, peer: MemberId, urls: &[String]) -> Result<Socket, String> {
     let mut last = "the member has no peer URL".to_owned();
     for url in urls {
-        let Some(address) = address(url) else {
-            last = format!("{url}: only http://host:port can be dialled");
+        let Some(address) = Address::of(url) else {
+            last = format!("{url}: only http://host:port and unix://path can be dialled");
             continue;
         };
         let attempt = tokio::time::timeout(identity.patience, greet(identity, peer, address)).await;
@@ -374,20 +364,21 @@ async fn dial(identity: &Identity, peer: MemberId, urls: &[String]) -> Result<Tc
 }
 
 /// The dialling side of the greeting.
-async fn greet(identity: &Identity, peer: MemberId, address: &str) -> Result<TcpStream, String> {
-    let connected = TcpStream::connect(address).await;
+async fn greet(
+    identity: &Identity,
+    peer: MemberId,
+    address: Address<'_>,
+) -> Result<Socket, String> {
+    let connected = Socket::connect(address).await;
     let mut socket = connected.map_err(|error| error.to_string())?;
-    socket
-        .set_nodelay(true)
-        .map_err(|error| error.to_string())?;
     let greeting = Greeting {
         verdict: Verdict::Welcome,
         cluster: identity.cluster,
         sender: identity.member,
         receiver: peer,
     };
-    wire::write_greeting(&mut socket, &greeting).await?;
-    let heard = wire::read_greeting(&mut socket).await?;
+    wire::write_greeting(&mut socket.writer, &greeting).await?;
+    let heard = wire::read_greeting(&mut socket.reader).await?;
     match Greeting::accept(heard, identity.cluster, peer) {
         Verdict::Welcome => Ok(socket),
         refusal @ (Verdict::Version | Verdict::Cluster | Verdict::Receiver) => {
@@ -396,17 +387,9 @@ async fn greet(identity: &Identity, peer: MemberId, address: &str) -> Result<Tcp
     }
 }
 
-/// The `host:port` of a peer URL, if it is one we can dial.
-pub fn address(url: &str) -> Option<&str> {
-    let address = url.strip_prefix("http://")?.trim_end_matches('/');
-    let (host, port) = address.rsplit_once(':')?;
-    port.parse::<u16>().ok()?;
-    (!host.is_empty() && !host.contains('/')).then_some(address)
-}
-
 /// Carries frames both ways until the link ends, and says why it ended.
-async fn carry(shared: &Shared, link: LinkId, socket: TcpStream, line: Line) -> String {
-    let (reader, mut writer) = socket.into_split();
+async fn carry(shared: &Shared, link: LinkId, socket: Socket, line: Line) -> String {
+    let Socket { reader, mut writer } = socket;
     let Line {
         mut queue,
         flow,
@@ -422,10 +405,10 @@ async fn carry(shared: &Shared, link: LinkId, socket: TcpStream, line: Line) -> 
     }
 }
 
-async fn receive(
+async fn receive<R: AsyncRead + Unpin>(
     shared: &Shared,
     link: LinkId,
-    reader: OwnedReadHalf,
+    reader: R,
     flow: &Flow,
     meter: &LinkMeter,
 ) -> String {
@@ -489,6 +472,8 @@ async fn write_frames<W: AsyncWrite + Unpin>(
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::{
         host::tokio::log::{LogFormat, LogOutput},

@@ -10,7 +10,7 @@ use std::{
     io::{self, Write},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -58,10 +58,11 @@ pub enum LogOutput {
     Journal,
 }
 
-/// The logger. Clones write to the same outputs.
+/// The logger. Clones write to the same outputs, from the same level on.
 #[derive(Clone, Debug)]
 pub struct Log {
-    level_min: LogLevel,
+    /// The rank of the lowest level that is written.
+    rank_min: Arc<AtomicU8>,
     format: LogFormat,
     lines: SyncSender<Job>,
     dropped: Arc<AtomicU64>,
@@ -91,11 +92,21 @@ impl Log {
             .name("log".to_owned())
             .spawn(move || write_lines(&jobs, sinks))?;
         Ok(Self {
-            level_min,
+            rank_min: Arc::new(AtomicU8::new(rank(level_min))),
             format,
             lines,
             dropped: Arc::default(),
         })
+    }
+
+    /// Writes lines from this level on from now on.
+    pub fn set_level(&self, level_min: LogLevel) {
+        self.rank_min.store(rank(level_min), Ordering::Relaxed);
+    }
+
+    /// Whether lines of this level are written.
+    pub fn writes(&self, level: LogLevel) -> bool {
+        rank(level) >= self.rank_min.load(Ordering::Relaxed)
     }
 
     /// Writes a line of the core.
@@ -106,6 +117,11 @@ impl Log {
             .map(|(name, value)| (*name, Value::from(value.as_str())))
             .collect();
         self.write(line.level, line.caller, &line.message, &fields);
+    }
+
+    /// Something that only somebody who looks for it wants to know.
+    pub fn debug(&self, caller: &str, message: &str, fields: &[(&str, Value)]) {
+        self.write(LogLevel::Debug, caller, message, fields);
     }
 
     /// Something worth knowing in normal life.
@@ -137,7 +153,7 @@ impl Log {
     }
 
     fn write(&self, level: LogLevel, caller: &str, message: &str, fields: &[(&str, Value)]) {
-        if rank(level) < rank(self.level_min) {
+        if !self.writes(level) {
             return;
         }
         let dropped = self.dropped.swap(0, Ordering::Relaxed);

@@ -13,6 +13,7 @@ pub mod log;
 pub mod meter;
 mod rotate;
 pub mod signal;
+pub mod socket;
 pub mod wal;
 mod wire;
 

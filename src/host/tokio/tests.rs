@@ -11,8 +11,9 @@ use tokio::net::TcpListener;
 
 use super::{
     lanes::LaneWork,
-    links::{ACCEPTED_FIRST, Identity, address},
+    links::{ACCEPTED_FIRST, Identity},
     log::{LogFormat, LogOutput},
+    socket::PeerListener,
     wal::{WalDir, WalKeeper, WalWriter},
     *,
 };
@@ -69,7 +70,7 @@ async fn member(cluster: u64, id: u64) -> Member {
     let queue = events();
     let links = Links::open(
         identity,
-        vec![listener],
+        vec![PeerListener::Tcp(listener)],
         queue.0.clone(),
         Arc::new(|| Box::pin(async { Some(Bytes::from_static(b"members")) })),
         log.clone(),
@@ -250,20 +251,4 @@ async fn waiting_ends_at_the_deadline_and_replies_reach_the_edge() {
     });
     let replies = one.replies.lock().unwrap();
     assert_eq!(replies.get(&CallId::new(4)), Some(&Err(ApiError::NoLeader)));
-}
-
-#[test]
-fn only_plain_peer_urls_have_an_address() {
-    assert_eq!(address("http://localhost:2380"), Some("localhost:2380"));
-    assert_eq!(address("http://[::1]:2380/"), Some("[::1]:2380"));
-    for url in [
-        "https://a:1",
-        "http://a",
-        "http://:1",
-        "http://a/b:1",
-        "http://a:99999",
-        "a:1",
-    ] {
-        assert_eq!(address(url), None, "{url}");
-    }
 }

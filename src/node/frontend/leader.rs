@@ -108,8 +108,8 @@ impl Frontend {
             Some(_) if mutant!("follower-answers-keep-alive") => self.lead(call, request),
             Some(leader) if leader == self.member => self.lead(call, request),
             Some(leader) => {
-                self.next_forward += 1;
                 let id = self.next_forward;
+                self.next_forward += 1;
                 let retry = cx.now.after(RETRY);
                 cx.tell(Mail::Peers(PeersInput::Call {
                     to: leader,

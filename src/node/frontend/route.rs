@@ -4,12 +4,9 @@
 use super::Frontend;
 use crate::{
     apply::txn,
-    kernel::{Context, Request, WallTime},
+    kernel::Request,
     mutant,
-    node::{
-        mail::{Mail, PeerRequest},
-        reconfigure::Change,
-    },
+    node::{mail::PeerRequest, reconfigure::Change},
     pb::{
         etcdserverpb::alarm_request::AlarmAction,
         fated::command::{LeaseRevoke, command::Body},
@@ -19,6 +16,8 @@ use crate::{
 /// Where a request goes.
 pub(super) enum Route {
     Propose(Body),
+    /// A lease of this TTL, under a name of ours.
+    Grant(i64),
     Barrier(Behind),
     Local(Request, bool),
     Leader(PeerRequest),
@@ -35,7 +34,7 @@ pub(super) enum Behind {
 
 impl Frontend {
     /// Where a request goes.
-    pub(super) fn route(&mut self, request: Request, cx: &mut Context<'_, Mail>) -> Route {
+    pub(super) fn route(&self, request: Request) -> Route {
         match request {
             Request::Put(request) => Route::Propose(Body::Put(request)),
             Request::DeleteRange(request) => Route::Propose(Body::DeleteRange(request)),
@@ -52,10 +51,10 @@ impl Frontend {
                 // Raised here and not when applied, so that members with other settings agree on
                 // it.
                 request.ttl = request.ttl.max(self.min_ttl_seconds);
-                if request.id == 0 {
-                    request.id = self.fresh_lease_id(cx.wall);
+                match request.id {
+                    0 => Route::Grant(request.ttl),
+                    _ => Route::Propose(Body::LeaseGrant(request)),
                 }
-                Route::Propose(Body::LeaseGrant(request))
             }
             Request::LeaseRevoke(request) => Route::Propose(Body::LeaseRevoke(LeaseRevoke {
                 ids: vec![request.id],
@@ -102,19 +101,6 @@ impl Frontend {
             Request::Metrics => unreachable!("the node answers it from its actors"),
             Request::Invalid(..) => unreachable!("it is answered on arrival"),
         }
-    }
-}
-
-impl Frontend {
-    /// A lease id that rises with time, as etcd's do: clients sort keys that end in one. The upper
-    /// bits keep members apart, the lower ones the grants of one millisecond.
-    fn fresh_lease_id(&mut self, wall: WallTime) -> i64 {
-        let millis = (wall.as_nanos() / 1_000_000) & 0xff_ffff_ffff;
-        self.last_lease_id = (millis << 8).max(self.last_lease_id + 1);
-        let member = (self.member.get() & 0x7fff) << 48;
-        (member | (self.last_lease_id & 0xffff_ffff_ffff))
-            .cast_signed()
-            .max(1)
     }
 }
 

@@ -334,7 +334,58 @@ pub fn short_leases(plan: &mut Plan) {
     busy(plan, 8, 200, |entropy| What::Lease(lease_step(entropy)));
 }
 
-/// The same, with leaders that come and go.
+/// Short leases through members that die and are back before a leader with a slow disk has answered.
+pub fn quick_restarts(plan: &mut Plan) {
+    short_leases(plan);
+    (plan.network.delay_us, plan.network.jitter_us) = (500, 500);
+    strike_often(plan, 300, 30, |members, entropy| FaultKind::Kill {
+        target: Target::Member(draw::index(members, entropy)),
+    });
+    let slow = FaultKind::SlowDisk {
+        target: Target::Leader,
+        times: 100,
+    };
+    let slow = (0..plan.faults_ms / 1000).map(|second| Fault {
+        at_ms: second * 1000,
+        for_ms: 900,
+        kind: slow.clone(),
+    });
+    plan.faults.extend(slow);
+    plan.faults.sort_by_key(|fault| fault.at_ms);
+}
+
+/// Many leases whose names the members choose, and members that start again with a clock that was
+/// set back to when they chose others.
+pub fn clocks_set_back(plan: &mut Plan) {
+    of_three(plan);
+    plan.network.client_loss_ppm = 0;
+    plan.patience_ms = 4000;
+    busy(plan, 8, 300, |entropy| match entropy.one_in(8) {
+        true => What::Lease(lease_step(entropy)),
+        false => What::Lease(LeaseStep::Grant {
+            ttl: 20,
+            naming: Naming::Cluster,
+        }),
+    });
+    let mut entropy = dice(plan).fork("clocks");
+    for second in 1..plan.faults_ms / 1000 {
+        let member = draw::index(3, &mut entropy);
+        let target = Target::Member(member);
+        let ms = -entropy.between(500, 5000).cast_signed();
+        for kind in [
+            FaultKind::WallJump { member, ms },
+            FaultKind::Kill { target },
+        ] {
+            plan.faults.push(Fault {
+                at_ms: second * 1000,
+                for_ms: 20,
+                kind,
+            });
+        }
+    }
+}
+
+/// Short leases under leaders that come and go.
 pub fn moved_short_leases(plan: &mut Plan) {
     short_leases(plan);
     strike_often(plan, 1500, 10, |members, entropy| FaultKind::MoveLeader {
