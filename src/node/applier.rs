@@ -1,8 +1,8 @@
 //! The actor that owns the state machine: ordered apply, reads, batches on their way to the
 //! backend, slices of compaction, and the exchange of the whole state for an image.
 //!
-//! Inputs: `ApplierInput`. Timers: the batch interval, the next slice of a compaction, the next part
-//! of a rewriting.
+//! Inputs: `ApplierInput`. Timers: the batch interval, the next slice of a compaction, the next
+//! part of a rewriting.
 //! Invariants:
 //! - Entries are applied in order, each once; an entry and its effects share a batch.
 //! - `batch.consistent <= applied`: the backend is never ahead of the log.
