@@ -14,6 +14,7 @@ mod mutants;
 mod one;
 mod pool;
 mod shrink;
+mod small;
 mod soak;
 mod tell;
 mod twice;

@@ -196,7 +196,11 @@ impl World {
     /// Every client begins its script.
     pub fn start_clients(&mut self) {
         for client in 0..self.clients.clients.len() {
-            self.after(0, Item::Client(ClientItem::Think { client }));
+            let wait = match self.plan.waits_first {
+                true => self.clients.clients[client].next_wait(),
+                false => 0,
+            };
+            self.after(wait, Item::Client(ClientItem::Think { client }));
         }
     }
 

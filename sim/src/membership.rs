@@ -129,6 +129,11 @@ impl MembershipPlan {
     pub fn is_still(&self) -> bool {
         self.steps.is_empty()
     }
+
+    /// Whether nothing of it is to be said, so that a plan on file need not mention it.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Forced {

@@ -21,6 +21,7 @@ use crate::{
 
 pub mod consensus;
 pub mod members;
+pub mod pairs;
 pub mod space;
 pub mod state;
 
@@ -39,6 +40,8 @@ pub struct Planted {
     pub guide: Option<fn(&mut Plan)>,
     /// After this many seeds without its check it counts as missed.
     pub seeds_max: u64,
+    /// With fewer faults than these it breaks nothing, whatever clients do.
+    pub faults_min: usize,
 }
 
 /// What a run says when it broke.
@@ -56,7 +59,8 @@ pub const ASSERTION: &str = "no assertion fails";
 /// Every planted bug.
 pub fn all() -> impl Iterator<Item = &'static Planted> {
     let bugs = consensus::TABLE.iter().chain(members::TABLE);
-    bugs.chain(state::TABLE).chain(space::TABLE)
+    let bugs = bugs.chain(state::TABLE).chain(space::TABLE);
+    bugs.chain(pairs::TABLE)
 }
 
 impl Planted {
@@ -102,6 +106,7 @@ const fn planted(
         checks,
         guide: None,
         seeds_max: 60,
+        faults_min: 0,
     }
 }
 
@@ -109,6 +114,14 @@ const fn planted(
 const fn guided(bug: Planted, guide: fn(&mut Plan)) -> Planted {
     Planted {
         guide: Some(guide),
+        ..bug
+    }
+}
+
+/// A bug that needs two faults, one on top of the other.
+const fn of_two_faults(bug: Planted) -> Planted {
+    Planted {
+        faults_min: 2,
         ..bug
     }
 }

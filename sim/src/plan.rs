@@ -35,6 +35,10 @@ pub struct Plan {
     pub disks: DiskPlan,
     /// How long the phase of faults lasts.
     pub faults_ms: u64,
+    /// Whether the run ends with the phase of faults, and nothing is healed. Only plans that are cut
+    /// down, or made for a bug that shows before, do that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends_early: bool,
     /// What breaks, in order of time.
     pub faults: Vec<Fault>,
     /// The members that are whole in the liveness phase; a majority.
@@ -46,10 +50,14 @@ pub struct Plan {
     pub last_cut: bool,
     /// What each client does.
     pub clients: Vec<Vec<Step>>,
+    /// Whether a client waits before its first step as before all others. Only plans that are cut
+    /// down say so: what is left of a script keeps its time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits_first: bool,
     /// Who watches.
     pub watchers: Vec<WatcherPlan>,
     /// How the member set changes.
-    #[serde(default, skip_serializing_if = "MembershipPlan::is_still")]
+    #[serde(default, skip_serializing_if = "MembershipPlan::is_nothing")]
     pub membership: MembershipPlan,
     /// How long a client waits for an answer.
     pub patience_ms: u64,
@@ -268,10 +276,12 @@ impl Plan {
             faults: crate::faults::draw(&cluster, faults_ms, &mut root.fork("faults")),
             cluster,
             faults_ms,
+            ends_early: false,
             core,
             deaf: root.fork("deaf").one_in(2),
             last_cut,
             clients: scripts,
+            waits_first: false,
             watchers: crate::watching::draw(&mut root.fork("watchers")),
             membership,
             patience_ms,

@@ -342,6 +342,10 @@ impl Runner {
             world.schedule_changes();
         }
         self.until(plan.faults_ms * 1_000_000, |_| false).await;
+        if plan.ends_early {
+            self.shared.world().clients.stopped = true;
+            return self.await_answers().await;
+        }
         self.liveness(&plan).await;
         self.heal().await;
         if plan.last_cut {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     kernel::{ClusterId, EntryId, MemberId, SegmentId},
+    mutant,
     raft::{Entry, HardState, SnapshotMeta},
 };
 
@@ -268,6 +269,9 @@ impl Recovery {
     }
 
     fn take_entry(&mut self, entry: Entry) -> Result<(), Finding> {
+        if mutant!("first-write-of-an-index-wins") && entry.id.index <= self.outline.last().index {
+            return Ok(());
+        }
         self.admit(Record::Entry(&entry))?;
         let first = self.outline.first();
         let keep = first.index.distance_to(entry.id.index.prev());

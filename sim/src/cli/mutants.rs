@@ -20,7 +20,7 @@ use fated_sim::{
 };
 use serde_json::{Value, json};
 
-use super::{Outcome, Place, plan_text};
+use super::{Outcome, Place, plan_text, shrink::Limits, small, tell::Tally};
 use fated::kernel::Entropy;
 
 /// Seeds of one batch; the next batch begins this much later.
@@ -46,6 +46,14 @@ pub struct Mutants {
     /// Print the plan of the first seed of one bug, for `replay`.
     #[arg(long)]
     plan: bool,
+    /// Cut the first plan in which each bug shows down, and fail where more than --faults-max and
+    /// --operations-max are left. Without names it takes the bugs that need two faults.
+    #[arg(long)]
+    shrink: bool,
+    #[command(flatten)]
+    bounds: small::Bounds,
+    #[command(flatten)]
+    limits: Limits,
     #[command(flatten)]
     place: Place,
 }
@@ -60,6 +68,8 @@ struct Batch {
     /// What else fired, and in which seed first.
     others: BTreeMap<String, (u64, u64)>,
     took: Duration,
+    /// All runs together; that one broke is no failure here.
+    tally: Tally,
 }
 
 /// What all batches of a bug came to.
@@ -78,6 +88,9 @@ pub fn mutants(options: &Mutants, json: bool) -> Outcome {
         return Ok(true);
     }
     let began = Instant::now();
+    if options.shrink {
+        return small::small(&bugs, &options.bounds, options.limits, &options.place, json);
+    }
     if let Some(seeds) = options.clean {
         return options.clean(&bugs, seeds, json);
     }
@@ -113,13 +126,14 @@ pub fn mutants(options: &Mutants, json: bool) -> Outcome {
         );
     }
     if json {
-        let rows: Vec<Value> = rows.iter().map(Row::json).collect();
-        let seconds = took.as_secs_f64();
-        println!(
-            "{}",
-            json!({ "planted": rows.len(), "failed": missed, "real_seconds": seconds,
-                    "bugs": rows })
-        );
+        let mut tally = Tally::default();
+        let batches = rows.iter().flat_map(|row| &row.batches);
+        batches.for_each(|batch| tally.merge(&batch.tally));
+        let mut line = tally.value(took);
+        line["failed"] = json!(missed);
+        line["planted"] = json!(rows.len());
+        line["bugs"] = rows.iter().map(Row::json).collect();
+        println!("{line}");
     }
     Ok(missed == 0)
 }
@@ -137,7 +151,11 @@ impl Mutants {
             true => bug.name == name,
             false => bug.name.contains(name.as_str()),
         };
-        bugs.retain(|bug| self.names.is_empty() || self.names.iter().any(|name| fits(bug, name)));
+        let all = |bug: &Planted| !self.shrink || bug.faults_min >= 2;
+        bugs.retain(|bug| match self.names.is_empty() {
+            true => all(bug),
+            false => self.names.iter().any(|name| fits(bug, name)),
+        });
         if let Some(count) = self.sample {
             let mut entropy = Entropy::from_seed(self.place.from).fork("sample of mutants");
             while bugs.len() > count.max(1) {
@@ -155,23 +173,29 @@ impl Mutants {
             .iter()
             .flat_map(|bug| (0..seeds).map(move |number| (*bug, number)))
             .collect();
-        let broken = spread(self.place.threads(), &jobs, |(bug, number)| {
+        let runs = spread(self.place.threads(), &jobs, |(bug, number)| {
             let seed = self.place.from.wrapping_add(*number);
             let report = run::run(bug.clean_plan(seed), Keep::Hash);
-            let violation = report.violation?;
-            let story: String = violation.story.chars().take(600).collect();
-            eprintln!("{} seed {seed}: {}: {story}", bug.name, violation.guarantee);
-            Some((bug.name, seed, violation.guarantee))
+            if let Some(violation) = &report.violation {
+                let story: String = violation.story.chars().take(600).collect();
+                eprintln!("{} seed {seed}: {}: {story}", bug.name, violation.guarantee);
+            }
+            let mut tally = Tally::default();
+            tally.add(&report);
+            let broken = report.violation.map(|violation| violation.guarantee);
+            (tally, broken.map(|broken| (bug.name, seed, broken)))
         });
-        let broken: Vec<_> = broken.into_iter().flatten().collect();
-        let seconds = began.elapsed().as_secs_f64();
+        let mut tally = Tally::default();
+        runs.iter().for_each(|(run, _)| tally.merge(run));
+        let broken: Vec<_> = runs.into_iter().filter_map(|(_, broken)| broken).collect();
         if json {
-            println!(
-                "{}",
-                json!({ "seeds": jobs.len(), "failed": broken, "real_seconds": seconds })
-            );
+            let mut line = tally.value(began.elapsed());
+            line["failed"] = json!(broken.len());
+            line["failures"] = json!(broken);
+            println!("{line}");
         } else {
-            let (seeds, broken) = (jobs.len(), broken.len());
+            let (seeds, broken) = (tally.seeds, broken.len());
+            let seconds = began.elapsed().as_secs_f64();
             println!("{seeds} guided seeds without a bug in {seconds:.0} s, {broken} failed");
         }
         Ok(broken.is_empty())
@@ -187,13 +211,16 @@ fn live(bug: &Planted, first: u64) -> Batch {
         seeds: 0,
         others: BTreeMap::new(),
         took: Duration::ZERO,
+        tally: Tally::default(),
     };
     while batch.caught.is_none() && batch.seeds < bug.seeds_max {
         let seed = first.wrapping_add(batch.seeds);
-        let report = run::run(bug.plan(seed), Keep::Hash);
+        let mut report = run::run(bug.plan(seed), Keep::Hash);
         batch.seeds += 1;
+        let violation = report.violation.take();
+        batch.tally.add(&report);
         batch.reached += u64::from(report.planted_reached > 0);
-        let Some(violation) = report.violation else {
+        let Some(violation) = violation else {
             continue;
         };
         let name = match violation.guarantee == ASSERTION {
@@ -222,7 +249,11 @@ fn assertion_text(story: &str) -> String {
 }
 
 /// Does jobs on several threads, in order; the results come in the order of the jobs.
-fn spread<J: Sync, T: Send>(threads: usize, jobs: &[J], work: impl Fn(&J) -> T + Sync) -> Vec<T> {
+pub(super) fn spread<J: Sync, T: Send>(
+    threads: usize,
+    jobs: &[J],
+    work: impl Fn(&J) -> T + Sync,
+) -> Vec<T> {
     let next = Mutex::new(0..jobs.len());
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -362,10 +393,10 @@ fn document(rows: &[Row], batches: u64) -> String {
         text += &format!(
             "| `{}`{} | {} | {} | {seeds} | {:.1} | {} |\n",
             row.bug.name,
-            if row.bug.guide.is_some() {
-                " (guided)"
-            } else {
-                ""
+            match (row.bug.faults_min >= 2, row.bug.guide.is_some()) {
+                (true, _) => " (guided, two faults)",
+                (false, true) => " (guided)",
+                (false, false) => "",
             },
             row.bug.breaks,
             row.bug.source,

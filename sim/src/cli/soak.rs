@@ -97,9 +97,14 @@ pub fn soak(batch: &Batch, json: bool) -> Outcome {
     progress.clear();
     let real = began.elapsed();
     let demands = batch.demands || tally.seeds >= required::SEEDS;
-    let reached = !demands || required::missing(&tally.counters, tally.seeds).is_empty();
+    let missing = match demands {
+        true => required::missing(&tally.counters, tally.seeds),
+        false => Vec::new(),
+    };
     if json {
-        println!("{}", tally.json(real));
+        let mut line = tally.value(real);
+        line["missing"] = missing.iter().map(|it| it.name).collect();
+        println!("{line}");
     } else {
         match demands {
             true => print!("{}", tell::required(&tally.counters, tally.seeds)),
@@ -112,7 +117,7 @@ pub fn soak(batch: &Batch, json: bool) -> Outcome {
     }
     match unsaved {
         Some(why) => Err(why),
-        None => Ok(tally.failures.is_empty() && reached),
+        None => Ok(tally.failures.is_empty() && missing.is_empty()),
     }
 }
 

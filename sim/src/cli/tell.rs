@@ -56,6 +56,16 @@ impl Tally {
         }
     }
 
+    /// Adds what others were added up to.
+    pub fn merge(&mut self, other: &Self) {
+        self.seeds += other.seeds;
+        self.counters.merge(&other.counters);
+        self.simulated += other.simulated;
+        self.operations += other.operations;
+        self.steps += other.steps;
+        self.hash = self.hash.wrapping_add(other.hash);
+    }
+
     /// A seed that did not come to the same twice.
     pub fn add_difference(&mut self, seed: u64, story: String) {
         let guarantee = "the same seed, the same run".to_owned();
@@ -84,6 +94,11 @@ impl Tally {
 
     /// One line that a machine reads.
     pub fn json(&self, real: Duration) -> String {
+        self.value(real).to_string()
+    }
+
+    /// The same, for commands that have more to say.
+    pub fn value(&self, real: Duration) -> serde_json::Value {
         let counters: serde_json::Map<String, serde_json::Value> = self
             .counters
             .iter()
@@ -108,7 +123,6 @@ impl Tally {
             "trace_hash": format!("{:016x}", self.hash),
             "counters": counters,
         })
-        .to_string()
     }
 
     /// One line that a person reads.

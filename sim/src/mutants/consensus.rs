@@ -68,15 +68,6 @@ pub const TABLE: &[Planted] = &[
     ),
     guided(
         planted(
-            "failed-sync-ignored",
-            "P24",
-            "A failed operation of the log is taken as done.",
-            &[DURABLE, COMES_BACK, PROMISE],
-        ),
-        guides::failing_disks,
-    ),
-    guided(
-        planted(
             "segment-name-unsynced",
             "P24, etcd 6368",
             "The directory is not synced after a segment got its name.",

@@ -2,9 +2,8 @@
 
 use super::{
     Check::{self, Asserts, Holds},
-    Planted,
+    Planted, guided, planted,
 };
-use crate::plan::Plan;
 
 mod guides;
 
@@ -29,31 +28,6 @@ const EARLY: Check = Holds("LeaseEarly");
 const LATE: Check = Holds("LeaseLate");
 const NO_HALT: Check = Holds("a member halts only for a fault of its own disk");
 const LEASE_ANSWER: Check = Holds("LeaseAnswer");
-
-/// A bug that chance alone finds soon.
-const fn planted(
-    name: &'static str,
-    source: &'static str,
-    breaks: &'static str,
-    checks: &'static [Check],
-) -> Planted {
-    Planted {
-        name,
-        breaks,
-        source,
-        checks,
-        guide: None,
-        seeds_max: 60,
-    }
-}
-
-/// A bug whose circumstances a guide makes more frequent.
-const fn guided(bug: Planted, guide: fn(&mut Plan)) -> Planted {
-    Planted {
-        guide: Some(guide),
-        ..bug
-    }
-}
 
 /// Their list.
 pub const TABLE: &[Planted] = &[

@@ -9,7 +9,7 @@ use fated::kernel::Entropy;
 use super::super::strike_often;
 use crate::{
     draw,
-    faults::{DiskFault, Fault, FaultKind, Point, Target},
+    faults::{Fault, FaultKind, Point, Target},
     membership::{Forced, MemberChange, MemberStep, SLOTS_MAX},
     plan::Plan,
     script::What,
@@ -24,7 +24,8 @@ pub fn begin(plan: &mut Plan) {
     }
 }
 
-fn set_members(plan: &mut Plan, members: usize) {
+/// A cluster of so many.
+pub fn set_members(plan: &mut Plan, members: usize) {
     plan.cluster.members = members;
     let clock = plan.clocks[0].clone();
     plan.clocks.resize(members, clock);
@@ -89,25 +90,6 @@ pub fn torn_writes(plan: &mut Plan) {
         let key = number as u64 % 20;
         step.what = What::Put { key, bytes };
     }
-}
-
-/// Writes and syncs that fail, and crashes after them.
-pub fn failing_disks(plan: &mut Plan) {
-    begin(plan);
-    strike_often(plan, 500, 1_000, |members, entropy| {
-        let target = any(members, entropy);
-        match entropy.below(4) {
-            0 => FaultKind::DiskError {
-                target,
-                on: DiskFault::Write,
-            },
-            1 | 2 => FaultKind::DiskError {
-                target,
-                on: DiskFault::Sync,
-            },
-            _ => FaultKind::PowerCut { target },
-        }
-    });
 }
 
 /// A backend that is far behind a log that keeps little.
