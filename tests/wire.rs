@@ -18,6 +18,7 @@ mod junk;
 mod level;
 mod model;
 mod odd;
+mod pings;
 mod quorum;
 mod raw;
 mod recipes;

@@ -29,6 +29,8 @@ pub struct LaneState {
     failed: Option<DiskError>,
     /// Nothing completes before this moment.
     pub stalled_until: u64,
+    /// When the running step ends.
+    pub busy_until: u64,
 }
 
 #[derive(Debug)]
@@ -96,12 +98,13 @@ impl World {
     fn lane_later(&mut self, at: usize, lane: Lane) {
         let plan = &self.plan.disks;
         let member = &mut self.members[at];
-        let state = &member.lanes[&lane];
+        let state = member.lanes.get_mut(&lane).expect("a lane at work");
         let quick = lane == Lane::Wal && state.work.as_ref().is_some_and(|work| work.step == 0);
         let base = if quick { plan.write_us } else { plan.sync_us };
         let factor = 1 << member.entropy.below(4);
         let nanos = base * 1000 * factor + member.entropy.below(1000);
         let when = (self.now + nanos * member.slow_times).max(state.stalled_until);
+        state.busy_until = when;
         let boot = member.boot;
         if member.slow_times > 1 {
             self.counters.hit("disk: operation slowed down");

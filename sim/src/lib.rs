@@ -48,6 +48,8 @@ pub mod run;
 #[cfg(madsim)]
 pub mod tally;
 #[cfg(madsim)]
+pub mod transfers;
+#[cfg(madsim)]
 pub mod watcher;
 #[cfg(madsim)]
 pub mod work;

@@ -94,6 +94,19 @@ impl Network {
         self.blocked.contains_key(&(from, to))
     }
 
+    /// Whether there is a whole link on which one member's words reach another, with nothing in the
+    /// way and nothing before them that arrives only after `limit`.
+    pub fn hears(&self, from: usize, to: usize, limit: u64) -> bool {
+        let first = (from, LinkId::ZERO);
+        let last = (from, LinkId::new(u64::MAX));
+        let mut ends = self.ends.range(first..=last);
+        let whole = ends.any(|(_, end)| {
+            let reaches = end.peer == to && self.ends.contains_key(&(to, end.link));
+            reaches && end.last_arrival <= limit
+        });
+        whole && !self.is_blocked(from, to)
+    }
+
     fn holds(&self, from: usize, to: usize) -> bool {
         self.blocked
             .get(&(from, to))
@@ -243,6 +256,7 @@ impl World {
             self.fail(violation);
         }
         let to = end.peer;
+        self.follow_transfers(from, to, &bytes);
         let flight = Flight {
             from,
             to,

@@ -30,6 +30,7 @@ use crate::{
     queue::Queue,
     store::{Home, Store},
     trace::{self, Trace, View},
+    transfers::Transfers,
     watcher::{WatchItem, Watchers},
 };
 
@@ -114,6 +115,7 @@ pub struct World {
     /// Where the files of members with LMDB are.
     pub home: Option<Home>,
     pub network: Network,
+    pub transfers: Transfers,
     pub clients: Clients,
     pub watchers: Watchers,
     pub nemesis: Nemesis,
@@ -144,6 +146,7 @@ impl World {
             actions: VecDeque::new(),
             members: members.collect(),
             home,
+            transfers: Transfers::default(),
             network: Network::new(plan.network.clone(), root.fork("network")),
             clients: Clients::new(&plan),
             watchers: Watchers::new(&plan, root.fork("watchers")),
@@ -394,6 +397,7 @@ impl World {
             self.fail(violation);
         }
         self.judge_refusals(at, node);
+        self.judge_transfers(at, node);
         self.note_leader(at, node.raft().leader().is_some());
         self.after_turn(at, node);
     }

@@ -37,6 +37,8 @@ pub struct EdgeLimits {
     pub txn_ops_max: usize,
     /// `--max-concurrent-streams`.
     pub streams_max: u32,
+    /// `--grpc-keepalive-min-time`: a client that pings more often is sent away.
+    pub keepalive_min_time: Duration,
     /// `--grpc-keepalive-interval`; none when the server never pings.
     pub keepalive_interval: Option<Duration>,
     /// `--grpc-keepalive-timeout`.
@@ -59,6 +61,7 @@ impl Default for EdgeLimits {
             request_bytes_max: limits::REQUEST_BYTES_MAX,
             txn_ops_max: limits::TXN_OPS_MAX,
             streams_max: u32::MAX,
+            keepalive_min_time: Duration::from_secs(5),
             keepalive_interval: Some(Duration::from_secs(2 * 60 * 60)),
             keepalive_timeout: Duration::from_secs(20),
             health_timeout: Duration::from_secs(7),

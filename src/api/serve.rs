@@ -25,6 +25,7 @@ use super::{
     grpc,
     http::router,
     large::Large,
+    pings::Policed,
     status,
 };
 use crate::kernel::ApiError;
@@ -138,6 +139,7 @@ impl Service {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = self.handle.limits().clone();
+        let apart_min = limits.keepalive_min_time;
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -161,7 +163,7 @@ impl Service {
             let (service, stop) = (self.clone(), stopping.clone());
             async move { Ok::<_, Infallible>(service.answer(request, stop).await) }
         });
-        let socket = TokioIo::new(Forgiving::new(socket));
+        let socket = TokioIo::new(Forgiving::new(Policed::new(socket, apart_min)));
         let mut connection = pin!(builder.serve_connection_with_upgrades(socket, service));
         // A connection that breaks is the client's affair; its calls are cancelled as they drop.
         tokio::select! {

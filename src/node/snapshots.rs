@@ -32,6 +32,7 @@ use crate::{
         effect::{LogLevel, LogLine},
         limits,
     },
+    mutant,
     pb::fated::peer::{self, SnapshotAck, SnapshotChunk},
     raft::{ConfState, RoleChange, SnapshotMeta},
 };
@@ -274,7 +275,7 @@ impl Snapshots {
         while sending
             .window
             .front()
-            .is_some_and(|chunk| chunk.sequence < ack.next_sequence && !chunk.last)
+            .is_some_and(|chunk| chunk.sequence < ack.next_sequence && !stays(chunk))
         {
             sending.window.pop_front();
         }
@@ -589,6 +590,11 @@ impl Snapshots {
             );
         }
     }
+}
+
+/// Whether a chunk is kept although it was acknowledged.
+fn stays(chunk: &SnapshotChunk) -> bool {
+    chunk.last && !mutant!("acknowledged-images-forgotten")
 }
 
 fn send_ack(

@@ -15,7 +15,7 @@ use prost::Message as _;
 
 use crate::{
     kernel::{EntryId, LogIndex, MemberId, ReadId, Term},
-    pb::fated::peer::PeerMessage,
+    pb::fated::peer::{PeerMessage, peer_call, peer_message},
     raft::{Body, Entry, EntryKind, Message},
 };
 
@@ -97,6 +97,30 @@ pub fn carries_conf_change(frame: &Bytes) -> bool {
             ..
         })) => changes(&entries),
         Some(Frame::Raft(_) | Frame::Peer(_)) | None => false,
+    }
+}
+
+/// What a member may ask of the leader about a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeaseQuestion {
+    /// To keep it alive.
+    KeepAlive,
+    /// How long it has to live.
+    TimeToLive,
+}
+
+/// What a frame asks about a lease, if it does.
+pub fn asks_about_lease(frame: &Bytes) -> Option<LeaseQuestion> {
+    let Some(Frame::Peer(message)) = decode(frame.clone()) else {
+        return None;
+    };
+    let Some(peer_message::Body::Call(call)) = message.body else {
+        return None;
+    };
+    match call.request? {
+        peer_call::Request::KeepAlive(_) => Some(LeaseQuestion::KeepAlive),
+        peer_call::Request::TimeToLive(_) => Some(LeaseQuestion::TimeToLive),
+        peer_call::Request::Promote(_) => None,
     }
 }
 

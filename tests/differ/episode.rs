@@ -42,6 +42,15 @@ pub struct Finding {
     pub subject: String,
 }
 
+impl Finding {
+    /// Whether it is only that the connection to the reference broke.
+    pub fn is_a_break(&self) -> bool {
+        let broke =
+            |text: &str| text.contains("h2 protocol error") || text.contains("transport error");
+        broke(&self.reference) && !broke(&self.subject)
+    }
+}
+
 /// Two servers and what is known of them.
 pub struct Episode {
     number: usize,
@@ -59,7 +68,8 @@ pub struct Episode {
     parted: bool,
     /// Progress that both told.
     pub progress: usize,
-    _servers: (Server, Server),
+    /// etcd and fated.
+    servers: (Server, Server),
 }
 
 impl Episode {
@@ -85,8 +95,18 @@ impl Episode {
             asked: 0,
             parted: false,
             progress: 0,
-            _servers: (reference, subject),
+            servers: (reference, subject),
         })
+    }
+
+    /// What the reference said last.
+    pub fn last_words(&self) -> String {
+        let log = self.servers.0.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let panic = lines.iter().position(|line| line.contains("panic"));
+        let from = panic.unwrap_or(lines.len().saturating_sub(5));
+        let words = lines[from..].iter().take(8);
+        words.map(|line| format!("    {line}\n")).collect()
     }
 
     /// Asks so many requests, or fewer if the two no longer hold the same.

@@ -93,6 +93,10 @@ fn main() -> ExitCode {
     }
 }
 
+/// How many episodes may be run once more because the reference's connection broke. What both do is
+/// decided by the seed, so that a difference comes again, and a break that comes again is one.
+const BREAKS_MAX: usize = 2;
+
 async fn run(options: &Options) -> Result<bool, String> {
     let began = Instant::now();
     let mut rules = Rules::new();
@@ -104,16 +108,26 @@ async fn run(options: &Options) -> Result<bool, String> {
         alarms: true,
         downgrades: true,
     };
+    let mut broken = Vec::new();
     while asked < options.requests {
         let seed = options
             .seed
             .wrapping_mul(1_000_003)
             .wrapping_add(number as u64);
         let requests = EPISODE_REQUESTS.min(options.requests - asked);
+        let found = findings.len();
         let mut episode = Episode::start(number, seed, options.trace, switches, options).await?;
         episode
             .run(requests, &mut rules, &mut calls, &mut findings)
             .await;
+        let breaks = findings[found..].iter().any(Finding::is_a_break);
+        if breaks && !broken.contains(&number) && broken.len() < BREAKS_MAX {
+            println!("episode {number}: etcd's connection broke; once more");
+            println!("{}", episode.last_words());
+            findings.truncate(found);
+            broken.push(number);
+            continue;
+        }
         asked += episode.asked.max(1);
         number += 1;
         println!(
@@ -128,6 +142,7 @@ async fn run(options: &Options) -> Result<bool, String> {
             break;
         }
     }
+    println!("\netcd's connection broke in {} episodes", broken.len());
     Ok(report(asked, &rules, &calls, &findings))
 }
 

@@ -22,8 +22,9 @@ pub fn txn(world: &mut World) -> TxnRequest {
     txn
 }
 
-/// Whether it deletes all keys from one on. Such a deletion may take away a key whose value or lease
-/// a put in the same transaction keeps: etcd does not see that they overlap, and ends with a panic.
+/// Whether it deletes all keys from one on. Such a deletion may take away a key whose value or
+/// lease a put in the same transaction keeps: etcd does not see that they overlap, and ends with a
+/// panic.
 fn deletes_a_tail(txn: &TxnRequest) -> bool {
     let operations = txn.success.iter().chain(&txn.failure);
     operations.into_iter().any(|one| match &one.request {

@@ -25,6 +25,7 @@ const SERVES: Check = Holds("a healthy majority serves");
 const EQUAL: Check = Holds("healed members become equal");
 const LINEARIZABLE: Check = Holds("Linearizable");
 const COMMITTED: Check = Holds("Committed");
+const GETS_ON: Check = Holds("an image on its way gets on");
 const CUT: Check = Asserts("a committed entry never goes away");
 
 /// Their list.
@@ -366,5 +367,15 @@ pub const TABLE: &[Planted] = &[
             &[NO_HALT],
         ),
         guides::images,
+    ),
+    guided(
+        planted(
+            "acknowledged-images-forgotten",
+            "seen by reading",
+            "A sender keeps nothing of an image whose chunks were all acknowledged, and hears \
+             nothing from a receiver that dies before it installs it.",
+            &[GETS_ON],
+        ),
+        guides::deaths_before_installation,
     ),
 ];

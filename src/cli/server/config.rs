@@ -335,6 +335,10 @@ fn edge_limits(args: &Args, http: &HttpSettings) -> Result<EdgeLimits, String> {
         request_bytes_max: request_bytes(args)?,
         txn_ops_max: size("max-txn-ops", args.unsigned("max-txn-ops"))?,
         streams_max: u32::try_from(streams).expect("checked when it was read"),
+        keepalive_min_time: match args.duration("grpc-keepalive-min-time") {
+            Duration::ZERO => Duration::from_secs(5 * 60),
+            given => given,
+        },
         keepalive_interval: pings.then_some(interval),
         keepalive_timeout: timeout,
         health_timeout: HEALTH_BASE + 2 * election,

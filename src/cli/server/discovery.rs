@@ -36,6 +36,8 @@ const PREFIX: &str = "/_etcd/registry";
 const PAUSE: Duration = Duration::from_millis(500);
 /// A failed request is repeated after 2 s, 4 s, ... and at most this many doublings.
 const DOUBLINGS_MAX: u32 = 8;
+/// The service sends away who pings more often; Go's clients keep to the same.
+const PING_INTERVAL_MIN: Duration = Duration::from_secs(10);
 
 /// Where the others are found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -118,7 +120,7 @@ fn channels(discovery: &Discovery) -> Result<Vec<Channel>, Fault> {
             endpoint
                 .connect_timeout(discovery.dial_timeout)
                 .timeout(discovery.request_timeout)
-                .http2_keep_alive_interval(discovery.keepalive_time)
+                .http2_keep_alive_interval(discovery.keepalive_time.max(PING_INTERVAL_MIN))
                 .keep_alive_timeout(discovery.keepalive_timeout)
                 .connect_lazy(),
         );

@@ -101,7 +101,7 @@ table! {
         Works, Unsigned, "max-txn-ops", "128", "Operations in one transaction.";
         Works, Unsigned, "max-request-bytes", "1572864", "Bytes of one request.";
         Works, Unsigned32, "max-concurrent-streams", "4294967295", "Streams one client connection may hold open.";
-        Inert, Duration, "grpc-keepalive-min-time", "5s", "Shortest time between two pings of a client.";
+        Works, Duration, "grpc-keepalive-min-time", "5s", "Shortest time between two pings of a client; 0 means 5m.";
         Works, Duration, "grpc-keepalive-interval", "2h", "Time after which an idle client is pinged; 0 means never.";
         Works, Duration, "grpc-keepalive-timeout", "20s", "Time a pinged client has to answer.";
         Works, Signed, "max-learners", "1", "Learners the cluster may have at one time.";

@@ -386,6 +386,39 @@ pub fn images(plan: &mut Plan) {
     });
 }
 
+/// Members that need an image, die when they have all of it, and then have all the time there is.
+pub fn deaths_before_installation(plan: &mut Plan) {
+    images(plan);
+    plan.faults_ms = 40_000;
+    plan.faults.clear();
+    let mut entropy = Entropy::from_seed(plan.seed).fork("guided deaths");
+    let members = plan.cluster.members;
+    for round in 0..4 {
+        let target = Target::Member(draw::index(members, &mut entropy));
+        let point = match entropy.one_in(2) {
+            true => Point::StageSealed,
+            false => Point::InstallBegins,
+        };
+        let cut = FaultKind::Isolate {
+            target,
+            inbound: true,
+            outbound: true,
+            hold: false,
+        };
+        let power = entropy.one_in(2);
+        let death = FaultKind::CrashAt {
+            target,
+            point,
+            power,
+        };
+        plan.faults.extend([cut, death].map(|kind| Fault {
+            at_ms: 1_000 + round * 10_000,
+            for_ms: 1_500,
+            kind,
+        }));
+    }
+}
+
 /// A member set that changes all the time.
 fn changing(plan: &mut Plan, mean_ms: u64, change: impl Fn(&mut Entropy) -> MemberChange) {
     begin(plan);
