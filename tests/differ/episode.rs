@@ -23,6 +23,10 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(8);
 /// How often that is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// How long etcd may take to remove what was compacted: its deletions are seen from its next
+/// commit on, and it commits every 100 ms. Until then, the number it gives for a revision at which
+/// no key lives also covers what will be removed.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(3);
 /// How long etcd may take to read on in history.
 const CATCH_UP: Duration = Duration::from_millis(250);
 
@@ -68,6 +72,8 @@ pub struct Episode {
     parted: bool,
     /// Progress that both told.
     pub progress: usize,
+    /// Hashes that etcd gave right only once it had removed what was compacted.
+    pub early_hashes: usize,
     /// etcd and fated.
     servers: (Server, Server),
 }
@@ -95,6 +101,7 @@ impl Episode {
             asked: 0,
             parted: false,
             progress: 0,
+            early_hashes: 0,
             servers: (reference, subject),
         })
     }
@@ -171,6 +178,7 @@ impl Episode {
             // The key of one that did not wait to its end is removed behind its answer.
             self.same_revision().await;
         }
+        let reference = self.once_removed(ask, reference, &subject).await;
         self.pair_ids(&reference, &subject);
         if self.trace {
             println!("    {reference:?}\n    {subject:?}");
@@ -192,6 +200,29 @@ impl Episode {
             &pair.reference,
             &pair.subject,
         ))
+    }
+
+    /// What the reference says once it has removed what was compacted, if that is what fated said
+    /// at once; otherwise its first answer.
+    async fn once_removed(&mut self, ask: &Ask, first: Answer, subject: &Answer) -> Answer {
+        let hash = |answer: &Answer| match answer {
+            Ok(Reply::HashKv(reply)) => Some((reply.hash, reply.compact_revision)),
+            _ => None,
+        };
+        let wanted = hash(subject);
+        if hash(&first) == wanted || wanted.is_none() || hash(&first).is_none() {
+            return first;
+        }
+        let began = tokio::time::Instant::now();
+        while began.elapsed() < REMOVAL_LIMIT {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let again = self.reference.ask(ask.clone()).await;
+            if hash(&again) == wanted {
+                self.early_hashes += 1;
+                return again;
+            }
+        }
+        first
     }
 
     fn finding(

@@ -109,6 +109,7 @@ async fn run(options: &Options) -> Result<bool, String> {
         downgrades: true,
     };
     let mut broken = Vec::new();
+    let mut early_hashes = 0;
     while asked < options.requests {
         let seed = options
             .seed
@@ -128,6 +129,7 @@ async fn run(options: &Options) -> Result<bool, String> {
             broken.push(number);
             continue;
         }
+        early_hashes += episode.early_hashes;
         asked += episode.asked.max(1);
         number += 1;
         println!(
@@ -143,6 +145,7 @@ async fn run(options: &Options) -> Result<bool, String> {
         }
     }
     println!("\netcd's connection broke in {} episodes", broken.len());
+    println!("etcd hashed what it was about to remove {early_hashes} times");
     Ok(report(asked, &rules, &calls, &findings))
 }
 
