@@ -72,6 +72,8 @@ pub struct NodeConfig {
     pub progress_interval: Duration,
     /// Bytes on the way to one watch stream; further responses wait for credit.
     pub stream_window_bytes: u64,
+    /// Bytes on the way to all watch streams, beyond which the window of each is small.
+    pub stream_windows_bytes_max: u64,
     /// Watch responses of this size are split at the latest, for watches that ask for it.
     pub fragment_bytes_max: usize,
     /// Revisions of history one catch-up slice of watches reads.
@@ -165,6 +167,7 @@ impl Default for NodeConfig {
             slow_apply: Duration::from_millis(100),
             progress_interval: Duration::from_secs(600),
             stream_window_bytes: limits::STREAM_WINDOW_BYTES,
+            stream_windows_bytes_max: limits::STREAM_WINDOWS_BYTES_MAX,
             fragment_bytes_max: usize::MAX,
             catchup_revisions: limits::CATCHUP_REVISIONS_MAX,
             quota_bytes: 2 * 1024 * 1024 * 1024,

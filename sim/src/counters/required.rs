@@ -57,6 +57,29 @@ const SPACE: &[Line] = &[
     ),
 ];
 
+const ROOM: &[Line] = &[
+    (
+        "overload: a write was refused",
+        "a member had no room for a write",
+        2000,
+    ),
+    (
+        "overload: a read was refused",
+        "a member had no room for a read",
+        1000,
+    ),
+    (
+        "overload: a vital call found a full member",
+        "a call that keeps something alive came where all others are refused",
+        200,
+    ),
+    (
+        "overload: nothing else was wrong",
+        "a run in which nothing broke, and only the load was high",
+        40,
+    ),
+];
+
 const RAFT: &[Line] = &[
     ("raft: leader elected", "a member became leader", 1000),
     (
@@ -502,7 +525,7 @@ const CHANGES: &[Line] = &[
 /// All of them, in the order in which they are shown.
 pub fn all() -> Vec<Required> {
     let lines = [
-        RAFT, IMAGES, DISKS, MEMBERS, CHANGES, NETWORK, STATE, CHECKS, SPACE,
+        RAFT, IMAGES, DISKS, MEMBERS, CHANGES, NETWORK, STATE, CHECKS, SPACE, ROOM,
     ]
     .concat();
     let mut all: Vec<Required> = lines

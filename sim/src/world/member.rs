@@ -11,6 +11,7 @@ use fated::{
     kernel::{Entropy, Event, Instant, Lane, MemberId, SegmentId},
 };
 
+use super::crowd::Calls;
 use crate::{
     clock::Clock,
     disk::Disk,
@@ -89,6 +90,8 @@ pub struct Member {
     pub leases: usize,
     /// Whether the alarm about space stands in its state, and the bytes of its live data.
     pub space: (bool, u64),
+    /// The calls it has to answer.
+    pub calls: Calls,
     pub(super) inbox: VecDeque<Event>,
     pub(super) busy_until: u64,
     /// When it wants a turn although nothing happened, by its own clock.
@@ -203,6 +206,7 @@ pub(super) fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&H
         state_hash: 0,
         leases: 0,
         space: (false, 0),
+        calls: Calls::default(),
         inbox: VecDeque::new(),
         busy_until: 0,
         until: None,

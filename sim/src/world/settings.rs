@@ -33,7 +33,7 @@ impl World {
             name: format!("m{other} as m{at} calls it"),
             peer_urls: vec![operator::url_of(other, 0)],
         };
-        NodeConfig {
+        let mut config = NodeConfig {
             cluster: CLUSTER,
             member: self.members[at].id,
             name: format!("m{at}"),
@@ -64,7 +64,9 @@ impl World {
             auto_compaction: auto_compaction(&cluster.upkeep),
             rewrite: REWRITE,
             ..NodeConfig::default()
-        }
+        };
+        self.plan.overload.settle(&mut config);
+        config
     }
 }
 
