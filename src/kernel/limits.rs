@@ -41,6 +41,15 @@ pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes waiting for backend commits before proposals are refused with TooManyRequests.
 pub const OVERLAY_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Records a compaction gathers before it removes them in order; what is beyond waits for the next
+/// turn.
+pub const COMPACTION_GATHERED_MAX: usize = 256 * 1024;
+/// Bytes that one part of a rewriting of the store copies, beside what was committed since the last
+/// part; commits wait for one part at most.
+pub const REWRITE_PART_BYTES: usize = 512 * 1024;
+/// Bytes that are free in the store's file before it is rewritten without being asked.
+pub const REWRITE_FREE_BYTES_MIN: u64 = 4 * 1024 * 1024;
+
 /// Revisions of history one watcher gets in one catch-up batch.
 pub const CATCHUP_REVISIONS_MAX: usize = 1000;
 /// Bytes on the way to one watch stream; further responses wait for credit.

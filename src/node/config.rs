@@ -84,12 +84,39 @@ pub struct NodeConfig {
     pub quota_alarm_clears: bool,
     /// `--auto-compaction-mode` and `--auto-compaction-retention`.
     pub auto_compaction: Option<AutoCompaction>,
+    /// How the store's file is rewritten.
+    pub rewrite: RewriteRules,
     /// The version this server reports, for example `3.7.1`.
     pub version: String,
     /// Size of one WAL segment.
     pub segment_bytes: u64,
     /// Bytes of entries in one append; an entry that is larger goes alone.
     pub append_bytes_max: usize,
+}
+
+/// How the store's file is rewritten without its free pages, and when it is without being asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RewriteRules {
+    /// Bytes of one part.
+    pub part_bytes: usize,
+    /// So much must be free, beside a share of what is in use; nothing means that it is only done
+    /// when asked for.
+    pub free_bytes_min: Option<u64>,
+    /// For so long.
+    pub settle: Duration,
+    /// The least time between two that nobody asked for.
+    pub rest: Duration,
+}
+
+impl Default for RewriteRules {
+    fn default() -> Self {
+        Self {
+            part_bytes: limits::REWRITE_PART_BYTES,
+            free_bytes_min: Some(limits::REWRITE_FREE_BYTES_MIN),
+            settle: Duration::from_secs(3),
+            rest: Duration::from_secs(60),
+        }
+    }
 }
 
 impl NodeConfig {
@@ -146,6 +173,7 @@ impl Default for NodeConfig {
             quota_bytes: 2 * 1024 * 1024 * 1024,
             quota_alarm_clears: true,
             auto_compaction: None,
+            rewrite: RewriteRules::default(),
             version: "3.7.1".to_owned(),
             segment_bytes: limits::SEGMENT_BYTES,
             append_bytes_max: limits::APPEND_BYTES_MAX,

@@ -34,7 +34,7 @@ pub mod wire;
 use std::mem;
 
 pub use crate::apply::InitialMember;
-pub use config::NodeConfig;
+pub use config::{NodeConfig, RewriteRules};
 
 use self::{
     applier::Applier,

@@ -170,6 +170,12 @@ const IMAGES: &[Line] = &[
 
 const DISKS: &[Line] = &[
     (
+        "rewriting: part done",
+        "a store was rewritten in part, and others had their turn",
+        1000,
+    ),
+    ("rewriting: ended", "a store was rewritten to its end", 1000),
+    (
         "power cut: sectors lost",
         "sectors that were not synced",
         100,
