@@ -156,6 +156,18 @@ pub fn rewritten_images(plan: &mut Plan) {
     });
 }
 
+/// Downgrades that begin and are taken back.
+pub fn downgrades(plan: &mut Plan) {
+    plan.patience_ms = 300;
+    let members = plan.cluster.members;
+    busy(plan, 2, 60, |entropy| {
+        What::Upkeep(UpkeepStep::Downgrade {
+            member: draw::index(members, entropy),
+            begins: entropy.below(3) < 2,
+        })
+    });
+}
+
 /// Deletes and compactions up to the last of them, watched by slow watchers that start there.
 pub fn tombstones(plan: &mut Plan) {
     watched(plan);
