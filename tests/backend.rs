@@ -177,7 +177,9 @@ enum Act {
     Release(Index),
     Read(Bucket, Bytes, Option<Bytes>),
     Reopen,
-    Defragment,
+    /// One part of a rewriting, which may be the last.
+    Rewrite(usize),
+    RemoveReplaced,
     Transfer(Vec<Write>, usize),
     Abandon(Vec<Write>, bool),
 }
@@ -190,7 +192,8 @@ fn act() -> impl Strategy<Value = Act> {
         6 => (bucket(), key(), proptest::option::of(key()))
             .prop_map(|(bucket, from, to)| Act::Read(bucket, from, to)),
         1 => Just(Act::Reopen),
-        1 => Just(Act::Defragment),
+        6 => (1..6000_usize).prop_map(Act::Rewrite),
+        1 => Just(Act::RemoveReplaced),
         1 => (writes(), 1..20_000_usize).prop_map(|(w, bytes)| Act::Transfer(w, bytes)),
         1 => (writes(), any::<bool>()).prop_map(|(w, seal)| Act::Abandon(w, seal)),
     ]
@@ -258,9 +261,15 @@ impl Pair {
                 self.lmdb = Some(Lanes::new(Lmdb::open(self.dir.path()).unwrap()));
                 self.memory = Lanes::new(self.memory.backend().after_crash());
             }
-            Act::Defragment => {
-                self.lmdb().execute(&DiskOp::Defragment).unwrap();
-                self.memory.execute(&DiskOp::Defragment).unwrap();
+            Act::Rewrite(bytes_max) => {
+                let bytes_max = *bytes_max;
+                let part = DiskOp::Defragment { bytes_max };
+                self.lmdb().execute(&part).unwrap();
+                self.memory.execute(&part).unwrap();
+            }
+            Act::RemoveReplaced => {
+                self.lmdb().execute(&DiskOp::RemoveReplaced).unwrap();
+                self.memory.execute(&DiskOp::RemoveReplaced).unwrap();
             }
             Act::Transfer(writes, bytes_max) => self.transfer(writes, *bytes_max),
             Act::Abandon(writes, seal) => self.abandon(writes, *seal),

@@ -395,6 +395,7 @@ fn nothing_is_left_for_later() {
 fn every_file_is_part_of_the_program() {
     let mut live = reachable("src/lib.rs").0;
     live.extend(reachable("tests/main.rs").0);
+    live.extend(reachable("tests/bench/main.rs").0);
     live.extend(reachable("tests/differ/main.rs").0);
     live.insert("proto/build.rs".to_owned());
     let files = tracked();

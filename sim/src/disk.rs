@@ -173,6 +173,12 @@ impl Disk {
             .retain(|inode, _| live.values().any(|of| of == inode));
     }
 
+    /// Whether anything would be lost if the power failed now.
+    pub fn is_pending(&self) -> bool {
+        let mut inodes = self.inodes.values();
+        !self.pending_names.is_empty() || inodes.any(|inode| !inode.pending.is_empty())
+    }
+
     /// What would be left of the log if the power failed now and nothing was written back.
     pub fn worst_case(&self) -> BTreeMap<SegmentId, &[u8]> {
         let names = self.durable_names.iter();

@@ -144,6 +144,10 @@ pub enum Point {
     /// Right before a sealed image becomes the live one; the log has named it already.
     InstallBegins,
     StageDropped,
+    /// A part of a rewriting of the store is done, and there are more.
+    RewritePart,
+    /// The store that was rewritten is the live one.
+    Rewritten,
     /// While it starts, before the log is read.
     BootBegun,
     /// A segment that was read is written again, and not synced.
@@ -161,7 +165,7 @@ pub enum Point {
 
 impl Point {
     /// All that a schedule of faults draws from.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::LogWritten,
         Self::LogSynced,
         Self::SegmentCreated,
@@ -185,6 +189,8 @@ impl Point {
         Self::SealBegins,
         Self::InstallBegins,
         Self::StageDropped,
+        Self::RewritePart,
+        Self::Rewritten,
         Self::BootBegun,
         Self::BootLogWritten,
         Self::BootLogSynced,
@@ -238,6 +244,8 @@ impl Point {
             Self::SealBegins => "crash at: sealing an image begins",
             Self::InstallBegins => "crash at: installing an image begins",
             Self::StageDropped => "crash at: stage dropped",
+            Self::RewritePart => "crash at: part of a rewriting done",
+            Self::Rewritten => "crash at: store rewritten",
             Self::BootBegun => "crash at: boot begun",
             Self::BootLogWritten => "crash at: boot, log written again, not synced",
             Self::BootLogSynced => "crash at: boot, log written again and synced",

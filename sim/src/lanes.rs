@@ -159,6 +159,13 @@ impl World {
             }
             Progress::Done(outcome) => {
                 let ticket = work.ticket;
+                match &outcome {
+                    Ok(DiskOutcome::Rewriting) => self.counters.hit("rewriting: part done"),
+                    _ if matches!(work.op, DiskOp::Defragment { .. }) => {
+                        self.counters.hit("rewriting: ended");
+                    }
+                    Ok(_) | Err(_) => {}
+                }
                 let failed = outcome.as_ref().err().filter(|_| lane != Lane::Snapshot);
                 if let Some(error) = failed {
                     let state = self.members[at].lanes.get_mut(&lane);
@@ -411,7 +418,11 @@ fn point_of(work: &Work, progress: &Progress) -> Option<Point> {
         DiskOp::StageSeal { .. } => Point::StageSealed,
         DiskOp::StageInstall { .. } => Point::StageInstalled,
         DiskOp::StageDrop { .. } => Point::StageDropped,
-        DiskOp::Defragment | DiskOp::SnapshotClose { .. } => return None,
+        DiskOp::Defragment { .. } => match progress {
+            Progress::Done(Ok(DiskOutcome::Rewriting)) => Point::RewritePart,
+            Progress::Done(_) | Progress::More => Point::Rewritten,
+        },
+        DiskOp::SnapshotClose { .. } | DiskOp::RemoveReplaced => return None,
     })
 }
 

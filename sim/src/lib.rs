@@ -17,6 +17,7 @@ pub mod faults;
 pub mod membership;
 pub mod mutants;
 pub mod observe;
+pub mod overload;
 pub mod plan;
 pub mod queue;
 pub mod relevant;

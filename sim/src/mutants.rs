@@ -22,6 +22,7 @@ use crate::{
 pub mod consensus;
 pub mod members;
 pub mod pairs;
+pub mod room;
 pub mod space;
 pub mod state;
 
@@ -60,7 +61,7 @@ pub const ASSERTION: &str = "no assertion fails";
 pub fn all() -> impl Iterator<Item = &'static Planted> {
     let bugs = consensus::TABLE.iter().chain(members::TABLE);
     let bugs = bugs.chain(state::TABLE).chain(space::TABLE);
-    bugs.chain(pairs::TABLE)
+    bugs.chain(pairs::TABLE).chain(room::TABLE)
 }
 
 impl Planted {

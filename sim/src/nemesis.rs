@@ -134,13 +134,12 @@ impl World {
             FaultKind::PowerCutAll => Some(self.power_cut_all()),
             FaultKind::Pause { target } => {
                 let at = self.target(*target)?;
-                if self.members[at].up {
-                    self.counters.hit("fault: pause");
-                    let long = for_ms > self.plan.cluster.election_ms;
-                    let name = "fault: pause longer than an election timeout";
-                    self.counters.add(name, u64::from(long));
+                let now = self.now;
+                let member = &mut self.members[at];
+                if member.paused == 0 {
+                    (member.paused_at, member.withheld) = (now, false);
                 }
-                self.members[at].paused += 1;
+                member.paused += 1;
                 Some(Undo::Resume(at))
             }
             FaultKind::Terminate { target } => {
@@ -405,7 +404,9 @@ impl World {
 
     /// All machines lose power at once.
     fn power_cut_all(&mut self) -> Undo {
-        self.counters.hit("fault: power cut of all members");
+        let any = self.members.iter().any(|member| member.up);
+        let name = "fault: power cut of all members";
+        self.counters.add(name, u64::from(any));
         let runs = |at: &usize| self.members[*at].standing.runs();
         let all: Vec<usize> = (0..self.members.len()).filter(runs).collect();
         for at in &all {
@@ -445,6 +446,9 @@ impl World {
             }
             Undo::Resume(at) => {
                 self.members[at].paused -= 1;
+                if self.members[at].paused == 0 {
+                    self.count_pause(at);
+                }
                 self.consider(at);
             }
             Undo::Unblock(pairs, barrier) => {
@@ -456,6 +460,19 @@ impl World {
             Undo::Room(at) => self.members[at].disk.capacity = None,
             Undo::Fast(at) => drop(self.network.slow.remove(&at)),
         }
+    }
+
+    /// A member goes on. That it stood still counts if it was wanted meanwhile, and as long only if it
+    /// really was.
+    fn count_pause(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        if !std::mem::take(&mut member.withheld) || !member.up {
+            return;
+        }
+        self.counters.hit("fault: pause");
+        let long = self.now - member.paused_at > self.plan.cluster.election_ms * 1_000_000;
+        let name = "fault: pause longer than an election timeout";
+        self.counters.add(name, u64::from(long));
     }
 
     /// Leaves the members outside the core dead, cut off, or only slow.
@@ -505,7 +522,8 @@ impl World {
         let Some(at) = self.leader().filter(|at| self.members[*at].serving) else {
             return;
         };
-        self.counters.hit("fault: leadership moved");
+        let moves = u64::from(at != to);
+        self.counters.add("fault: leadership moved", moves);
         let request = Request::MoveLeader(rpc::MoveLeaderRequest {
             target_id: MemberId::get(self.members[to].id),
         });

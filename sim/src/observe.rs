@@ -100,6 +100,8 @@ struct Seen {
     barriers: u64,
     watches: watch::Counters,
     compacting: bool,
+    /// The last change of the members in its log.
+    change: Option<EntryId>,
 }
 
 impl Observer {
@@ -176,6 +178,11 @@ impl Observer {
         if seen.leading && seen.last.index > seen.commit {
             counters.hit("raft: leader lost with proposals in flight");
         }
+        if let Some(change) = seen.change
+            && let Some(name) = roster::stage_counter(change, seen.commit, seen.applied)
+        {
+            counters.hit(name);
+        }
     }
 
     /// A member finished a turn.
@@ -246,6 +253,7 @@ impl Observer {
             barriers: node.barriers_repeated(),
             watches: node.watch_counters(),
             compacting: node.machine().store().compaction_running(),
+            change: roster::last_change(node, seen.change, seen.last),
         };
         self.seen.insert(member, now);
         Ok(())

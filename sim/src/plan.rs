@@ -10,6 +10,7 @@ use crate::{
     draw,
     faults::{Fault, FaultKind},
     membership::MembershipPlan,
+    overload::{self, OverloadPlan},
     script::Step,
     watching::WatcherPlan,
 };
@@ -59,6 +60,9 @@ pub struct Plan {
     /// How the member set changes.
     #[serde(default, skip_serializing_if = "MembershipPlan::is_nothing")]
     pub membership: MembershipPlan,
+    /// How much a member takes in at a time.
+    #[serde(default, skip_serializing_if = "OverloadPlan::is_off")]
+    pub overload: OverloadPlan,
     /// How long a client waits for an answer.
     pub patience_ms: u64,
     /// Clients go on after the faults until they have sent so many requests.
@@ -266,7 +270,7 @@ impl Plan {
         let scripts = crate::script::draw(faults_ms, members, &mut clients);
         let changes = &mut root.fork("membership");
         let membership = MembershipPlan::draw(&cluster, faults_ms, changes);
-        Self {
+        let mut plan = Self {
             story: String::new(),
             planted: None,
             seed,
@@ -284,10 +288,13 @@ impl Plan {
             waits_first: false,
             watchers: crate::watching::draw(&mut root.fork("watchers")),
             membership,
+            overload: OverloadPlan::default(),
             patience_ms,
             operations_min: crate::script::STEPS_MIN,
             lease_late_ms: None,
-        }
+        };
+        overload::overload(&mut plan, &mut root.fork("overload"));
+        plan
     }
 
     /// How far a clock may be off, in millionths.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use fated::{
-    kernel::{LogIndex, MemberId},
+    kernel::{EntryId, LogIndex, MemberId},
     membership::Cluster,
     node::Node,
     raft::{ConfState, EntryKind},
@@ -183,6 +183,43 @@ impl Roster {
             earlier = Some(change.id);
         }
         Ok(())
+    }
+}
+
+/// The last change of the members in a member's log, from what it was when the log ended elsewhere.
+pub fn last_change(
+    node: &Node<Store>,
+    known: Option<EntryId>,
+    last_before: EntryId,
+) -> Option<EntryId> {
+    let raft = node.raft();
+    let (first, last) = (raft.first().index, raft.last());
+    let is_there = |id: &EntryId| raft.term_at(id.index) == Some(id.term);
+    if last == last_before {
+        return known;
+    }
+    // What was overwritten may have been one; the log is then read from where it is compacted to.
+    let from = match is_there(&last_before) {
+        true => last_before.index.max(first).next(),
+        false => first.next(),
+    };
+    if last.index < from {
+        return known.filter(is_there);
+    }
+    let entries = raft.entries(from, last.index, usize::MAX);
+    let mut changes = entries.iter().rev();
+    let newest = changes.find(|entry| entry.kind == EntryKind::ConfChange);
+    newest.map(|entry| entry.id).or(known.filter(is_there))
+}
+
+/// Where a change of the members stood at a member whose life ends: nowhere if it was in force.
+pub fn stage_counter(change: EntryId, commit: LogIndex, applied: LogIndex) -> Option<&'static str> {
+    if change.index > commit {
+        Some("members: life ended with a change in the log, not committed")
+    } else if change.index > applied {
+        Some("members: life ended with a change committed, not applied")
+    } else {
+        None
     }
 }
 

@@ -342,7 +342,9 @@ impl Runner {
             world.schedule_faults();
             world.schedule_changes();
         }
+        let term = self.shared.world().term();
         self.until(plan.faults_ms * 1_000_000, |_| false).await;
+        self.judge_calm(&plan, term);
         if plan.ends_early {
             self.shared.world().clients.stopped = true;
             return self.await_answers().await;
@@ -359,6 +361,33 @@ impl Runner {
             self.go_on_alone(forced).await;
         }
         self.shared.world().counters.hit("run: came to its end");
+    }
+
+    /// Where nothing breaks, no load makes members elect another leader.
+    fn judge_calm(&self, plan: &Plan, before: u64) {
+        if !plan.overload.calm {
+            return;
+        }
+        let after = self.shared.world().term();
+        if after != before {
+            let story = format!("term {before} became {after}: {}", self.story());
+            self.fail("load alone changes no leader", story);
+        }
+        self.shared
+            .world()
+            .counters
+            .hit("overload: nothing else was wrong");
+    }
+
+    /// What was asked is answered or over, and takes no room.
+    async fn judge_quiet(&self) {
+        if !self.until(self.patience(), World::is_quiet).await {
+            let world = self.shared.world();
+            let crowds: Vec<_> = world.crowds().collect();
+            drop(world);
+            let story = format!("nothing is asked, and members count {crowds:?}");
+            self.fail("a call takes room until it ends and no longer", story);
+        }
     }
 
     /// A majority is whole, and the rest stays as broken as it is: the majority must serve.
@@ -410,6 +439,7 @@ impl Runner {
         self.compare_contents().await;
         self.judge_work().await;
         self.settle_versions().await;
+        self.judge_quiet().await;
         self.free_space().await;
     }
 

@@ -147,8 +147,22 @@ impl Backend for Store {
         self.both("a commit", |one| one.commit(batch), |two| two.commit(batch))
     }
 
-    fn defragment(&self) -> Result<BackendSize, DiskError> {
-        self.both("defragmenting", Memory::defragment, Lmdb::defragment)
+    /// Memory says how many parts there are; LMDB may be done earlier, and goes on to its end with
+    /// the last one.
+    fn defragment_part(&self, bytes_max: usize) -> Result<Option<BackendSize>, DiskError> {
+        let answer = self.memory.defragment_part(bytes_max)?;
+        if let Some(twin) = &self.twin {
+            while twin.lmdb.defragment_part(bytes_max)?.is_none() && answer.is_some() {}
+        }
+        Ok(answer)
+    }
+
+    fn remove_replaced(&self) -> Result<(), DiskError> {
+        self.both(
+            "removing files",
+            Memory::remove_replaced,
+            Lmdb::remove_replaced,
+        )
     }
 
     fn size(&self) -> Result<BackendSize, DiskError> {

@@ -214,6 +214,7 @@ fn digest_outcome(d: &mut Digest, outcome: &Result<DiskOutcome, DiskError>) {
     match outcome {
         Ok(DiskOutcome::Done) => d.number(1),
         Ok(DiskOutcome::Backend(size)) => numbers(d, &[2, size.file_bytes]),
+        Ok(DiskOutcome::Rewriting) => d.number(6),
         Ok(DiskOutcome::SnapshotOpened { bytes_estimate }) => numbers(d, &[3, *bytes_estimate]),
         Ok(DiskOutcome::SnapshotChunk { data, .. }) => {
             d.number(4);
@@ -290,7 +291,8 @@ fn digest_op(d: &mut Digest, op: &DiskOp) {
             numbers(d, &figures);
             numbers(d, &[batch.operations as u64, batch.bytes as u64]);
         }
-        DiskOp::Defragment => d.number(5),
+        DiskOp::Defragment { bytes_max } => numbers(d, &[5, *bytes_max as u64]),
+        DiskOp::RemoveReplaced => d.number(14),
         DiskOp::SnapshotOpen { id } => numbers(d, &[6, id.get()]),
         DiskOp::SnapshotRead { id, .. } => numbers(d, &[7, id.get()]),
         DiskOp::SnapshotClose { id } => numbers(d, &[8, id.get()]),

@@ -7,13 +7,16 @@
 //! Invariants: what a member was sent in one life never reaches the next one; nothing here draws
 //! from a generator that is not forked from the plan's seed by name.
 
+mod crowd;
 mod member;
 mod settings;
 
 use std::{collections::VecDeque, sync::Arc, task::Waker};
 
 use fated::{
-    kernel::{ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, MemberId, limits},
+    kernel::{
+        ApiError, ClusterId, Effect, Entropy, Event, Instant, Lane, LinkId, MemberId, limits,
+    },
     node::Node,
     raft::Entry,
 };
@@ -35,7 +38,10 @@ use crate::{
 };
 
 pub use self::member::Member;
-use self::member::{disk_image, new_member};
+use self::{
+    crowd::Calls,
+    member::{disk_image, new_member},
+};
 
 /// The cluster's id.
 pub const CLUSTER: ClusterId = ClusterId::new(77);
@@ -273,6 +279,7 @@ impl World {
     pub fn consider(&mut self, at: usize) {
         let now = self.now;
         let member = &mut self.members[at];
+        member.withheld |= member.up && member.paused > 0;
         if !member.up || member.paused > 0 || member.granted {
             return;
         }
@@ -335,6 +342,8 @@ impl World {
         member.granted = false;
         let count = member.inbox.len().min(limits::EVENTS_PER_STEP_MAX);
         events.extend(member.inbox.drain(..count));
+        member.calls.on_turn(events);
+        self.count_crowd(at);
         for event in &*events {
             self.trace
                 .note(self.now, at as u64, trace::digest_event(event));
@@ -357,7 +366,13 @@ impl World {
         match effect {
             Effect::Disk { ticket, op } => self.execute_disk(at, ticket, op),
             Effect::Link(op) => self.execute_link(at, op),
-            Effect::Reply { call, result } => self.on_reply(at, call, result),
+            Effect::Reply { call, result } => {
+                if result == Err(ApiError::TooManyRequests) {
+                    self.on_too_many(at, call);
+                }
+                self.members[at].calls.on_reply(call);
+                self.on_reply(at, call, result);
+            }
             Effect::Stream { stream, item } => self.on_stream_out(stream, item),
             Effect::Log(line) => {
                 self.members[at].on_log(&line.message);
@@ -397,6 +412,7 @@ impl World {
             self.fail(violation);
         }
         self.judge_refusals(at, node);
+        self.judge_crowd(at, node);
         self.judge_transfers(at, node);
         self.note_leader(at, node.raft().leader().is_some());
         self.after_turn(at, node);
@@ -450,6 +466,7 @@ impl World {
         member.is_leader = false;
         member.view = View::default();
         member.inbox.clear();
+        member.calls = Calls::default();
         member.granted = false;
         member.waker = None;
         member.wake_at = None;
@@ -475,7 +492,8 @@ impl World {
 
     /// A member's machine loses power.
     pub fn power_cut(&mut self, at: usize) {
-        self.counters.hit("fault: power cut");
+        let changes = self.members[at].up || self.members[at].disk.is_pending();
+        self.counters.add("fault: power cut", u64::from(changes));
         self.line(at, "loses power");
         self.members[at].powered = false;
         if self.members[at].up {

@@ -2,14 +2,17 @@
 //!
 //! An answer of many megabytes is not encoded in one go: that would hold up every other client for
 //! as long, and keep a second copy of it. It is encoded a piece at a time as the client takes it,
-//! and the records already sent are let go.
+//! and the records already sent are let go. Answers that are ready at the same time take turns
+//! piece by piece (`Pace`), so that a put waits for one piece and not for one of each.
 //!
-//! Invariant: a turn is held from before the range is read until its answer is sent or dropped.
+//! Invariants: a turn is held from before the range is read until its answer is sent or dropped;
+//! what is counted as held is what such answers still have to send.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
     vec,
 };
@@ -18,9 +21,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame};
 use prost::{Message, encoding};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tonic::{Status, body::Body};
 
+use super::pace::Pace;
 use crate::{
     kernel::{ApiError, limits},
     pb::{
@@ -29,16 +33,57 @@ use crate::{
     },
 };
 
+/// Field number of `RangeResponse.kvs`.
+const RECORD_TAG: u32 = 2;
 /// How long a range waits for its turn: as long as a call may take.
 const PATIENCE: Duration = Duration::from_secs(7);
 
+/// Records whose size is taken before others get their turn.
+const MEASURED_AT_A_TIME: usize = 1000;
+
 /// Who may read much at a time.
 #[derive(Debug)]
-pub struct Turns(Arc<Semaphore>);
+pub struct Turns {
+    free: Arc<Semaphore>,
+    pace: Pace,
+    held: Arc<watch::Sender<usize>>,
+}
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(limits::LARGE_READS_MAX)))
+        Self {
+            free: Arc::new(Semaphore::new(limits::LARGE_READS_MAX)),
+            pace: Pace::default(),
+            held: Arc::new(watch::Sender::new(0)),
+        }
+    }
+}
+
+/// Memory of one answer that was not sent yet.
+#[derive(Debug)]
+struct Held {
+    bytes: usize,
+    all: Arc<watch::Sender<usize>>,
+}
+
+impl Held {
+    fn new(bytes: usize, all: &Arc<watch::Sender<usize>>) -> Self {
+        all.send_modify(|all| *all += bytes);
+        let all = Arc::clone(all);
+        Self { bytes, all }
+    }
+
+    /// So much of it was sent.
+    fn release(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.all.send_modify(|all| *all -= bytes);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release(self.bytes);
     }
 }
 
@@ -60,13 +105,50 @@ impl Turns {
         if request.range_end.is_empty() || request.count_only || few {
             return Ok(None);
         }
-        let turn = Arc::clone(&self.0).acquire_owned();
+        let mut held = self.held.subscribe();
+        let turn = async {
+            let turn = Arc::clone(&self.free).acquire_owned().await.ok()?;
+            let light = |held: &usize| *held < limits::LARGE_READS_BYTES_MAX;
+            held.wait_for(light).await.ok()?;
+            Some(turn)
+        };
         match tokio::time::timeout(patience, turn).await {
-            Ok(Ok(turn)) => Ok(Some(turn)),
-            // Nobody closes the semaphore; what is left is that it took too long.
-            Ok(Err(_)) | Err(_) => Err(ApiError::TooManyRequests),
+            Ok(Some(turn)) => Ok(Some(turn)),
+            // Nobody closes either of them; what is left is that it took too long.
+            Ok(None) | Err(_) => Err(ApiError::TooManyRequests),
         }
     }
+
+    /// Takes over an answer that is large; a small one comes back.
+    pub async fn large(
+        &self,
+        mut response: RangeResponse,
+        turn: Option<Turn>,
+    ) -> Result<Large, RangeResponse> {
+        let bytes = measured(&mut response).await;
+        if bytes < limits::LARGE_READ_BYTES || u32::try_from(bytes).is_err() {
+            return Err(response);
+        }
+        let held = bytes + response.kvs.len() * limits::RECORD_HELD_BYTES;
+        let held = Held::new(held, &self.held);
+        let pieces = Pieces::new(response, bytes, (turn, held), self.pace.clone());
+        Ok(Large(Arc::new(Mutex::new(Some(pieces)))))
+    }
+}
+
+/// The size of the message. That of many records takes milliseconds, so others go in between.
+async fn measured(response: &mut RangeResponse) -> usize {
+    let kvs = std::mem::take(&mut response.kvs);
+    let mut bytes = response.encoded_len();
+    for (part, some) in kvs.chunks(MEASURED_AT_A_TIME).enumerate() {
+        if part > 0 {
+            tokio::task::yield_now().await;
+        }
+        let size = |kv: &KeyValue| encoding::message::encoded_len(RECORD_TAG, kv);
+        bytes += some.iter().map(size).sum::<usize>();
+    }
+    response.kvs = kvs;
+    bytes
 }
 
 /// An answer on its way from the service to the connection, as an extension of the response.
@@ -74,16 +156,6 @@ impl Turns {
 pub struct Large(Arc<Mutex<Option<Pieces>>>);
 
 impl Large {
-    /// Takes over an answer that is large; a small one comes back.
-    pub fn of(response: RangeResponse, turn: Option<Turn>) -> Result<Self, RangeResponse> {
-        let bytes = response.encoded_len();
-        if bytes < limits::LARGE_READ_BYTES || u32::try_from(bytes).is_err() {
-            return Err(response);
-        }
-        let pieces = Pieces::new(response, bytes, turn);
-        Ok(Self(Arc::new(Mutex::new(Some(pieces)))))
-    }
-
     /// The body to send; none if it was taken before.
     pub fn into_body(self) -> Option<Body> {
         let pieces = self.0.lock().expect("no holder of the lock panics").take();
@@ -101,11 +173,20 @@ struct Pieces {
     /// Bytes of the message that are still to come, for the check at its end.
     left: usize,
     ended: bool,
+    pace: Pace,
+    /// Its place in the queue for the next piece.
+    place: Option<oneshot::Receiver<()>>,
+    held: Held,
     _turn: Option<Turn>,
 }
 
 impl Pieces {
-    fn new(response: RangeResponse, bytes: usize, turn: Option<Turn>) -> Self {
+    fn new(
+        response: RangeResponse,
+        bytes: usize,
+        (turn, held): (Option<Turn>, Held),
+        pace: Pace,
+    ) -> Self {
         let mut waiting = BytesMut::with_capacity(limits::RANGE_PIECE_BYTES);
         // Not compressed, and its length.
         waiting.put_u8(0);
@@ -120,15 +201,19 @@ impl Pieces {
             kvs: response.kvs.into_iter(),
             tail: Some((response.more, response.count)),
             ended: false,
+            pace,
+            place: None,
+            held,
             _turn: turn,
         }
     }
 
     fn fill(&mut self) {
         let before = self.waiting.len();
+        let records = self.kvs.len();
         while self.waiting.len() < limits::RANGE_PIECE_BYTES {
             if let Some(kv) = self.kvs.next() {
-                encoding::message::encode(2, &kv, &mut self.waiting);
+                encoding::message::encode(RECORD_TAG, &kv, &mut self.waiting);
                 continue;
             }
             if let Some((more, count)) = self.tail.take() {
@@ -141,7 +226,11 @@ impl Pieces {
             }
             break;
         }
-        self.left -= self.waiting.len() - before;
+        let bytes = self.waiting.len() - before;
+        self.left -= bytes;
+        let records = records - self.kvs.len();
+        self.held
+            .release(bytes + records * limits::RECORD_HELD_BYTES);
     }
 }
 
@@ -151,8 +240,16 @@ impl HttpBody for Pieces {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let pieces = &mut *self;
+        if pieces.tail.is_some() {
+            let pace = &pieces.pace;
+            let place = pieces.place.get_or_insert_with(|| pace.place());
+            // Whoever gives turns is gone only when the runtime ends.
+            let _ = ready!(Pin::new(place).poll(cx));
+            pieces.place = None;
+        }
         self.fill();
         if !self.waiting.is_empty() {
             let piece = self.waiting.split().freeze();
@@ -207,9 +304,9 @@ mod tests {
         };
         let turn = turns.wait(&wanted).await.unwrap();
         assert!(turn.is_some());
-        assert_eq!(turns.0.available_permits(), limits::LARGE_READS_MAX - 1);
+        assert_eq!(turns.free.available_permits(), limits::LARGE_READS_MAX - 1);
         let whole = response(5000);
-        let Ok(large) = Large::of(whole.clone(), turn) else {
+        let Ok(large) = turns.large(whole.clone(), turn).await else {
             panic!("it is large");
         };
         let mut body = large.into_body().expect("not taken before");
@@ -230,8 +327,10 @@ mod tests {
         assert_eq!(length as usize, bytes.len() - 5);
         assert_eq!(RangeResponse::decode(&bytes[5..]).unwrap(), whole);
         drop(body);
-        assert_eq!(turns.0.available_permits(), limits::LARGE_READS_MAX);
-        assert!(Large::of(response(3), None).is_err(), "a small one is not");
+        assert_eq!(*turns.held.borrow(), 0, "nothing is held of what was sent");
+        assert_eq!(turns.free.available_permits(), limits::LARGE_READS_MAX);
+        let small = turns.large(response(3), None).await;
+        assert!(small.is_err(), "a small one is not");
     }
 
     #[tokio::test]
@@ -256,5 +355,29 @@ mod tests {
         assert!(turns.wait(&page).await.unwrap().is_none());
         held.pop();
         assert!(turns.wait(&wanted).await.unwrap().is_some());
+    }
+
+    /// Goal: what answers hold is bounded by bytes too, and counts no more once they are dropped.
+    #[tokio::test]
+    async fn much_that_is_not_sent_lets_nothing_further_begin() {
+        let turns = Turns::default();
+        let wanted = RangeRequest {
+            key: "a".into(),
+            range_end: "b".into(),
+            ..RangeRequest::default()
+        };
+        let turn = turns.wait(&wanted).await.unwrap();
+        let large = turns.large(response(5000), turn).await;
+        let large = large.expect("it is large");
+        let bytes = *turns.held.borrow();
+        assert!(bytes > 5000 * (150 + limits::RECORD_HELD_BYTES), "{bytes}");
+        let rest = Held::new(limits::LARGE_READS_BYTES_MAX - bytes, &turns.held);
+        let soon = Duration::from_millis(20);
+        let late = turns.within(soon, &wanted).await;
+        assert_eq!(late.err(), Some(ApiError::TooManyRequests));
+        drop(large);
+        assert!(turns.wait(&wanted).await.unwrap().is_some());
+        drop(rest);
+        assert_eq!(*turns.held.borrow(), 0);
     }
 }

@@ -21,6 +21,8 @@ pub mod large;
 #[cfg(feature = "server")]
 pub mod metrics;
 #[cfg(feature = "server")]
+mod pace;
+#[cfg(feature = "server")]
 pub mod pings;
 #[cfg(feature = "server")]
 pub mod serve;

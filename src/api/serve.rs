@@ -35,7 +35,7 @@ const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes a client may send ahead on one connection.
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Bytes of answers buffered per stream before its producer has to wait.
-const SEND_BUFFER_BYTES: usize = 256 * 1024;
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes of all headers of one request.
 const HEADERS_BYTES_MAX: u32 = 64 * 1024;
 /// Calls a client may have given up before we looked at them; one more ends its connection. A burst

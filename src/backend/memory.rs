@@ -33,6 +33,10 @@ pub struct Memory {
 struct Shared {
     live: Image,
     staged: Option<Staged>,
+    /// What the file of this store would be: as large as the store ever was since it was rewritten.
+    file_bytes: u64,
+    /// Bytes that a rewriting has yet to copy.
+    rewriting: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,8 +50,10 @@ impl Memory {
     /// A store that starts from an image, as after a restart.
     pub fn from_image(image: Image) -> Self {
         Self::from_shared(Shared {
+            file_bytes: image.bytes(),
             live: image,
             staged: None,
+            rewriting: None,
         })
     }
 
@@ -61,6 +67,7 @@ impl Memory {
     pub fn after_crash(&self) -> Self {
         let mut shared = self.read().clone();
         shared.staged = shared.staged.filter(|staged| staged.sealed);
+        shared.rewriting = None;
         Self::from_shared(shared)
     }
 
@@ -79,6 +86,15 @@ impl Memory {
     }
 }
 
+impl Shared {
+    fn size(&self) -> BackendSize {
+        BackendSize {
+            file_bytes: self.file_bytes,
+            used_bytes: self.live.bytes(),
+        }
+    }
+}
+
 impl Backend for Memory {
     type Snapshot = Image;
 
@@ -87,17 +103,32 @@ impl Backend for Memory {
     }
 
     fn commit(&self, batch: &WriteBatch) -> Result<BackendSize, DiskError> {
-        let live = &mut self.write().live;
-        live.apply(batch);
-        Ok(live.size())
+        let mut shared = self.write();
+        shared.live.apply(batch);
+        shared.file_bytes = shared.file_bytes.max(shared.live.bytes());
+        Ok(shared.size())
     }
 
-    fn defragment(&self) -> Result<BackendSize, DiskError> {
-        self.size()
+    /// Nothing is copied; it takes as many parts as copying would.
+    fn defragment_part(&self, bytes_max: usize) -> Result<Option<BackendSize>, DiskError> {
+        let mut shared = self.write();
+        let left = shared.rewriting.unwrap_or(shared.live.bytes());
+        let left = left.saturating_sub(bytes_max as u64);
+        if left > 0 {
+            shared.rewriting = Some(left);
+            return Ok(None);
+        }
+        shared.rewriting = None;
+        shared.file_bytes = shared.live.bytes();
+        Ok(Some(shared.size()))
+    }
+
+    fn remove_replaced(&self) -> Result<(), DiskError> {
+        Ok(())
     }
 
     fn size(&self) -> Result<BackendSize, DiskError> {
-        Ok(self.read().live.size())
+        Ok(self.read().size())
     }
 
     fn stage_open(&self, id: SnapshotId) -> Result<(), DiskError> {
@@ -137,7 +168,9 @@ impl Backend for Memory {
             .staged
             .take_if(|staged| staged.id == id && staged.sealed);
         shared.live = ready.ok_or_else(|| missing(id))?.image;
-        Ok(shared.live.size())
+        shared.file_bytes = shared.live.bytes();
+        shared.rewriting = None;
+        Ok(shared.size())
     }
 
     fn stage_drop(&self, id: SnapshotId) -> Result<(), DiskError> {
@@ -168,13 +201,9 @@ impl Image {
         }
     }
 
-    fn size(&self) -> BackendSize {
+    fn bytes(&self) -> u64 {
         let extent = self.sum();
-        let bytes = extent.bytes + extent.records * RECORD_OVERHEAD_BYTES;
-        BackendSize {
-            file_bytes: bytes,
-            used_bytes: bytes,
-        }
+        extent.bytes + extent.records * RECORD_OVERHEAD_BYTES
     }
 
     fn sum(&self) -> Extent {

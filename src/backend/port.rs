@@ -25,8 +25,15 @@ pub trait Backend: Clone + Send + 'static {
     /// Applies a batch atomically and durably. Called on the backend lane only.
     fn commit(&self, batch: &WriteBatch) -> Result<BackendSize, DiskError>;
 
-    /// Gives free pages back to the file system. Called on the backend lane only.
-    fn defragment(&self) -> Result<BackendSize, DiskError>;
+    /// The next part of giving free pages back to the file system, of about so many bytes; the size
+    /// when that was the last one. Commits and snapshots may come between parts; an installation
+    /// ends what was begun. After an error the store is what it was, and the next call begins anew.
+    /// Called on the backend lane only.
+    fn defragment_part(&self, bytes_max: usize) -> Result<Option<BackendSize>, DiskError>;
+
+    /// Removes files in whose place others have come, unless somebody still reads them. Called on
+    /// the snapshot lane, because it may take long.
+    fn remove_replaced(&self) -> Result<(), DiskError>;
 
     /// How large the store is.
     fn size(&self) -> Result<BackendSize, DiskError>;

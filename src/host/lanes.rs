@@ -58,7 +58,11 @@ impl<B: Backend> Lanes<B> {
                 ))
             }
             DiskOp::Commit { batch } => self.backend.commit(batch).map(DiskOutcome::Backend),
-            DiskOp::Defragment => self.backend.defragment().map(DiskOutcome::Backend),
+            DiskOp::Defragment { bytes_max } => {
+                let done = self.backend.defragment_part(*bytes_max)?;
+                Ok(done.map_or(DiskOutcome::Rewriting, DiskOutcome::Backend))
+            }
+            DiskOp::RemoveReplaced => self.remove_replaced(),
             DiskOp::SnapshotOpen { id } => self.snapshot_open(*id),
             DiskOp::SnapshotRead {
                 id,
@@ -67,7 +71,8 @@ impl<B: Backend> Lanes<B> {
             } => self.snapshot_read(*id, cursor.as_ref(), *bytes_max),
             DiskOp::SnapshotClose { id } => {
                 lock(&self.open).remove(id);
-                Ok(DiskOutcome::Done)
+                // This may have been the last reader of a file that was replaced.
+                self.remove_replaced()
             }
             DiskOp::StageOpen { id } => self.stage_open(*id),
             DiskOp::StageWrite { id, data } => self.stage_write(*id, data),
@@ -80,6 +85,10 @@ impl<B: Backend> Lanes<B> {
                 self.backend.stage_drop(*id).map(|()| DiskOutcome::Done)
             }
         }
+    }
+
+    fn remove_replaced(&self) -> Result<DiskOutcome, DiskError> {
+        self.backend.remove_replaced().map(|()| DiskOutcome::Done)
     }
 
     fn snapshot_open(&self, id: SnapshotId) -> Result<DiskOutcome, DiskError> {

@@ -14,13 +14,15 @@
 //!
 //! Invariants: a `store-` directory is complete when it gets its name; one process opens a
 //! directory (whoever owns the data directory keeps others out); after a failed commit or switch
-//! nobody knows what is durable, so every later write fails with the same error; a snapshot keeps
-//! the environment it reads alive, even when its files have lost their names.
+//! nobody knows what is durable, so every later write fails with the same error; a store that was
+//! replaced stays open, and keeps its files, until no snapshot reads it: closing it and giving its
+//! space back take long, and who lets go of the last snapshot must not wait for that.
 
 mod layout;
 mod longkey;
 mod pages;
 mod repack;
+mod rewrite;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,7 @@ use crate::{
     kernel::{BackendSize, DiskError, DiskErrorKind, EntryId, SnapshotId},
 };
 use layout::Layout;
+use rewrite::Rewriting;
 pub use store::LmdbSnapshot;
 use store::Store;
 
@@ -49,6 +52,8 @@ const MAP_BYTES: usize = 1 << 38;
 const MAP_BYTES_MIN: usize = 1 << 30;
 /// Snapshots open at one time, over all threads.
 const READERS_MAX: u32 = 512;
+/// Bytes of one part of a defragmentation that nobody waits beside.
+const DEFRAGMENT_BYTES: usize = 16 * 1024 * 1024;
 /// Room for every bucket and the internal database.
 const DATABASES_MAX: u32 = 16;
 
@@ -62,6 +67,10 @@ struct Shared {
     layout: Layout,
     live: Mutex<Live>,
     staged: Mutex<Option<(SnapshotId, Store)>>,
+    /// A defragmentation under way, or why it cannot go on.
+    rewriting: Mutex<Option<Result<Rewriting, DiskError>>>,
+    /// Stores in whose place others have come.
+    replaced: Mutex<Vec<Live>>,
     failed: Mutex<Option<DiskError>>,
     #[cfg(test)]
     stops: tests::Stops,
@@ -109,6 +118,8 @@ impl Lmdb {
             layout,
             live: Mutex::new(Live { generation, store }),
             staged: Mutex::new(None),
+            rewriting: Mutex::new(None),
+            replaced: Mutex::default(),
             failed: Mutex::new(None),
             #[cfg(test)]
             stops: tests::Stops::default(),
@@ -121,6 +132,17 @@ impl Lmdb {
     /// The directory given to `open`.
     pub fn dir(&self) -> &Path {
         self.shared.layout.dir()
+    }
+
+    /// Gives free pages back to the file system, in one go: for who starts, and for tests.
+    pub fn defragment(&self) -> Result<BackendSize, DiskError> {
+        let size = loop {
+            if let Some(size) = self.defragment_part(DEFRAGMENT_BYTES)? {
+                break size;
+            }
+        };
+        self.remove_replaced()?;
+        Ok(size)
     }
 
     fn live(&self) -> Live {
@@ -155,20 +177,42 @@ impl Lmdb {
         let store = Arc::new(open_store(&path)?);
         let size = store.size()?;
         *lock(&self.shared.live) = Live { generation, store };
-        self.step("switch: before the old store is removed")?;
-        drop(before.store);
-        layout.discard(&layout.store(before.generation))?;
+        lock(&self.shared.replaced).push(before);
         Ok(size)
     }
 
-    fn copy_live(&self) -> Result<(), DiskError> {
+    /// Copies a part of the live store. True when all of it is copied and durable.
+    fn copy_part(&self, bytes_max: usize) -> Result<bool, DiskError> {
         let layout = &self.shared.layout;
-        self.step("copy: before the directory")?;
-        let fresh = create_store(layout.fresh())?;
+        let mut under_way = lock(&self.shared.rewriting);
+        let live = self.live().store;
+        let mut rewriting = match under_way.take() {
+            Some(begun) => {
+                rewrite::check_room(self.dir(), 0)?;
+                begun?
+            }
+            None => {
+                layout.discard(&layout.fresh())?;
+                rewrite::check_room(self.dir(), live.size()?.used_bytes)?;
+                self.step("copy: before the directory")?;
+                Rewriting::new(create_store(layout.fresh())?)
+            }
+        };
         self.step("copy: before the data")?;
-        self.live().store.copy_to(&fresh)?;
+        if !rewriting.copy(&live, bytes_max)? {
+            *under_way = Some(Ok(rewriting));
+            return Ok(false);
+        }
+        drop(under_way);
         self.step("copy: before the seal")?;
-        seal_store(layout, fresh)
+        seal_store(layout, rewriting.into_store())?;
+        Ok(true)
+    }
+
+    /// Ends a defragmentation before its end.
+    fn forget_copy(&self) -> Result<(), DiskError> {
+        *lock(&self.shared.rewriting) = None;
+        self.shared.layout.discard(&self.shared.layout.fresh())
     }
 
     /// A point where a test may stop everything, as a crash would.
@@ -190,22 +234,47 @@ impl Backend for Lmdb {
 
     fn commit(&self, batch: &WriteBatch) -> Result<BackendSize, DiskError> {
         self.check()?;
-        self.fatal(self.live().store.write(batch))
+        let size = self.fatal(self.live().store.write(batch))?;
+        let mut under_way = lock(&self.shared.rewriting);
+        if let Some(Ok(rewriting)) = &mut *under_way
+            && let Err(error) = rewriting.follow(batch)
+        {
+            // The copy is worth nothing any more, the store is what it should be.
+            *under_way = Some(Err(error));
+        }
+        Ok(size)
     }
 
     /// When copying fails, for want of space most likely, the live store stays what it was and may
     /// be used on.
-    fn defragment(&self) -> Result<BackendSize, DiskError> {
+    fn defragment_part(&self, bytes_max: usize) -> Result<Option<BackendSize>, DiskError> {
         self.check()?;
-        let layout = &self.shared.layout;
-        layout.discard(&layout.fresh())?;
-        if let Err(error) = self.copy_live() {
-            self.step("copy: before its remains are removed")?;
-            layout.discard(&layout.fresh())?;
-            return Err(error);
+        match self.copy_part(bytes_max) {
+            Ok(false) => Ok(None),
+            Ok(true) => {
+                failpoint::hit("defragBeforeRename");
+                let fresh = self.shared.layout.fresh();
+                self.fatal(self.switch(&fresh)).map(Some)
+            }
+            Err(error) => {
+                self.step("copy: before its remains are removed")?;
+                self.forget_copy()?;
+                Err(error)
+            }
         }
-        failpoint::hit("defragBeforeRename");
-        self.fatal(self.switch(&layout.fresh()))
+    }
+
+    fn remove_replaced(&self) -> Result<(), DiskError> {
+        let unread =
+            |live: &mut Live| live.store.is_unread() && Arc::strong_count(&live.store) == 1;
+        let gone: Vec<Live> = lock(&self.shared.replaced).extract_if(.., unread).collect();
+        for Live { generation, store } in gone {
+            self.step("replaced: before the old store is removed")?;
+            drop(store);
+            let layout = &self.shared.layout;
+            layout.discard(&layout.store(generation))?;
+        }
+        Ok(())
     }
 
     fn size(&self) -> Result<BackendSize, DiskError> {
@@ -258,6 +327,7 @@ impl Backend for Lmdb {
         if self.shared.layout.scan()?.sealed != Some(id) {
             return Err(missing(&from));
         }
+        self.forget_copy()?;
         self.fatal(self.switch(&from))
     }
 

@@ -37,8 +37,12 @@ pub enum DiskOp {
     WalRemove { before: SegmentId },
     /// Backend lane: one atomic, durable transaction.
     Commit { batch: Arc<WriteBatch> },
-    /// Backend lane: rewrite the backend's file without its free pages. Commits wait behind it.
-    Defragment,
+    /// Backend lane: the next part of rewriting the backend's file without its free pages, of about
+    /// so many bytes; the first part begins it, and the last one puts the new file in the place of
+    /// the old. Commits stand between parts.
+    Defragment { bytes_max: usize },
+    /// Snapshot lane: remove files in whose place others have come and that nobody reads any more.
+    RemoveReplaced,
     /// Backend lane: pin the state of the last commit under `id`.
     SnapshotOpen { id: SnapshotId },
     /// Snapshot lane: read up to about `bytes_max` encoded bytes after the cursor of a pinned
@@ -69,11 +73,12 @@ impl DiskOp {
             Self::WalWrite { .. } => Lane::Wal,
             Self::WalPrepare { .. } | Self::WalRemove { .. } => Lane::Keep,
             Self::Commit { .. }
-            | Self::Defragment
+            | Self::Defragment { .. }
             | Self::SnapshotOpen { .. }
             | Self::StageInstall { .. } => Lane::Backend,
             Self::SnapshotRead { .. }
             | Self::SnapshotClose { .. }
+            | Self::RemoveReplaced
             | Self::StageOpen { .. }
             | Self::StageWrite { .. }
             | Self::StageSeal { .. }
@@ -107,6 +112,8 @@ pub enum DiskOutcome {
     Done,
     /// A commit, a defragmentation or an installation, and the size after it.
     Backend(BackendSize),
+    /// A part of a defragmentation; others are to follow.
+    Rewriting,
     /// An image is pinned; its encoded stream will be about this long.
     SnapshotOpened { bytes_estimate: u64 },
     /// Encoded records, and where to go on; no cursor means that was all.

@@ -41,10 +41,24 @@ pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes waiting for backend commits before proposals are refused with TooManyRequests.
 pub const OVERLAY_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Records a compaction gathers before it removes them in order; what is beyond waits for the next
+/// turn.
+pub const COMPACTION_GATHERED_MAX: usize = 256 * 1024;
+/// Bytes that one part of a rewriting of the store copies, beside what was committed since the last
+/// part; commits wait for one part at most.
+pub const REWRITE_PART_BYTES: usize = 512 * 1024;
+/// Bytes that are free in the store's file before it is rewritten without being asked.
+pub const REWRITE_FREE_BYTES_MIN: u64 = 4 * 1024 * 1024;
+
 /// Revisions of history one watcher gets in one catch-up batch.
 pub const CATCHUP_REVISIONS_MAX: usize = 1000;
 /// Bytes on the way to one watch stream; further responses wait for credit.
 pub const STREAM_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes on the way to all watch streams of a member; beyond it the window of each is
+/// `STREAM_WINDOW_BYTES_MIN`, so that clients which do not read cost little however many they are.
+pub const STREAM_WINDOWS_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Bytes on the way to a watch stream that are always allowed.
+pub const STREAM_WINDOW_BYTES_MIN: u64 = 32 * 1024;
 /// Watches one stream may hold; further ones are refused.
 pub const WATCHES_PER_STREAM_MAX: usize = 1_000_000;
 
@@ -52,19 +66,24 @@ pub const WATCHES_PER_STREAM_MAX: usize = 1_000_000;
 pub const CALLS_MAX: usize = 200_000;
 
 /// Keys of a range that one step reads; larger ranges take turns.
-pub const RANGE_PART_KEYS: usize = 500;
-/// Bytes of keys and values after which such a part ends.
+pub const RANGE_PART_KEYS: usize = 100;
+/// Bytes of keys and values after which such a part ends, and that a chunk of a RangeStream aims
+/// at.
 pub const RANGE_PART_BYTES: usize = 256 * 1024;
-/// Bytes of records gathered for ranges on their way; beyond it only the oldest range goes on.
+/// Memory of records gathered for ranges on their way; beyond it only the oldest range goes on.
 pub const RANGES_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Large answers to ranges that are built or sent at one time; further ones wait for their turn.
 pub const LARGE_READS_MAX: usize = 16;
+/// Memory of such answers on their way to clients, from which on no further one begins.
+pub const LARGE_READS_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// What a record of an answer takes in memory beside its key and value.
+pub const RECORD_HELD_BYTES: usize = 128;
 /// Keys that a range may ask for without waiting for such a turn.
 pub const SMALL_READ_KEYS: i64 = 1000;
 /// Answers to ranges from this size on are encoded while they are sent.
 pub const LARGE_READ_BYTES: usize = 256 * 1024;
 /// Bytes of such an answer that are encoded at a time.
-pub const RANGE_PIECE_BYTES: usize = 64 * 1024;
+pub const RANGE_PIECE_BYTES: usize = 32 * 1024;
 /// How many calls may be in flight beyond `CALLS_MAX` if they keep leases alive, look at the
 /// member or mend it.
 pub const VITAL_CALLS_MAX: usize = 50_000;

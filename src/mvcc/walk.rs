@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, View},
+    kernel::limits,
     pb::mvccpb::KeyValue,
 };
 
@@ -40,8 +41,11 @@ pub struct RangeWalk {
     limit: usize,
     keys_only: bool,
     kvs: Vec<KeyValue>,
+    /// Bytes of keys and values.
     bytes: usize,
 }
+
+const _: () = assert!(size_of::<KeyValue>() <= limits::RECORD_HELD_BYTES);
 
 impl Store {
     /// Begins to walk a range. Counting alone is no walk.
@@ -66,9 +70,9 @@ impl RangeWalk {
         self.at
     }
 
-    /// Bytes of keys and values gathered so far.
+    /// Memory of what was gathered so far.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.kvs.len() * limits::RECORD_HELD_BYTES
     }
 
     /// Reads a part; whether there is more.

@@ -1,7 +1,8 @@
 //! The actor that owns the state machine: ordered apply, reads, batches on their way to the
 //! backend, slices of compaction, and the exchange of the whole state for an image.
 //!
-//! Inputs: `ApplierInput`. Timers: the batch interval, the next slice of a compaction.
+//! Inputs: `ApplierInput`. Timers: the batch interval, the next slice of a compaction, the next
+//! part of a rewriting.
 //! Invariants:
 //! - Entries are applied in order, each once; an entry and its effects share a batch.
 //! - `batch.consistent <= applied`: the backend is never ahead of the log.
@@ -11,6 +12,7 @@ pub mod compaction;
 mod images;
 mod meter;
 mod ranges;
+mod rewriting;
 mod upkeep;
 
 use std::{
@@ -18,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use self::{meter::Meter, ranges::Ranges};
+use self::{meter::Meter, ranges::Ranges, rewriting::Rewriting};
 use super::{
     NodeConfig,
     log_bytes::LogBytes,
@@ -34,14 +36,13 @@ use crate::{
     apply::{Applied, ApplyError, Notice, StateMachine, settle},
     backend::Backend,
     kernel::{
-        ApiError, BackendSize, CallId, Context, DiskError, DiskErrorKind, DiskOp, DiskOutcome,
-        Effect, Fault, Instant, LeaseId, LogIndex, MemberId, Request, Response, SnapshotId, Term,
-        Ticket, limits,
+        ApiError, BackendSize, CallId, Context, DiskError, DiskOp, DiskOutcome, Effect, Fault,
+        Instant, LeaseId, LogIndex, MemberId, Request, Response, SnapshotId, Term, Ticket, limits,
     },
     lease::Renewal,
     mutant,
     mvcc::HashKv,
-    pb::etcdserverpb::{DefragmentResponse, HashKvResponse, LeaseKeepAliveResponse, RangeRequest},
+    pb::etcdserverpb::{HashKvResponse, LeaseKeepAliveResponse, RangeRequest},
     raft::{Entry, SnapshotMeta},
 };
 
@@ -75,7 +76,7 @@ pub struct Applier<B: Backend> {
     /// An image that is becoming the live state, and what was committed behind it meanwhile.
     installing: Option<Installing>,
     held: VecDeque<Entry>,
-    defragmenting: Option<(Ticket, CallId)>,
+    rewriting: Rewriting,
     compaction_at: Option<Instant>,
     /// A finished compaction and the batch that holds its last deletions.
     compaction_done: Option<(i64, u64)>,
@@ -154,7 +155,7 @@ impl<B: Backend> Applier<B> {
             waiting: BTreeMap::new(),
             installing: None,
             held: VecDeque::new(),
-            defragmenting: None,
+            rewriting: Rewriting::new(config.rewrite),
             compaction_at,
             compaction_done: None,
             hashes: VecDeque::new(),
@@ -528,35 +529,13 @@ impl<B: Backend> Applier<B> {
         outcome: Result<DiskOutcome, DiskError>,
         cx: &mut Context<'_, Mail>,
     ) -> Result<(), Fault> {
-        if let Some((_, call)) = self.defragmenting
-            && self.defragmenting == Some((ticket, call))
-            && matches!(&outcome, Err(error) if error.kind == DiskErrorKind::Full)
-        {
-            // There was no room for the copy; the store itself is untouched.
-            self.defragmenting = None;
-            let result = Err(ApiError::NoSpace);
-            cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
-            self.maybe_install(cx);
+        if self.on_rewriting_done(ticket, &outcome, cx)? {
             return Ok(());
         }
         if let DiskOutcome::Backend(size) = outcome?
             && size != BackendSize::default()
         {
             self.size = size;
-        }
-        if let Some((_, call)) = self.defragmenting.take_if(|(own, _)| *own == ticket) {
-            self.machine.refresh()?;
-            self.tell_load(cx);
-            let response = Response::Defragment(DefragmentResponse::default());
-            cx.tell(Mail::Frontend(FrontendInput::Answer {
-                call,
-                result: Ok(response),
-            }));
-            // An image that came meanwhile has waited for this, perhaps for nothing else.
-            if !mutant!("defragmentation-forgets-the-image") {
-                self.maybe_install(cx);
-            }
-            return Ok(());
         }
         if self
             .installing
@@ -571,6 +550,7 @@ impl<B: Backend> Applier<B> {
             .expect("a commit completed that nobody submitted");
         assert_eq!(commit.ticket, ticket, "commits complete in order");
         self.machine.committed()?;
+        self.rewriting.weigh(self.size, cx.now);
         self.after_commit(commit, cx);
         self.maybe_install(cx);
         if self.cut_at.is_some_and(|cut_at| cut_at <= cx.now) {
@@ -624,11 +604,17 @@ impl<B: Backend> Applier<B> {
             .cut_at
             .filter(|_| self.commits.len() < COMMITS_INFLIGHT_MAX);
         let compaction = self.compaction_at.filter(|_| self.may_remove());
-        [busy, cut_at, compaction].into_iter().flatten().min()
+        let rewriting = self.rewriting.deadline();
+        let rewriting = rewriting.filter(|_| self.installing.is_none());
+        [busy, cut_at, compaction, rewriting]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// Cuts the batch, goes on with compaction and hashing.
+    /// Cuts the batch, goes on with compaction, rewriting and hashing.
     pub fn on_deadline(&mut self, cx: &mut Context<'_, Mail>) {
+        self.rewriting_goes_on(cx);
         let outcome = self
             .ranges_go_on(cx)
             .and_then(|()| self.hash_slice(cx))

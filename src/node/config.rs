@@ -72,6 +72,8 @@ pub struct NodeConfig {
     pub progress_interval: Duration,
     /// Bytes on the way to one watch stream; further responses wait for credit.
     pub stream_window_bytes: u64,
+    /// Bytes on the way to all watch streams, beyond which the window of each is small.
+    pub stream_windows_bytes_max: u64,
     /// Watch responses of this size are split at the latest, for watches that ask for it.
     pub fragment_bytes_max: usize,
     /// Revisions of history one catch-up slice of watches reads.
@@ -82,12 +84,39 @@ pub struct NodeConfig {
     pub quota_alarm_clears: bool,
     /// `--auto-compaction-mode` and `--auto-compaction-retention`.
     pub auto_compaction: Option<AutoCompaction>,
+    /// How the store's file is rewritten.
+    pub rewrite: RewriteRules,
     /// The version this server reports, for example `3.7.1`.
     pub version: String,
     /// Size of one WAL segment.
     pub segment_bytes: u64,
     /// Bytes of entries in one append; an entry that is larger goes alone.
     pub append_bytes_max: usize,
+}
+
+/// How the store's file is rewritten without its free pages, and when it is without being asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RewriteRules {
+    /// Bytes of one part.
+    pub part_bytes: usize,
+    /// So much must be free, beside a share of what is in use; nothing means that it is only done
+    /// when asked for.
+    pub free_bytes_min: Option<u64>,
+    /// For so long.
+    pub settle: Duration,
+    /// The least time between two that nobody asked for.
+    pub rest: Duration,
+}
+
+impl Default for RewriteRules {
+    fn default() -> Self {
+        Self {
+            part_bytes: limits::REWRITE_PART_BYTES,
+            free_bytes_min: Some(limits::REWRITE_FREE_BYTES_MIN),
+            settle: Duration::from_secs(3),
+            rest: Duration::from_secs(60),
+        }
+    }
 }
 
 impl NodeConfig {
@@ -138,11 +167,13 @@ impl Default for NodeConfig {
             slow_apply: Duration::from_millis(100),
             progress_interval: Duration::from_secs(600),
             stream_window_bytes: limits::STREAM_WINDOW_BYTES,
+            stream_windows_bytes_max: limits::STREAM_WINDOWS_BYTES_MAX,
             fragment_bytes_max: usize::MAX,
             catchup_revisions: limits::CATCHUP_REVISIONS_MAX,
             quota_bytes: 2 * 1024 * 1024 * 1024,
             quota_alarm_clears: true,
             auto_compaction: None,
+            rewrite: RewriteRules::default(),
             version: "3.7.1".to_owned(),
             segment_bytes: limits::SEGMENT_BYTES,
             append_bytes_max: limits::APPEND_BYTES_MAX,

@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
-pub use self::room::Room;
+pub use self::room::{Crowd, Room};
 use self::{
     change::{Leaving, reconfigure},
     meter::{Meter, timed},
@@ -189,6 +189,9 @@ impl Frontend {
                 self.on_call(call, &credentials, request, cx);
             }
             FrontendInput::Cancel { call } => {
+                if mutant!("cancelled-call-keeps-its-room") {
+                    return;
+                }
                 if let Some(waiting) = self.pending.remove(call) {
                     self.meter.on_cancelled(&waiting);
                 }

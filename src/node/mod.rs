@@ -34,12 +34,12 @@ pub mod wire;
 use std::mem;
 
 pub use crate::apply::InitialMember;
-pub use config::NodeConfig;
+pub use config::{NodeConfig, RewriteRules};
 
 use self::{
     applier::Applier,
     consensus::Consensus,
-    frontend::Frontend,
+    frontend::{Crowd, Frontend},
     integrity::Integrity,
     journal::Journal,
     leases::Leases,
@@ -254,6 +254,11 @@ impl<B: Backend> Node<B> {
     /// The state machine, for observers.
     pub fn machine(&self) -> &crate::apply::StateMachine<B> {
         self.applier.machine()
+    }
+
+    /// What is in flight, for observers.
+    pub fn crowd(&self) -> Crowd {
+        self.frontend.crowd()
     }
 
     /// What the watches count, for observers.

@@ -209,6 +209,12 @@ impl Pending {
         self.calls.len()
     }
 
+    /// How many of them wait for this asker.
+    pub fn count(&self, asker: Asker) -> usize {
+        let calls = self.calls.values();
+        calls.filter(|waiting| waiting.asker == asker).count()
+    }
+
     /// Whether no call waits.
     pub fn is_empty(&self) -> bool {
         self.calls.is_empty()

@@ -46,6 +46,7 @@ impl Watches {
             fragment_bytes: (config.request_bytes_max + limits::REQUEST_OVERHEAD_BYTES)
                 .min(config.fragment_bytes_max),
             window_bytes: config.stream_window_bytes,
+            windows_bytes_max: config.stream_windows_bytes_max,
             catchup_revisions: config.catchup_revisions,
             ..Settings::default()
         };

@@ -12,6 +12,12 @@ use crate::pb::mvccpb::{Event, event::EventType};
 
 /// Most bytes the caller adds to a response by filling in cluster, member and term.
 const HEADER_FILL_BYTES: usize = 3 * 11;
+/// Memory of a response on its way, and of each of its events. Rounded up, so that windows do not
+/// depend on the machine.
+const RESPONSE_HELD_BYTES: usize = 256;
+const EVENT_HELD_BYTES: usize = 384;
+const _: () = assert!(size_of::<rpc::WatchResponse>() <= RESPONSE_HELD_BYTES);
+const _: () = assert!(size_of::<Event>() <= EVENT_HELD_BYTES);
 /// Field number of `WatchResponse.events`.
 const EVENTS_TAG: u32 = 11;
 
@@ -120,6 +126,12 @@ impl Item {
 /// The size of a response once the caller has filled its header in; at most a few bytes too much.
 pub(super) fn response_bytes(response: &rpc::WatchResponse) -> u64 {
     (response.encoded_len() + HEADER_FILL_BYTES) as u64
+}
+
+/// What a response takes in memory beyond its bytes on the wire. Values are shared, but may be held
+/// by nobody else any more.
+pub(super) fn held_bytes(response: &rpc::WatchResponse) -> u64 {
+    (RESPONSE_HELD_BYTES + response.events.len() * EVENT_HELD_BYTES) as u64
 }
 
 /// The responses that carry these events to one watch: one, or several of less than

@@ -59,6 +59,8 @@ pub struct Counters {
     pub watchers_behind: usize,
     /// Answers that wait for a blocked stream.
     pub answers_waiting: usize,
+    /// Bytes on the way to clients.
+    pub in_flight: u64,
     /// Events handed out since boot.
     pub events_sent: u64,
     /// Watches that read history to its end since boot.
@@ -80,7 +82,7 @@ impl Hub {
             synced: Group::default(),
             ready: BTreeSet::new(),
             turn: StreamId::ZERO,
-            output: Vec::new(),
+            output: Output::default(),
             events_sent: 0,
             caught_up: 0,
             fell_behind: 0,
@@ -109,6 +111,7 @@ impl Hub {
         let Some(closed) = self.streams.remove(&stream) else {
             return;
         };
+        self.output.in_flight -= closed.in_flight();
         for (id, watcher) in &closed.watches {
             self.forget(WatchKey { stream, id: *id }, watcher);
         }
@@ -293,7 +296,7 @@ impl Hub {
     /// What must go out, in order. Headers carry the revision; the caller fills in the rest.
     #[must_use]
     pub fn take_output(&mut self) -> Vec<(StreamId, StreamItem)> {
-        mem::take(&mut self.output)
+        mem::take(&mut self.output.items)
     }
 
     /// The last revision that was fanned out.
@@ -312,6 +315,7 @@ impl Hub {
         let streams = self.streams.values();
         let zero = Counters {
             streams: self.streams.len(),
+            in_flight: self.output.in_flight,
             events_sent: self.events_sent,
             caught_up: self.caught_up,
             fell_behind: self.fell_behind,
@@ -344,6 +348,8 @@ impl Hub {
             assert!(self.ticks.contains(&(stream.tick_at, *id)));
         }
         assert!(self.ready.iter().all(|id| self.streams.contains_key(id)));
+        let in_flight = self.streams.values().map(Stream::in_flight).sum::<u64>();
+        assert_eq!(in_flight, self.output.in_flight, "bytes belong to a stream");
     }
 
     fn create(
@@ -592,7 +598,7 @@ impl Hub {
 
     fn end(&mut self, stream: StreamId, error: ApiError) {
         self.close(stream);
-        self.output.push((stream, StreamItem::End(error)));
+        self.output.items.push((stream, StreamItem::End(error)));
     }
 
     /// Keeps `ready` true after something happened to a stream.

@@ -8,7 +8,9 @@
 //! - per watch: one `Watcher`, one entry in the group or in its stream's list, its key and end;
 //! - per stream: `Settings::control_max` pending answers of a few words each,
 //!   `limits::WATCHES_PER_STREAM_MAX` watches, `Settings::key_bytes_max` bytes of keys, and on its
-//!   way to the client less than `Settings::window_bytes` plus one batch for one watch.
+//!   way to the client less than `Settings::window_bytes` plus one batch for one watch;
+//! - all streams together: `Settings::windows_bytes_max`, and `Settings::window_bytes_min` for each
+//!   stream.
 //!
 //! Invariants:
 //! - Every watch has `next`, the first revision it has not been served, and everything before it
@@ -73,6 +75,11 @@ pub struct Settings {
     pub fragment_bytes: usize,
     /// A stream with this many bytes on the way gets nothing more until half of them were taken.
     pub window_bytes: u64,
+    /// With this many bytes on the way to all streams together, the window of each shrinks to
+    /// `window_bytes_min`.
+    pub windows_bytes_max: u64,
+    /// The window of each stream while much is on the way to all of them.
+    pub window_bytes_min: u64,
     /// Answers to requests that may wait for a blocked stream; one more ends the stream.
     pub control_max: usize,
     /// Bytes of keys and range ends that one stream may watch; further watches are refused.
@@ -87,12 +94,24 @@ pub struct Settings {
     pub catchup_events: usize,
 }
 
+impl Settings {
+    /// The window of each stream while so much is on the way to all of them.
+    fn window(&self, in_flight: u64) -> u64 {
+        match in_flight >= self.windows_bytes_max {
+            true => self.window_bytes.min(self.window_bytes_min),
+            false => self.window_bytes,
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             progress_interval: Duration::from_secs(600),
             fragment_bytes: limits::REQUEST_BYTES_MAX + limits::REQUEST_OVERHEAD_BYTES,
             window_bytes: limits::STREAM_WINDOW_BYTES,
+            windows_bytes_max: limits::STREAM_WINDOWS_BYTES_MAX,
+            window_bytes_min: limits::STREAM_WINDOW_BYTES_MIN,
             control_max: 16 * 1024,
             key_bytes_max: 256 * 1024 * 1024,
             catchup_revisions: limits::CATCHUP_REVISIONS_MAX,

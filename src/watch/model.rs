@@ -249,6 +249,8 @@ pub struct Client {
     creates: VecDeque<rpc::WatchCreateRequest>,
     cancels: VecDeque<i64>,
     pub in_flight: u64,
+    /// It has to take something before it is sent more.
+    blocked: bool,
     pub progress_answers: usize,
 }
 
@@ -282,24 +284,35 @@ impl Client {
         !self.seen.is_empty() && self.seen.values().all(reached)
     }
 
+    /// It takes so many bytes; gives how many there were to take.
+    pub fn takes(&mut self, bytes: u64, others: u64, settings: &Settings) -> u64 {
+        let bytes = bytes.min(self.in_flight);
+        self.in_flight -= bytes;
+        self.blocked &= self.in_flight > settings.window(self.in_flight + others) / 2;
+        bytes
+    }
+
     pub fn on_response(
         &mut self,
         response: &rpc::WatchResponse,
         bytes: u64,
+        others: u64,
         log: &Log,
         settings: &Settings,
     ) {
         let revision = response.header.expect("every response has one").revision;
         let between = self.seen.values().any(|seen| seen.open);
         assert!(
-            between || self.in_flight < settings.window_bytes,
+            between || (!self.blocked && self.in_flight < settings.window_bytes),
             "within the credit"
         );
         self.in_flight += bytes;
+        self.blocked |= self.in_flight >= settings.window(self.in_flight + others);
         let size = response.encoded_len() as u64;
+        let wire = bytes - super::batch::held_bytes(response);
         assert!(
-            size <= bytes && bytes <= size + 40,
-            "{size} bytes, not {bytes}"
+            size <= wire && wire <= size + 40,
+            "{size} bytes, not {wire}"
         );
         if response.created {
             return self.on_created(response, revision);
@@ -327,7 +340,7 @@ impl Client {
         seen.on_events(response, log);
         let split = seen.request.fragment && response.events.len() > 1;
         assert!(
-            !split || bytes < settings.fragment_bytes as u64,
+            !split || wire < settings.fragment_bytes as u64,
             "parts are small"
         );
     }
@@ -384,19 +397,22 @@ pub fn judge(
     let mut ended = BTreeSet::new();
     for (stream, item) in output {
         assert!(!ended.contains(&stream), "nothing follows the end");
+        let all = clients.values().map(|client| client.in_flight).sum::<u64>();
         let client = clients
             .get_mut(&stream)
             .expect("output for open streams only");
+        let others = all - client.in_flight;
         match item {
             StreamItem::Watch { response, bytes } => {
-                client.on_response(&response, bytes, log, settings);
+                client.on_response(&response, bytes, others, log, settings);
             }
             StreamItem::End(error) => {
                 assert_eq!(error, ApiError::TooManyRequests);
                 assert!(
-                    client.in_flight >= settings.window_bytes / 2,
+                    client.in_flight >= settings.window(u64::MAX) / 2,
                     "ended without a reason"
                 );
+                client.in_flight = 0;
                 ended.insert(stream);
             }
         }

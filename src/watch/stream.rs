@@ -6,14 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Settings;
-use super::batch::{header, response_bytes};
+use super::batch::{header, held_bytes, response_bytes};
 use super::watcher::{Position, Watcher};
 use crate::kernel::{ApiError, Instant, StreamId, StreamItem, WatchId};
 use crate::mutant;
 use crate::pb::etcdserverpb as rpc;
 
-/// What the hub hands out, in order.
-pub(super) type Output = Vec<(StreamId, StreamItem)>;
+/// What the hub hands out.
+#[derive(Default, Debug)]
+pub(super) struct Output {
+    /// Items in order.
+    pub items: Vec<(StreamId, StreamItem)>,
+    /// Bytes on the way to all clients.
+    pub in_flight: u64,
+}
 
 /// One stream.
 #[derive(Debug)]
@@ -187,6 +193,11 @@ impl Stream {
         self.watches.contains_key(&id) || self.ended.contains(&id)
     }
 
+    /// Bytes on the way to the client.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
     /// Whether the client must take something before it is sent more.
     pub fn is_blocked(&self) -> bool {
         self.blocked
@@ -210,10 +221,13 @@ impl Stream {
         settings: &Settings,
         output: &mut Output,
     ) {
+        let bytes = bytes + held_bytes(&response);
         self.in_flight += bytes;
-        self.blocked |= self.in_flight >= settings.window_bytes;
+        output.in_flight += bytes;
+        self.blocked |= self.in_flight >= settings.window(output.in_flight);
         let response = Box::new(response);
-        output.push((self.id, StreamItem::Watch { response, bytes }));
+        let item = StreamItem::Watch { response, bytes };
+        output.items.push((self.id, item));
     }
 
     /// Sends an answer, or keeps it for later. Fails when too many are kept.
@@ -240,9 +254,11 @@ impl Stream {
 
     /// The client took bytes: sends answers that waited, as far as that allows.
     pub fn credit(&mut self, bytes: u64, settings: &Settings, output: &mut Output) {
-        self.in_flight = self.in_flight.saturating_sub(bytes);
+        let taken = bytes.min(self.in_flight);
+        self.in_flight -= taken;
+        output.in_flight -= taken;
         // Half a window at a time, so that history is not read again for each small step.
-        if self.in_flight > settings.window_bytes / 2 {
+        if self.in_flight > settings.window(output.in_flight) / 2 {
             return;
         }
         self.blocked = false;

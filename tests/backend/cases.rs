@@ -171,7 +171,7 @@ fn lanes_work_side_by_side() {
         let batch = Arc::new(model.step(&[numbered(Bucket::Key, round * 7, b"changed")]));
         lanes.execute(&DiskOp::Commit { batch }).unwrap();
     }
-    lanes.execute(&DiskOp::Defragment).unwrap();
+    lanes.backend().defragment().unwrap();
     check(&reading.join().unwrap(), &pinned);
     check(&lanes.backend().snapshot().unwrap(), &model);
 }

@@ -161,3 +161,41 @@ fn clients_go_on_beside_a_defragmentation() {
     assert!(calls >= 20, "{calls} calls during three rewritings");
     assert!(longest < Duration::from_secs(1), "a call took {longest:?}");
 }
+
+/// Goal: when live data fall to a tenth, the file follows with no call, beside writes, and what it
+/// holds is there after a restart too. Method: the size a member tells, and its directory.
+#[test]
+fn a_file_becomes_shorter_by_itself() {
+    let mut server = Server::alone(&[]);
+    let client = server.client();
+    for number in 0..200 {
+        client
+            .put(format!("large{number:03}"), vec![b'v'; 100_000])
+            .expect("there is space");
+    }
+    let delete = fated::pb::etcdserverpb::DeleteRangeRequest {
+        key: "large020".into(),
+        range_end: "large999".into(),
+        ..Default::default()
+    };
+    let deleted = client.run(client.kv().delete_range(delete));
+    let deleted = deleted.expect("deleted");
+    assert_eq!(deleted.deleted, 180);
+    let revision = deleted.header.expect("a header").revision;
+    client.compact(revision).expect("compaction works");
+    let mut written = 0;
+    let shorter = || {
+        written += 1;
+        client.put("beside", written.to_string()).expect("written");
+        let status = client.status().expect("status");
+        let (file, live) = (status.db_size, status.db_size_in_use);
+        (live < 3_000_000 && file * 10 <= live * 13).then_some(())
+    };
+    wait_for(SOON, shorter).expect("the file follows what is live");
+    server.restart();
+    let client = server.client();
+    let beside = client.get("beside").expect("read").expect("written before");
+    assert_eq!(beside, written.to_string().into_bytes());
+    let large = client.get("large019").expect("read").expect("not deleted");
+    assert_eq!(large.len(), 100_000);
+}

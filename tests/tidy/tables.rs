@@ -55,7 +55,7 @@ pub const CRATES: &[(&str, &str)] = &[
     ("node", "bytes prost"),
     ("host/port", "bytes"),
     ("host/lanes", "bytes"),
-    ("host/lmdb", "bytes crc32fast heed"),
+    ("host/lmdb", "bytes crc32fast heed rustix"),
     ("host/wire", "crc32fast"),
     ("reactor", ""),
 ];

@@ -57,6 +57,29 @@ const SPACE: &[Line] = &[
     ),
 ];
 
+const ROOM: &[Line] = &[
+    (
+        "overload: a write was refused",
+        "a member had no room for a write",
+        2000,
+    ),
+    (
+        "overload: a read was refused",
+        "a member had no room for a read",
+        1000,
+    ),
+    (
+        "overload: a vital call found a full member",
+        "a call that keeps something alive came where all others are refused",
+        200,
+    ),
+    (
+        "overload: nothing else was wrong",
+        "a run in which nothing broke, and only the load was high",
+        40,
+    ),
+];
+
 const RAFT: &[Line] = &[
     ("raft: leader elected", "a member became leader", 1000),
     (
@@ -146,6 +169,12 @@ const IMAGES: &[Line] = &[
 ];
 
 const DISKS: &[Line] = &[
+    (
+        "rewriting: part done",
+        "a store was rewritten in part, and others had their turn",
+        1000,
+    ),
+    ("rewriting: ended", "a store was rewritten to its end", 1000),
     (
         "power cut: sectors lost",
         "sectors that were not synced",
@@ -425,6 +454,31 @@ const STATE: &[Line] = &[
         "after the one before had not answered",
         100,
     ),
+    (
+        "work: txn took its first branch of two",
+        "a txn with work in both branches",
+        100,
+    ),
+    (
+        "work: txn took its second branch of two",
+        "the same, the other way",
+        100,
+    ),
+    (
+        "work: lease ended by the leader that granted it",
+        "nobody renewed it",
+        100,
+    ),
+    (
+        "work: lease ended by a later leader",
+        "it outlived the leader that granted it, and ended",
+        100,
+    ),
+    (
+        "work: leases checkpointed",
+        "a leader wrote down what is left of them",
+        10,
+    ),
     ("client: request lost", "on its way", 100),
     ("client: answer lost", "on its way", 100),
 ];
@@ -457,6 +511,21 @@ const CHANGES: &[Line] = &[
     ("members: voter added", "a member joined with a vote", 150),
     ("members: learner promoted", "a learner came to vote", 300),
     ("members: removed", "a member left the cluster", 400),
+    (
+        "members: life ended with a change in the log, not committed",
+        "a member died with a change that nobody may know",
+        100,
+    ),
+    (
+        "members: life ended with a change committed, not applied",
+        "a member died between knowing of a change and acting on it",
+        1,
+    ),
+    (
+        "crash at: change of members applied",
+        "a member died before its backend had the change",
+        100,
+    ),
     ("members: moved", "a member got another address", 200),
     (
         "members: removed member stopped",
@@ -513,7 +582,7 @@ const CHANGES: &[Line] = &[
 /// All of them, in the order in which they are shown.
 pub fn all() -> Vec<Required> {
     let lines = [
-        RAFT, IMAGES, DISKS, MEMBERS, CHANGES, NETWORK, STATE, CHECKS, SPACE,
+        RAFT, IMAGES, DISKS, MEMBERS, CHANGES, NETWORK, STATE, CHECKS, SPACE, ROOM,
     ]
     .concat();
     let mut all: Vec<Required> = lines

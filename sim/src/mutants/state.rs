@@ -1,7 +1,7 @@
 //! Bugs in what the members agree on: revisions, watches, leases, reads and applying.
 
 use super::{
-    Check::{self, Holds},
+    Check::{self, Asserts, Holds},
     Planted, guided, planted,
 };
 
@@ -248,6 +248,15 @@ pub const TABLE: &[Planted] = &[
             &[SERVES, CONVERGE, EQUAL],
         ),
         guides::rewritten_images,
+    ),
+    guided(
+        planted(
+            "rewriting-forgets-commits",
+            "defragmentation in parts",
+            "What is committed while the store is rewritten is not in the new file.",
+            &[Asserts("LMDB reads")],
+        ),
+        guides::rewritten,
     ),
     // Watches.
     guided(

@@ -11,6 +11,7 @@ use fated::{
     kernel::{Entropy, Event, Instant, Lane, MemberId, SegmentId},
 };
 
+use super::crowd::Calls;
 use crate::{
     clock::Clock,
     disk::Disk,
@@ -50,6 +51,9 @@ pub struct Member {
     pub forbidden: u32,
     /// It stands still while this is not zero.
     pub paused: u32,
+    /// Since when it stands still, and whether it had something to do meanwhile.
+    pub paused_at: u64,
+    pub withheld: bool,
     /// Its disk was damaged beyond what it may forgive: it may refuse to start.
     pub rotten: bool,
     /// What it reads at its next start cannot be trusted, and it has to say so.
@@ -89,6 +93,8 @@ pub struct Member {
     pub leases: usize,
     /// Whether the alarm about space stands in its state, and the bytes of its live data.
     pub space: (bool, u64),
+    /// The calls it has to answer.
+    pub calls: Calls,
     pub(super) inbox: VecDeque<Event>,
     pub(super) busy_until: u64,
     /// When it wants a turn although nothing happened, by its own clock.
@@ -178,6 +184,8 @@ pub(super) fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&H
         given_up: false,
         forbidden: 0,
         paused: 0,
+        paused_at: 0,
+        withheld: false,
         rotten: false,
         must_refuse: false,
         halved: false,
@@ -203,6 +211,7 @@ pub(super) fn new_member(plan: &Plan, at: usize, root: &Entropy, home: Option<&H
         state_hash: 0,
         leases: 0,
         space: (false, 0),
+        calls: Calls::default(),
         inbox: VecDeque::new(),
         busy_until: 0,
         until: None,

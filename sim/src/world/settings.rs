@@ -2,12 +2,20 @@
 
 use std::time::Duration;
 
-use fated::node::{InitialMember, NodeConfig, upkeep::AutoCompaction};
+use fated::node::{InitialMember, NodeConfig, RewriteRules, upkeep::AutoCompaction};
 
 use super::{CLUSTER, World, member::founder_id};
 use crate::{
     operator::{self, Standing},
     plan::UpkeepPlan,
+};
+
+/// Small stores are rewritten in many parts and often, so that everything else comes in between.
+const REWRITE: RewriteRules = RewriteRules {
+    part_bytes: 2048,
+    free_bytes_min: Some(4096),
+    settle: Duration::from_millis(200),
+    rest: Duration::from_millis(1000),
 };
 
 impl World {
@@ -25,7 +33,7 @@ impl World {
             name: format!("m{other} as m{at} calls it"),
             peer_urls: vec![operator::url_of(other, 0)],
         };
-        NodeConfig {
+        let mut config = NodeConfig {
             cluster: CLUSTER,
             member: self.members[at].id,
             name: format!("m{at}"),
@@ -54,8 +62,11 @@ impl World {
             fragment_bytes_max: cluster.watch.fragment_bytes,
             quota_bytes: cluster.upkeep.quota_bytes,
             auto_compaction: auto_compaction(&cluster.upkeep),
+            rewrite: REWRITE,
             ..NodeConfig::default()
-        }
+        };
+        self.plan.overload.settle(&mut config);
+        config
     }
 }
 

@@ -7,8 +7,8 @@ use tonic::{Request as Incoming, Response as Outgoing, Status};
 
 use super::{Answer, Edge, Stream, answered, credentials, found, stream};
 use crate::{
-    api::{check, large::Large, status},
-    kernel::{Credentials, Request, Response, event::RangeChunk},
+    api::{check, status},
+    kernel::{Credentials, Request, Response, event::RangeChunk, limits},
     pb::etcdserverpb::{
         CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
         PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
@@ -29,7 +29,7 @@ impl Kv for Edge {
         let answer = self.checked(incoming, check::range, Request::Range);
         let mut answer: Outgoing<RangeResponse> = answered!(answer.await, Range)?;
         let response = std::mem::take(answer.get_mut());
-        match Large::of(response, turn) {
+        match self.handle.turns().large(response, turn).await {
             // Whoever serves the connection puts it in the place of the empty answer.
             Ok(large) => {
                 answer.extensions_mut().insert(large);
@@ -124,7 +124,8 @@ impl Edge {
                 let sent = i64::try_from(keys).expect("keys of one message");
                 request.limit = request.limit.saturating_sub(sent).max(1);
             }
-            keys_max = next_keys(keys_max, bytes, self.handle.limits().request_bytes_max);
+            let bytes_aim = self.handle.limits().request_bytes_max;
+            keys_max = next_keys(keys_max, bytes, bytes_aim.min(limits::RANGE_PART_BYTES));
         }
     }
 }

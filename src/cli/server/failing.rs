@@ -147,7 +147,10 @@ fn answer(method: &str, path: &str, body: &str) -> (u16, String) {
 
 /// Lanes whose operations pass the places.
 pub(super) fn lanes(set: LaneSet) -> LaneSet {
-    let around = |inner| Box::new(FailingLane(inner)) as Box<dyn LaneWork>;
+    let around = |inner| {
+        let rewriting = false;
+        Box::new(FailingLane { inner, rewriting }) as Box<dyn LaneWork>
+    };
     LaneSet {
         wal: around(set.wal),
         keep: around(set.keep),
@@ -156,7 +159,11 @@ pub(super) fn lanes(set: LaneSet) -> LaneSet {
     }
 }
 
-struct FailingLane(Box<dyn LaneWork>);
+struct FailingLane {
+    inner: Box<dyn LaneWork>,
+    /// Whether the first part of a rewriting is done: a place is passed once for each of them.
+    rewriting: bool,
+}
 
 impl LaneWork for FailingLane {
     fn run(&mut self, op: DiskOp) -> Result<DiskOutcome, DiskError> {
@@ -164,14 +171,21 @@ impl LaneWork for FailingLane {
         for name in before {
             hit(name);
         }
-        if matches!(op, DiskOp::Defragment) {
+        let rewrites = matches!(op, DiskOp::Defragment { .. });
+        if rewrites && !self.rewriting {
+            hit("defragBeforeCopy");
             for name in ["defragOpenFileError", "defragdbFail"] {
                 if let Some(story) = hit(name) {
                     return Err(DiskError::new(DiskErrorKind::Full, story));
                 }
             }
         }
-        let outcome = self.0.run(op)?;
+        let ends = rewrites || matches!(op, DiskOp::StageInstall { .. });
+        let result = self.inner.run(op);
+        if ends {
+            self.rewriting = matches!(result, Ok(DiskOutcome::Rewriting));
+        }
+        let outcome = result?;
         for name in after {
             hit(name);
         }
@@ -189,7 +203,6 @@ fn places(op: &DiskOp) -> Places {
         ),
         DiskOp::WalRemove { .. } => (vec![], vec!["raftAfterWALRelease"]),
         DiskOp::Commit { batch } => around_commit(batch),
-        DiskOp::Defragment => (vec!["defragBeforeCopy"], vec![]),
         DiskOp::StageSeal { .. } => (
             vec!["raftBeforeSaveSnap"],
             vec!["raftBeforeWALSaveSnaphot", "raftAfterSaveSnap"],
@@ -202,6 +215,8 @@ fn places(op: &DiskOp) -> Places {
         | DiskOp::SnapshotOpen { .. }
         | DiskOp::SnapshotRead { .. }
         | DiskOp::SnapshotClose { .. }
+        | DiskOp::RemoveReplaced
+        | DiskOp::Defragment { .. }
         | DiskOp::StageOpen { .. }
         | DiskOp::StageWrite { .. }
         | DiskOp::StageDrop { .. } => (vec![], vec![]),

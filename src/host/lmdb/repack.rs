@@ -17,19 +17,19 @@ use std::ops::Bound;
 
 use heed::{RoTxn, RwTxn};
 
-use super::store::{Failure, Table};
+use super::store::{Failure, Table, Writes};
 
 /// Leaves of one window.
-const WINDOW_PAGES: usize = 32;
+const WINDOW_PAGES: usize = 8;
 /// Leaves that one removal pays for.
-const PAGES_PER_REMOVAL: usize = 16;
+const PAGES_PER_REMOVAL: usize = 4;
 /// The most leaves that are looked at for one commit.
 const LOOK_PAGES_MAX: usize = 2048;
 /// The most and the least leaves that are written anew in one commit.
 const WRITE_PAGES_MAX: usize = 512;
-const WRITE_PAGES_MIN: usize = 64;
+const WRITE_PAGES_MIN: usize = 16;
 /// Otherwise this share of the table is written anew: one page in so many.
-const WRITE_SHARE: usize = 48;
+const WRITE_SHARE: usize = 96;
 /// A window is written anew when it would shrink by one page in so many.
 const WASTE_SHARE: usize = 10;
 /// A window with more value bytes than so many times its leaves holds large values, which have
@@ -63,14 +63,18 @@ impl Sweep {
         self.credit = credit.min(1 << 20);
     }
 
-    /// Goes on and answers what is to be written anew.
+    /// Goes on and answers what is to be written anew with a batch, behind its writes.
     pub fn look(
         &mut self,
         txn: &RoTxn<'_>,
         table: Table,
         page_bytes: usize,
+        writes: Option<&Writes>,
     ) -> Result<Vec<Range>, Failure> {
-        let mut ranges = Vec::new();
+        let mut ranges = match writes {
+            Some(writes) => around_removals(txn, table, page_bytes, writes)?,
+            None => Vec::new(),
+        };
         if self.credit == 0 {
             return Ok(ranges);
         }
@@ -78,17 +82,47 @@ impl Sweep {
         let write_max = (leaves / WRITE_SHARE).clamp(WRITE_PAGES_MIN, WRITE_PAGES_MAX);
         let look_max = self.credit.min(LOOK_PAGES_MAX).min(leaves.max(1));
         let (mut looked, mut written) = (0, 0);
+        let mut goes_on = false;
         while looked < look_max && written < write_max {
-            let window = Window::read(txn, table, self.cursor.as_deref(), page_bytes)?;
+            let after = self.cursor.as_deref();
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let window = Window::read(txn, table, from, page_bytes, None)?;
             looked += window.pages.max(1);
             self.cursor = window.more.then_some(window.last.clone());
-            if window.wastes() {
-                written += window.pages;
-                ranges.push((window.first, window.last));
-            }
+            written += window.add_to(&mut ranges, &mut goes_on);
         }
         self.credit = self.credit.saturating_sub(looked);
         Ok(ranges)
+    }
+}
+
+/// The windows from which a batch removes: their pages change with it anyway, so now is the time to
+/// pack what it leaves.
+fn around_removals(
+    txn: &RoTxn<'_>,
+    table: Table,
+    page_bytes: usize,
+    writes: &Writes,
+) -> Result<Vec<Range>, Failure> {
+    let mut ranges = Vec::new();
+    let mut removed = writes.iter().filter(|(_, value)| value.is_none());
+    let Some((first, _)) = removed.next() else {
+        return Ok(ranges);
+    };
+    let last = removed.next_back().map_or(first, |(key, _)| key);
+    let mut window = Window::read(txn, table, Bound::Included(first), page_bytes, Some(writes))?;
+    let (mut looked, mut written) = (window.pages, 0);
+    let mut goes_on = false;
+    loop {
+        let is_end = !window.more || window.last[..] >= last[..];
+        let behind = window.last.clone();
+        written += window.add_to(&mut ranges, &mut goes_on);
+        if is_end || looked >= LOOK_PAGES_MAX || written >= WRITE_PAGES_MAX {
+            return Ok(ranges);
+        }
+        let from = Bound::Excluded(&behind[..]);
+        window = Window::read(txn, table, from, page_bytes, Some(writes))?;
+        looked += window.pages;
     }
 }
 
@@ -196,12 +230,14 @@ fn marker_bytes(key: usize) -> usize {
     (RECORD_HEAD + key + 2).next_multiple_of(2) + SLOT
 }
 
-/// Some leaves in a row.
+/// Some leaves in a row, as they will be without what a batch removes.
 #[derive(Default)]
 struct Window {
     first: Vec<u8>,
     last: Vec<u8>,
     pages: usize,
+    /// Pages from which the batch removes.
+    touched: usize,
     /// Pages that the records would fill if they were packed.
     packed: usize,
     value_bytes: usize,
@@ -214,8 +250,9 @@ impl Window {
     fn read(
         txn: &RoTxn<'_>,
         table: Table,
-        after: Option<&[u8]>,
+        from: Bound<&[u8]>,
         page_bytes: usize,
+        writes: Option<&Writes>,
     ) -> Result<Self, Failure> {
         let mut window = Self {
             page_bytes,
@@ -223,9 +260,9 @@ impl Window {
         };
         let room = page_bytes - PAGE_HEAD;
         let mut page = None;
+        let mut touched = None;
         let mut filled = room;
-        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
-        for entry in table.range(txn, &(lower, Bound::Unbounded))? {
+        for entry in table.range(txn, &(from, Bound::Unbounded))? {
             let (key, value) = entry?;
             let on = key.as_ptr() as usize / page_bytes;
             if page != Some(on) {
@@ -236,13 +273,19 @@ impl Window {
                 window.pages += 1;
                 page = Some(on);
             }
-            let bytes = leaf_bytes(key.len(), value.len(), room);
-            filled += bytes;
-            if filled + marker_bytes(key.len()) > room {
-                window.packed += 1;
-                filled = bytes;
+            let is_removed = |writes: &Writes| writes.get(key).is_some_and(Option::is_none);
+            if writes.is_some_and(is_removed) {
+                window.touched += usize::from(touched != page);
+                touched = page;
+            } else {
+                let bytes = leaf_bytes(key.len(), value.len(), room);
+                filled += bytes;
+                if filled + marker_bytes(key.len()) > room {
+                    window.packed += 1;
+                    filled = bytes;
+                }
+                window.value_bytes += value.len();
             }
-            window.value_bytes += value.len();
             if window.first.is_empty() {
                 window.first = key.to_vec();
             }
@@ -252,10 +295,28 @@ impl Window {
         Ok(window)
     }
 
+    /// Has the window written anew if it wastes too much; together with the one before it if that
+    /// is too, so that no page is left half full between them. How many pages that changes.
+    fn add_to(self, ranges: &mut Vec<Range>, goes_on: &mut bool) -> usize {
+        let follows = std::mem::replace(goes_on, self.wastes());
+        if !*goes_on {
+            return 0;
+        }
+        let pages = self.pages;
+        match ranges.last_mut().filter(|_| follows) {
+            Some((_, end)) => *end = self.last,
+            None => ranges.push((self.first, self.last)),
+        }
+        pages
+    }
+
     fn wastes(&self) -> bool {
         let spare = self.pages.saturating_sub(self.packed);
         let large = self.value_bytes > LARGE_SHARE * self.pages * self.page_bytes;
         // The end of the table is still being filled.
-        self.more && !large && spare * WASTE_SHARE > self.pages
+        // Pages that change anyway cost little.
+        let mostly_touched = self.touched * 2 > self.pages;
+        let wasted = spare * WASTE_SHARE > self.pages || (mostly_touched && spare > 0);
+        self.more && !large && wasted
     }
 }

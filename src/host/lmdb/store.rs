@@ -13,7 +13,7 @@ use std::{
     fmt,
     ops::{Bound, ControlFlow},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use bytes::{BufMut, Bytes};
@@ -31,7 +31,8 @@ use crate::{
 
 /// One database of the environment.
 pub type Table = Database<'static, types::Bytes, types::Bytes>;
-type Writes = std::collections::BTreeMap<Bytes, Option<Bytes>>;
+/// What a batch writes to a table.
+pub type Writes = std::collections::BTreeMap<Bytes, Option<Bytes>>;
 
 const INTERNAL_NAME: &str = "internal";
 const STATE_KEY: &[u8] = b"state";
@@ -39,8 +40,6 @@ const STATE_VERSION: u32 = 1;
 const STATE_BYTES: usize = 40;
 /// Pages of the two meta records.
 const META_PAGES: usize = 2;
-/// Bytes copied in one transaction of a defragmentation; bounds its dirty pages.
-const COPY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// An open environment and its databases.
 pub struct Store {
@@ -49,6 +48,8 @@ pub struct Store {
     dir: PathBuf,
     /// The sweep of the keys, the one table that loses many records.
     sweep: Mutex<Sweep>,
+    /// Held by every snapshot.
+    readers: Arc<()>,
 }
 
 #[derive(Clone, Copy)]
@@ -74,6 +75,7 @@ impl Store {
             tables,
             dir,
             sweep: Mutex::default(),
+            readers: Arc::default(),
         })
     }
 
@@ -84,12 +86,12 @@ impl Store {
     /// Applies a batch in one transaction, and packs pages that earlier ones have emptied.
     pub fn write(&self, batch: &WriteBatch) -> Result<BackendSize, DiskError> {
         let page_bytes = self.env.unnamed_database_stat().page_size as usize;
-        let sparse = self.sparse(page_bytes);
+        let sparse = self.sparse(page_bytes, batch.writes.get(&Bucket::Key));
         let sparse = sparse.map_err(|failure| failure.at(&self.dir))?;
         let used_bytes = self.transact(|txn| {
             let mut state = self.tables.state(txn)?;
             for (bucket, writes) in &batch.writes {
-                let surplus = write_table(txn, self.tables.bucket(*bucket), writes)?;
+                let surplus = write_table(txn, self.tables.bucket(*bucket), writes.iter())?;
                 let counted = state.surplus.checked_add_signed(surplus);
                 state.surplus = counted.ok_or(Failure::Damaged("its state record"))?;
             }
@@ -117,11 +119,15 @@ impl Store {
         })
     }
 
-    /// Records whose pages are too empty, as of the last commit.
-    fn sparse(&self, page_bytes: usize) -> Result<Vec<repack::Range>, Failure> {
+    /// Records whose pages are too empty, or will be after these writes.
+    fn sparse(
+        &self,
+        page_bytes: usize,
+        writes: Option<&Writes>,
+    ) -> Result<Vec<repack::Range>, Failure> {
         let txn = self.env.read_txn()?;
         let table = self.tables.bucket(Bucket::Key);
-        self.lock_sweep().look(&txn, table, page_bytes)
+        self.lock_sweep().look(&txn, table, page_bytes, writes)
     }
 
     fn lock_sweep(&self) -> MutexGuard<'_, Sweep> {
@@ -142,6 +148,7 @@ impl Store {
             txn,
             tables: self.tables,
             dir: self.dir.clone(),
+            _reader: Arc::clone(&self.readers),
         })
     }
 
@@ -156,6 +163,20 @@ impl Store {
         })
     }
 
+    /// Whether no snapshot of it is left.
+    pub fn is_unread(&self) -> bool {
+        Arc::strong_count(&self.readers) == 1
+    }
+
+    /// All tables; that of the state record is the last.
+    pub fn tables(&self) -> impl Iterator<Item = Table> {
+        self.tables.all()
+    }
+
+    pub fn bucket(&self, bucket: Bucket) -> Table {
+        self.tables.bucket(bucket)
+    }
+
     /// Makes every commit so far durable.
     pub fn sync(&self) -> Result<(), DiskError> {
         self.env
@@ -163,25 +184,8 @@ impl Store {
             .map_err(|failure| error(&self.dir, failure))
     }
 
-    /// Copies everything into an empty store, key by key in order, which packs the pages.
-    pub fn copy_to(&self, target: &Self) -> Result<(), DiskError> {
-        let source = self.snapshot()?;
-        let tables = self.tables.all().zip(target.tables.all());
-        for (from, to) in tables {
-            let mut last: Option<Vec<u8>> = None;
-            loop {
-                let next = target.transact(|txn| copy_some(&source, from, txn, to, &last))?;
-                if next.is_none() {
-                    break;
-                }
-                last = next;
-            }
-        }
-        Ok(())
-    }
-
     /// Runs a write transaction; it leaves no trace when it fails.
-    fn transact<T>(
+    pub fn transact<T>(
         &self,
         body: impl FnOnce(&mut RwTxn<'_>) -> Result<T, Failure>,
     ) -> Result<T, DiskError> {
@@ -274,9 +278,20 @@ pub struct LmdbSnapshot {
     state: State,
     used_bytes: u64,
     dir: PathBuf,
+    /// Goes after the transaction: who counts readers must not miss one.
+    _reader: Arc<()>,
 }
 
 impl LmdbSnapshot {
+    /// What a table holds from a bound on, as it is stored.
+    pub fn entries(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+    ) -> Result<heed::RoRange<'_, types::Bytes, types::Bytes>, heed::Error> {
+        table.range(&self.txn, &(from, Bound::Unbounded))
+    }
+
     fn walk(
         &self,
         bucket: Bucket,
@@ -426,7 +441,11 @@ fn open_tables(env: &Env<WithoutTls>) -> Result<Tables, heed::Error> {
 
 /// Writes in key order; past the old end of the table in append mode, which fills pages to the
 /// brim. Answers by how many the surplus of records over entries grew.
-fn write_table(txn: &mut RwTxn<'_>, table: Table, writes: &Writes) -> Result<i64, Failure> {
+pub fn write_table<'a>(
+    txn: &mut RwTxn<'_>,
+    table: Table,
+    writes: impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+) -> Result<i64, Failure> {
     let end = table.last(txn)?.map(|(key, _)| key.to_vec());
     let mut surplus = 0;
     let mut appending = end.is_none();
@@ -467,31 +486,6 @@ fn write_long(
     }
     let surplus = |records: usize| records.saturating_sub(1) as i64;
     Ok(surplus(edit.records_after) - surplus(edit.records_before))
-}
-
-/// Appends the entries after `last`, up to a bound; answers the last key copied while there is
-/// more.
-fn copy_some(
-    source: &LmdbSnapshot,
-    from: Table,
-    txn: &mut RwTxn<'_>,
-    to: Table,
-    last: &Option<Vec<u8>>,
-) -> Result<Option<Vec<u8>>, Failure> {
-    let lower = match last {
-        Some(last) => Bound::Excluded(&last[..]),
-        None => Bound::Unbounded,
-    };
-    let mut bytes = 0;
-    for entry in from.range(&source.txn, &(lower, Bound::Unbounded))? {
-        let (key, value) = entry?;
-        to.put_with_flags(txn, PutFlags::APPEND, key, value)?;
-        bytes += key.len() + value.len();
-        if bytes >= COPY_BYTES_MAX {
-            return Ok(Some(key.to_vec()));
-        }
-    }
-    Ok(None)
 }
 
 /// LMDB's words with the path they are about, and what to do where the words do not say it.

@@ -80,12 +80,16 @@ fn start(
             let mut failed = None;
             while let Ok((ticket, op)) = operations.recv() {
                 let lane = op.lane();
-                let rewrite = matches!(op, DiskOp::Defragment);
+                let rewrite = matches!(op, DiskOp::Defragment { .. });
+                let began = meter.moment();
                 let outcome = match &failed {
                     // What stands behind a failure would leave a gap if it took effect.
                     Some(error) => Err(DiskError::clone(error)),
                     None => meter.disk(Timed::of(&op), || work.run(op)),
                 };
+                if rewrite {
+                    meter.on_rewriting(began, !matches!(outcome, Ok(DiskOutcome::Rewriting)));
+                }
                 // A rewrite that found no room for its copy has left the store as it was.
                 if let Err(error) = &outcome
                     && lane != Lane::Snapshot

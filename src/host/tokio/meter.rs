@@ -7,7 +7,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -37,6 +37,9 @@ struct Shared {
     wal_bytes: IntGauge,
     commit: Histogram,
     defragment: Histogram,
+    part: Histogram,
+    /// When the first part of the running rewriting began, counted from `began`.
+    rewriting: Mutex<Option<Duration>>,
     seal: Histogram,
     sent: IntCounterVec,
     received: IntCounterVec,
@@ -63,7 +66,7 @@ pub(super) enum Timed {
     Write,
     /// Its duration, and whether it hangs.
     Commit,
-    /// Its duration.
+    /// Its duration; the whole, of which it is a part, is measured too.
     Defragment,
     /// Its duration.
     Seal,
@@ -76,13 +79,14 @@ impl Timed {
         match op {
             DiskOp::WalWrite { .. } => Self::Write,
             DiskOp::Commit { .. } => Self::Commit,
-            DiskOp::Defragment => Self::Defragment,
+            DiskOp::Defragment { .. } => Self::Defragment,
             DiskOp::StageSeal { .. } => Self::Seal,
             DiskOp::WalPrepare { .. }
             | DiskOp::WalRemove { .. }
             | DiskOp::SnapshotOpen { .. }
             | DiskOp::SnapshotRead { .. }
             | DiskOp::SnapshotClose { .. }
+            | DiskOp::RemoveReplaced
             | DiskOp::StageOpen { .. }
             | DiskOp::StageWrite { .. }
             | DiskOp::StageInstall { .. }
@@ -146,6 +150,13 @@ impl Meter {
                 "How long rewriting the store's file took.",
                 (0.1, 13),
             ),
+            part: histogram(
+                registry,
+                "fated_disk_backend_defrag_part_duration_seconds",
+                "How long parts of rewriting the store's file took; commits wait for one at most.",
+                (0.001, 14),
+            ),
+            rewriting: Mutex::new(None),
             seal: histogram(
                 registry,
                 "etcd_snap_db_fsync_duration_seconds",
@@ -202,8 +213,8 @@ impl Meter {
         let (running, histogram) = match timed {
             Timed::Write => (Some(&shared.writing), None),
             Timed::Commit => (Some(&shared.committing), Some(&shared.commit)),
-            Timed::Defragment => (None, Some(&shared.defragment)),
             Timed::Seal => (None, Some(&shared.seal)),
+            Timed::Defragment => (None, Some(&shared.part)),
             Timed::Other => (None, None),
         };
         if let Some(running) = running {
@@ -218,6 +229,26 @@ impl Meter {
             running.store(0, Ordering::Relaxed);
         }
         result
+    }
+
+    /// A part of a rewriting is over; the time it took altogether is that since its first part.
+    pub(super) fn on_rewriting(&self, began: Duration, is_over: bool) {
+        let shared = &self.shared;
+        let mut since = shared
+            .rewriting
+            .lock()
+            .expect("no holder of the lock panics");
+        let first = *since.get_or_insert(began);
+        if is_over {
+            *since = None;
+            let took = shared.began.elapsed().saturating_sub(first);
+            shared.defragment.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A moment, as `on_rewriting` takes it.
+    pub(super) fn moment(&self) -> Duration {
+        self.shared.began.elapsed()
     }
 
     /// How long the disk has not answered an operation that clients wait for.

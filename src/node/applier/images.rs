@@ -1,23 +1,20 @@
-//! The exchange of the whole state: an image is cut for others, one of others becomes the live
-//! state, and the store is rewritten.
+//! The exchange of the whole state: an image is cut for others, and one of others becomes the live
+//! state.
 //!
-//! Invariant: an image is installed when no commit to the old state and no rewriting of it is on
-//! its way, and whatever ends one of these looks for an image that waits.
+//! Invariant: an image is installed when no commit to the old state and no part of a rewriting is
+//! on its way, and whatever ends one of these looks for an image that waits.
 
-use super::Applier;
+use super::{Applier, Installing};
 use crate::{
     backend::Backend,
     kernel::{
-        ApiError, CallId, Context, DiskOp, Effect, Fault, SnapshotId,
+        Context, DiskOp, Effect, Fault, SnapshotId,
         effect::{LogLevel, LogLine},
     },
     mutant,
     node::{
         log_bytes::LogBytes,
-        mail::{
-            ConsensusInput, FrontendInput, IntegrityInput, LeasesInput, Mail, SnapshotsInput,
-            WatchesInput,
-        },
+        mail::{ConsensusInput, IntegrityInput, LeasesInput, Mail, SnapshotsInput, WatchesInput},
     },
     raft::Entry,
 };
@@ -39,12 +36,14 @@ impl<B: Backend> Applier<B> {
 
     /// Swaps the image in once no commit to the old state is on its way.
     pub(super) fn maybe_install(&mut self, cx: &mut Context<'_, Mail>) {
-        if !self.commits.is_empty() || self.defragmenting.is_some() {
+        let waits = |installing: &Installing| installing.ticket.is_none();
+        if !self.commits.is_empty()
+            || !self.installing.as_ref().is_some_and(waits)
+            || !self.yields_to_image(cx)
+        {
             return;
         }
-        if let Some(installing) = &mut self.installing
-            && installing.ticket.is_none()
-        {
+        if let Some(installing) = &mut self.installing {
             let ticket = self.tickets.issue();
             installing.ticket = Some(ticket);
             let op = DiskOp::StageInstall { id: installing.id };
@@ -55,6 +54,8 @@ impl<B: Backend> Applier<B> {
     pub(super) fn on_installed(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         let installing = self.installing.take().expect("checked by the caller");
         self.machine.reload()?;
+        self.remove_replaced(cx);
+        self.rewriting.weigh(self.size, cx.now);
         let applied = self.machine.applied();
         assert_eq!(
             applied, installing.meta.id,
@@ -91,20 +92,5 @@ impl<B: Backend> Applier<B> {
             .filter(|entry| entry.id.index > index)
             .collect();
         self.apply_all(held, cx)
-    }
-
-    pub(super) fn on_defragment(&mut self, call: CallId, cx: &mut Context<'_, Mail>) {
-        if self.defragmenting.is_some() || self.installing.is_some() {
-            let result = Err(ApiError::TooManyRequests);
-            cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
-            return;
-        }
-        self.cut(cx);
-        let ticket = self.tickets.issue();
-        self.defragmenting = Some((ticket, call));
-        cx.emit(Effect::Disk {
-            ticket,
-            op: DiskOp::Defragment,
-        });
     }
 }

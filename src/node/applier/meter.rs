@@ -340,7 +340,7 @@ impl<B: Backend> Applier<B> {
             help,
         );
         let help = "1 while the store's file is being rewritten, else 0.";
-        let defragmenting = u64::from(self.defragmenting.is_some());
+        let defragmenting = u64::from(self.rewriting.runs());
         sheet.gauge("etcd_disk_defrag_inflight", defragmenting, help);
         if let Some(version) = machine.cluster().cluster_version() {
             // The version of a cluster has no patch level.

@@ -5,7 +5,7 @@
 
 use super::{Behind, Forwarded, Frontend, OFFER_AGAIN, RETRY, Round, meter::PROMOTE, reconfigure};
 use crate::{
-    kernel::{ApiError, CallId, Context, LogIndex, MemberId, ReadId, Request, Response, limits},
+    kernel::{ApiError, CallId, Context, LogIndex, MemberId, ReadId, Request, Response},
     lease::Reset,
     mutant,
     node::{
@@ -152,7 +152,7 @@ impl Frontend {
             Some(ApiError::Corrupt)
         } else if self.role.leader != Some(self.member) {
             Some(ApiError::NotLeader)
-        } else if self.pending.len() >= limits::CALLS_MAX {
+        } else if !self.has_room_for_peers() {
             Some(ApiError::TooManyRequests)
         } else {
             None

@@ -9,6 +9,8 @@ use super::Frontend;
 use crate::{
     apply::txn,
     kernel::{ApiError, Request, limits},
+    mutant,
+    node::pending::Asker,
     pb::etcdserverpb::alarm_request::AlarmAction,
 };
 
@@ -50,12 +52,51 @@ impl Default for Room {
     }
 }
 
+/// What is in flight at one member, as its room counts it; for observers.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Crowd {
+    /// Calls of all kinds.
+    pub calls: usize,
+    /// Those of clients at this member's edge.
+    pub of_clients: usize,
+    /// Bytes of proposals.
+    pub proposal_bytes: usize,
+    /// Committed entries that are not applied yet.
+    pub apply_gap: u64,
+    /// Bytes that wait for the backend.
+    pub overlay_bytes: usize,
+}
+
 impl Frontend {
+    /// What is in flight, for observers.
+    pub fn crowd(&self) -> Crowd {
+        Crowd {
+            calls: self.pending.len(),
+            of_clients: self.pending.count(Asker::Client),
+            proposal_bytes: self.pending.proposal_bytes(),
+            apply_gap: self.apply_gap,
+            overlay_bytes: self.overlay_bytes,
+        }
+    }
+
+    /// Whether calls that another member has taken in still have room here. All of them keep leases
+    /// alive or mend the cluster.
+    pub(super) fn has_room_for_peers(&self) -> bool {
+        let vital_max = match mutant!("forwarded-keep-alive-without-its-room") {
+            true => 0,
+            false => self.room.vital_max,
+        };
+        self.pending.len() < self.room.calls_max.saturating_add(vital_max)
+    }
+
     /// Refuses a call for which there is no room, before anything of it is done.
     pub(super) fn has_room(&self, request: &Request) -> Result<(), ApiError> {
         let room = &self.room;
         let load = load(request);
-        let calls = self.pending.len();
+        let calls = match mutant!("refused-though-there-is-room") {
+            true => self.pending.len() * 2,
+            false => self.pending.len(),
+        };
         let crowded = match load {
             Load::Vital => calls >= room.calls_max.saturating_add(room.vital_max),
             Load::Read => calls >= room.calls_max,
@@ -75,6 +116,7 @@ impl Frontend {
 
 fn load(request: &Request) -> Load {
     match request {
+        Request::LeaseKeepAlive(_) if mutant!("keep-alive-admitted-behind-writes") => Load::Write,
         Request::LeaseKeepAlive(_)
         | Request::LeaseTimeToLive(_)
         | Request::Status(_)

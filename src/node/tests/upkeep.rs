@@ -75,7 +75,7 @@ impl World {
             Lane::Wal => DISK_NANOS,
             Lane::Keep | Lane::Backend | Lane::Snapshot => 3 * DISK_NANOS,
         };
-        let is_rewriting = matches!(op, DiskOp::Defragment);
+        let is_rewriting = matches!(op, DiskOp::Defragment { .. });
         if op.lane() != Lane::Backend {
             return usual;
         }

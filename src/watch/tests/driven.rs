@@ -70,14 +70,15 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => (0..6_i64).prop_map(Step::Compact),
         1 => writes().prop_map(Step::Install),
         10 => Just(Step::Slice),
-        10 => (stream(), 1..600_u64).prop_map(|(stream, bytes)| Step::Credit(stream, bytes)),
+        10 => (stream(), 1..6000_u64).prop_map(|(stream, bytes)| Step::Credit(stream, bytes)),
         3 => Just(Step::Tick),
     ]
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
     (
-        50..600_u64,
+        700..6000_u64,
+        1000..20_000_u64,
         1..6_usize,
         1..5_usize,
         60..400_usize,
@@ -85,8 +86,18 @@ fn settings() -> impl Strategy<Value = Settings> {
         100..260_usize,
     )
         .prop_map(
-            |(window_bytes, revisions, watches, bytes, events, fragment_bytes)| Settings {
+            |(
                 window_bytes,
+                windows_bytes_max,
+                revisions,
+                watches,
+                bytes,
+                events,
+                fragment_bytes,
+            )| Settings {
+                window_bytes,
+                windows_bytes_max,
+                window_bytes_min: window_bytes / 3,
                 fragment_bytes,
                 control_max: 12,
                 catchup_revisions: revisions,
@@ -184,9 +195,11 @@ impl Driven {
     }
 
     fn credit(&mut self, stream: StreamId, bytes: u64) {
+        let all = self.clients.values().map(|client| client.in_flight);
+        let all = all.sum::<u64>();
         if let Some(client) = self.clients.get_mut(&stream) {
-            let bytes = bytes.min(client.in_flight);
-            client.in_flight -= bytes;
+            let others = all - client.in_flight;
+            let bytes = client.takes(bytes, others, &self.bench.settings);
             self.bench.hub.credit(stream, bytes);
         }
     }

@@ -168,6 +168,21 @@ pub fn downgrades(plan: &mut Plan) {
     });
 }
 
+/// Stores on LMDB that are rewritten again and again, beside few records that always change.
+pub fn rewritten(plan: &mut Plan) {
+    of_three(plan);
+    plan.disks.lmdb = true;
+    busy(plan, 4, 400, |entropy| match entropy.below(20) {
+        0 => What::Upkeep(UpkeepStep::Defragment {
+            member: draw::index(3, entropy),
+        }),
+        _ => What::Put {
+            key: entropy.below(30),
+            bytes: 1 + entropy.below(300),
+        },
+    });
+}
+
 /// Deletes and compactions up to the last of them, watched by slow watchers that start there.
 pub fn tombstones(plan: &mut Plan) {
     watched(plan);
