@@ -28,7 +28,7 @@ const EARLY: Check = Holds("LeaseEarly");
 const LATE: Check = Holds("LeaseLate");
 const NO_HALT: Check = Holds("a member halts only for a fault of its own disk");
 const LEASE_ANSWER: Check = Holds("LeaseAnswer");
-const VERSION: Check = Holds(crate::work::downgrades::GUARANTEE);
+const VERSION: Check = Holds("the version of the cluster follows its downgrade");
 
 /// Their list.
 pub const TABLE: &[Planted] = &[
