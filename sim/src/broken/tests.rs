@@ -91,8 +91,8 @@ fn the_plain_search_covers_for_a_broken_guided_one() {
     assert!(covered >= 3);
 }
 
-/// Goal: a broken lease shows when it breaks, not when it was granted, so that what is told and kept
-/// of a run goes up to there.
+/// Goal: a broken lease shows when it breaks, not when it was granted, so that what is told and
+/// kept of a run goes up to there.
 #[test]
 fn a_broken_lease_shows_when_it_breaks() {
     let at_its_end = [Guarantee::LeaseEarly, Guarantee::LeaseLate];
