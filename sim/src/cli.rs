@@ -134,17 +134,21 @@ pub fn main() -> ExitCode {
         Command::Counters(counted) => soak::soak(&counted.batch(), json),
         Command::Twice(twice) => twice::twice(&twice, json),
         Command::Mutants(options) => mutants::mutants(&options, json),
-        Command::Hashes(seeds) => twice::hashes(&seeds),
+        Command::Hashes(seeds) => twice::hashes(&seeds, json),
         Command::Replay { plan, files } => {
             let command = format!("replay {}", plan.display());
             read_plan(&plan).and_then(|plan| one::one(plan, &command, &files, json))
         }
         Command::Shrink(cut) => shrink::shrink(&cut, json),
         Command::Check { history } => judges::check(&history, json),
-        Command::History(made) => judges::make(&made),
+        Command::History(made) => judges::make(&made, json),
         Command::Broken => judges::broken(json),
         Command::Plan { seed } => {
-            println!("{}", plan_text(&Plan::draw(seed)));
+            let plan = Plan::draw(seed);
+            match json {
+                true => println!("{}", serde_json::json!(plan)),
+                false => println!("{}", plan_text(&plan)),
+            }
             Ok(true)
         }
     };

@@ -24,6 +24,7 @@ use madsim::{
 
 mod forced;
 mod space;
+mod versions;
 mod work_end;
 
 use crate::{
@@ -437,6 +438,7 @@ impl Runner {
         self.compare_members().await;
         self.compare_contents().await;
         self.judge_work().await;
+        self.settle_versions().await;
         self.judge_quiet().await;
         self.free_space().await;
     }

@@ -14,6 +14,7 @@ use fated::kernel::{Request, Response, SnapshotId};
 
 use crate::{client::Outcome, counters::Counters, observe::Violation, script::What};
 
+pub mod downgrades;
 mod kube;
 mod leases;
 mod locks;

@@ -25,6 +25,7 @@ use crate::{
         effect::{LogLevel, LogLine},
     },
     membership::{Cluster, version::Version},
+    mutant,
     pb::{
         etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, alarm_request::AlarmAction},
         fated::command::{ClusterVersion, command::Body},
@@ -136,6 +137,8 @@ impl Upkeep {
             return;
         };
         let next = match cluster.downgrade() {
+            Some(_) if mutant!("downgrade-without-effect") => None,
+            None if mutant!("version-stays-low") => None,
             Some(target) => [current, own]
                 .iter()
                 .all(|from| from.one_below() == Some(target))

@@ -83,13 +83,17 @@ def histogram(metrics, name):
     return buckets
 
 
-def longest(before, after):
-    """The bound below which everything between two looks stayed."""
-    total = max(after.values(), default=0) - max(before.values(), default=0)
-    for bound in sorted(after):
-        if total > 0 and after[bound] - before.get(bound, 0) >= total:
-            return f"{total} of at most {bound * 1000:g} ms"
-    return "none"
+def within(before, after):
+    """The bounds below which most of, and all of, what came between two looks stayed."""
+    counts = {bound: after[bound] - before.get(bound, 0) for bound in sorted(after)}
+    total = max(counts.values(), default=0)
+    if total == 0:
+        return "none"
+    answer = f"{total}"
+    for share in (0.5, 0.99, 1.0):
+        bound = next(bound for bound, count in counts.items() if count >= share * total)
+        answer += f", {share:.0%} within {bound * 1000:g} ms"
+    return answer
 
 
 def load(port, seconds, beside):
@@ -143,7 +147,7 @@ def measure(port, seconds):
         print(line("put", taken["put"]))
         print(line("read of the core's memory", taken["read"]))
         for name in HISTOGRAMS:
-            print(f"  {name}: {longest(histogram(before, name), histogram(after, name))}")
+            print(f"  {name}: {within(histogram(before, name), histogram(after, name))}")
         if beside:
             print(f"  defragmentations: {rounds}")
         print("  file %.1f MB, in use %.1f MB" % size(client), flush=True)

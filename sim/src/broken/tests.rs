@@ -90,3 +90,24 @@ fn the_plain_search_covers_for_a_broken_guided_one() {
     }
     assert!(covered >= 3);
 }
+
+/// Goal: a broken lease shows when it breaks, not when it was granted, so that what is told and
+/// kept of a run goes up to there.
+#[test]
+fn a_broken_lease_shows_when_it_breaks() {
+    let at_its_end = [Guarantee::LeaseEarly, Guarantee::LeaseLate];
+    let mut seen = 0;
+    for trial in trials() {
+        let Some(guarantee) = trial.expected.filter(|it| at_its_end.contains(it)) else {
+            continue;
+        };
+        let report = trial.judge(&[]);
+        let mut named = report.violations.iter();
+        let named = named.find(|it| it.guarantee == guarantee).unwrap();
+        let op = trial.history.ops.iter().find(|op| op.id == named.ops[0]);
+        let answered = op.and_then(|op| op.ret).unwrap();
+        assert!(named.time > answered, "{}: {named}", trial.name);
+        seen += 1;
+    }
+    assert!(seen >= 5, "{seen}");
+}

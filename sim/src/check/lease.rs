@@ -416,6 +416,13 @@ impl<'p> Checker<'p, '_> {
         self.violations.push(broken(guarantee, op, text));
     }
 
+    /// What an operation promised was broken at a later time: then it shows.
+    fn report_later(&mut self, guarantee: Guarantee, op: &Op<'_>, at: Time, text: String) {
+        let mut violation = broken(guarantee, op, text);
+        violation.time = violation.time.max(at);
+        self.violations.push(violation);
+    }
+
     fn check_answers(&mut self) {
         for (op, id, claim) in self.claims() {
             if let Err(text) = self.check_claim(op, id, &claim) {
@@ -591,7 +598,7 @@ impl<'p> Checker<'p, '_> {
                     if gone < until {
                         let text =
                             format!("promised lease {id} until {until}, but it was gone at {gone}");
-                        self.report(Guarantee::LeaseEarly, op, text);
+                        self.report_later(Guarantee::LeaseEarly, op, gone, text);
                     }
                 }
             }
@@ -620,7 +627,7 @@ impl<'p> Checker<'p, '_> {
                 };
                 if due < alive {
                     let text = format!("lease {id} was due at {due}, but there at {alive}");
-                    self.report(Guarantee::LeaseLate, grant, text);
+                    self.report_later(Guarantee::LeaseLate, grant, alive, text);
                 }
             }
         }

@@ -57,7 +57,7 @@ pub struct Made {
 }
 
 /// Writes a right history of clients that overlap and lose answers, to see judges at work.
-pub fn make(made: &Made) -> Outcome {
+pub fn make(made: &Made, json: bool) -> Outcome {
     let shape = generate::Shape {
         seed: made.from,
         ops: made.count,
@@ -72,6 +72,13 @@ pub fn make(made: &Made) -> Outcome {
     File::create(&made.file)
         .and_then(|file| history.write(BufWriter::with_capacity(1 << 20, file)))
         .map_err(|error| in_file(&made.file, &error))?;
+    if json {
+        let file = made.file.display().to_string();
+        println!(
+            "{}",
+            json!({ "history": file, "operations": history.ops.len() })
+        );
+    }
     Ok(true)
 }
 

@@ -10,7 +10,10 @@ use fated_sim::{
     trace::Keep,
 };
 
-use super::{Outcome, Seeds, in_file, tell::Tally};
+use super::{
+    Outcome, Seeds, in_file,
+    tell::{self, Tally},
+};
 
 /// Which seeds, and what they are compared with.
 #[derive(Args)]
@@ -65,9 +68,9 @@ pub fn twice(options: &Twice, json: bool) -> Outcome {
                 let (steps, hash) = (report.steps, report.hash);
                 println!("seed {seed:<8} {word:<16} {steps:>8} steps  {hash:016x}");
             }
-            if let Some(violation) = &report.violation {
-                let (guarantee, story) = (&violation.guarantee, &violation.story);
-                eprintln!("broken: {guarantee}\n  {story}\nreplay: cargo sim run {seed}");
+            if report.violation.is_some() {
+                let told = tell::failure(&Plan::draw(seed), &report, &format!("run {seed}"));
+                eprintln!("{told}\n");
             }
             if let Some(story) = difference {
                 eprintln!("{story}");
@@ -85,22 +88,33 @@ pub fn twice(options: &Twice, json: bool) -> Outcome {
 }
 
 /// Prints a line for each seed, in their order.
-pub fn hashes(seeds: &Seeds) -> Outcome {
+pub fn hashes(seeds: &Seeds, json: bool) -> Outcome {
+    let began = Instant::now();
+    let mut tally = Tally::default();
     let mut lines = BTreeMap::new();
     let mut next = seeds.place.from;
     seeds.place.each(
         seeds.count,
         || true,
-        |seed| run::run(Plan::draw(seed), Keep::Hash).hash,
-        |seed, hash| {
-            lines.insert(seed, hash);
+        |seed| run::run(Plan::draw(seed), Keep::Hash),
+        |seed, report| {
+            // A seed that breaks has its hash too.
+            lines.insert(seed, report.hash);
+            tally.add(&report);
+            if let Some(violation) = &report.violation {
+                let guarantee = &violation.guarantee;
+                eprintln!("broken: {guarantee}\nreplay: cargo sim run {seed}");
+            }
             while let Some(hash) = lines.remove(&next) {
                 println!("{next} {hash:016x}");
                 next += 1;
             }
         },
     );
-    Ok(true)
+    if json {
+        println!("{}", tally.json(began.elapsed()));
+    }
+    Ok(tally.failures.is_empty())
 }
 
 fn parse_hashes(text: &str) -> Result<BTreeMap<u64, u64>, String> {

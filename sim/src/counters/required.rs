@@ -392,6 +392,23 @@ const NETWORK: &[Line] = &[
 ];
 
 const STATE: &[Line] = &[
+    ("work: downgrade begun", "an operator was told so", 50),
+    (
+        "work: downgrade refused",
+        "one was under way, or had come to its end",
+        10,
+    ),
+    ("work: downgrade taken back", "an operator was told so", 50),
+    (
+        "version: a downgrade came to its end",
+        "at the end of a run all members stood below their own version",
+        20,
+    ),
+    (
+        "version: raised again behind a downgrade",
+        "it was taken back, and all members stood at their own version",
+        20,
+    ),
     ("compaction: finished", "its last slice was committed", 1000),
     (
         "compaction: interrupted by the end of a life",

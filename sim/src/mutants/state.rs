@@ -28,6 +28,7 @@ const EARLY: Check = Holds("LeaseEarly");
 const LATE: Check = Holds("LeaseLate");
 const NO_HALT: Check = Holds("a member halts only for a fault of its own disk");
 const LEASE_ANSWER: Check = Holds("LeaseAnswer");
+const VERSION: Check = Holds("the version of the cluster follows its downgrade");
 
 /// Their list.
 pub const TABLE: &[Planted] = &[
@@ -537,5 +538,24 @@ pub const TABLE: &[Planted] = &[
         "second wave",
         "A member that got an image keeps the leases it had.",
         &[ONE_STATE],
+    ),
+    // The version of the cluster.
+    guided(
+        planted(
+            "downgrade-without-effect",
+            "second wave",
+            "The leader does not lower the version of a cluster that is to be downgraded.",
+            &[VERSION],
+        ),
+        guides::downgrades,
+    ),
+    guided(
+        planted(
+            "version-stays-low",
+            "second wave",
+            "The leader does not raise the version again once a downgrade is taken back.",
+            &[VERSION],
+        ),
+        guides::downgrades,
     ),
 ];

@@ -303,13 +303,21 @@ impl Mix {
 
     fn upkeep(&self, entropy: &mut Entropy) -> UpkeepStep {
         let member = draw::index(self.members, entropy);
-        match entropy.below(8) {
+        match entropy.below(10) {
             0 | 1 => UpkeepStep::Defragment { member },
             2 | 3 => UpkeepStep::Snapshot { member },
             4 | 5 => UpkeepStep::Hash {
                 back: back(4, 30, entropy),
             },
             6 => UpkeepStep::Status { member },
+            7 => UpkeepStep::Downgrade {
+                member,
+                begins: true,
+            },
+            8 => UpkeepStep::Downgrade {
+                member,
+                begins: false,
+            },
             _ => UpkeepStep::Alarms,
         }
     }

@@ -84,6 +84,8 @@ pub enum UpkeepStep {
     Status { member: usize },
     /// Lists the alarms.
     Alarms,
+    /// Asks for a downgrade to the version below, or for its end.
+    Downgrade { member: usize, begins: bool },
 }
 
 /// A read with filters, order and limit.

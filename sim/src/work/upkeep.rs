@@ -12,7 +12,7 @@ use fated::{
     pb::etcdserverpb as rpc,
 };
 
-use super::{Desk, Job, Turn, answer};
+use super::{Desk, Job, Turn, answer, downgrades::Downgrade};
 use crate::{client::Outcome, script::UpkeepStep};
 
 /// Hashes by what they are over: up to which revision, compacted at which.
@@ -43,6 +43,7 @@ pub(super) fn job(step: &UpkeepStep) -> Box<dyn Job> {
             member: *member,
             request: Some(Request::Status(rpc::StatusRequest::default())),
         }),
+        UpkeepStep::Downgrade { member, begins } => Box::new(Downgrade::new(*member, *begins)),
         UpkeepStep::Alarms => Box::new(Single {
             member: 0,
             request: Some(Request::Alarm(rpc::AlarmRequest::default())),

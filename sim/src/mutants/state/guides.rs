@@ -156,6 +156,18 @@ pub fn rewritten_images(plan: &mut Plan) {
     });
 }
 
+/// Downgrades that begin and are taken back.
+pub fn downgrades(plan: &mut Plan) {
+    plan.patience_ms = 300;
+    let members = plan.cluster.members;
+    busy(plan, 2, 60, |entropy| {
+        What::Upkeep(UpkeepStep::Downgrade {
+            member: draw::index(members, entropy),
+            begins: entropy.below(3) < 2,
+        })
+    });
+}
+
 /// Stores on LMDB that are rewritten again and again, beside few records that always change.
 pub fn rewritten(plan: &mut Plan) {
     of_three(plan);
