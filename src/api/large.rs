@@ -20,21 +20,19 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame};
-use prost::{Message, encoding};
+use prost::encoding;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tonic::{Status, body::Body};
 
 use super::pace::Pace;
 use crate::{
-    kernel::{ApiError, limits},
+    kernel::{ApiError, PartedRange, effect::RECORDS_TAG, limits},
     pb::{
         etcdserverpb::{RangeRequest, RangeResponse},
         mvccpb::KeyValue,
     },
 };
 
-/// Field number of `RangeResponse.kvs`.
-const RECORD_TAG: u32 = 2;
 /// How long a range waits for its turn: as long as a call may take.
 const PATIENCE: Duration = Duration::from_secs(7);
 
@@ -120,35 +118,34 @@ impl Turns {
     }
 
     /// Takes over an answer that is large; a small one comes back.
-    pub async fn large(
-        &self,
-        mut response: RangeResponse,
-        turn: Option<Turn>,
-    ) -> Result<Large, RangeResponse> {
-        let bytes = measured(&mut response).await;
+    pub fn large(&self, answer: PartedRange, turn: Option<Turn>) -> Result<Large, RangeResponse> {
+        let bytes = answer.encoded_len();
         if bytes < limits::LARGE_READ_BYTES || u32::try_from(bytes).is_err() {
-            return Err(response);
+            return Err(answer.joined());
         }
-        let held = bytes + response.kvs.len() * limits::RECORD_HELD_BYTES;
+        let held = bytes + answer.records() * limits::RECORD_HELD_BYTES;
         let held = Held::new(held, &self.held);
-        let pieces = Pieces::new(response, bytes, (turn, held), self.pace.clone());
+        let pieces = Pieces::new(answer, bytes, (turn, held), self.pace.clone());
         Ok(Large(Arc::new(Mutex::new(Some(pieces)))))
     }
 }
 
-/// The size of the message. That of many records takes milliseconds, so others go in between.
-async fn measured(response: &mut RangeResponse) -> usize {
+/// An answer in one part, with its size. That of many records takes milliseconds, so others go in
+/// between.
+pub async fn measured(mut response: RangeResponse) -> PartedRange {
     let kvs = std::mem::take(&mut response.kvs);
-    let mut bytes = response.encoded_len();
+    let mut records_bytes = 0;
     for (part, some) in kvs.chunks(MEASURED_AT_A_TIME).enumerate() {
         if part > 0 {
             tokio::task::yield_now().await;
         }
-        let size = |kv: &KeyValue| encoding::message::encoded_len(RECORD_TAG, kv);
-        bytes += some.iter().map(size).sum::<usize>();
+        records_bytes += some.iter().map(PartedRange::record_bytes).sum::<usize>();
     }
-    response.kvs = kvs;
-    bytes
+    PartedRange {
+        rest: response,
+        parts: vec![kvs],
+        records_bytes,
+    }
 }
 
 /// An answer on its way from the service to the connection, as an extension of the response.
@@ -167,7 +164,9 @@ impl Large {
 #[derive(Debug)]
 struct Pieces {
     waiting: BytesMut,
+    /// What is to be sent of the part that was begun, and the parts behind it.
     kvs: vec::IntoIter<KeyValue>,
+    parts: vec::IntoIter<Vec<KeyValue>>,
     /// What follows the records; none once it is in `waiting`.
     tail: Option<(bool, i64)>,
     /// Bytes of the message that are still to come, for the check at its end.
@@ -182,7 +181,7 @@ struct Pieces {
 
 impl Pieces {
     fn new(
-        response: RangeResponse,
+        answer: PartedRange,
         bytes: usize,
         (turn, held): (Option<Turn>, Held),
         pace: Pace,
@@ -192,14 +191,15 @@ impl Pieces {
         waiting.put_u8(0);
         waiting.put_u32(u32::try_from(bytes).expect("the caller looked"));
         let before = waiting.len();
-        if let Some(header) = &response.header {
+        if let Some(header) = &answer.rest.header {
             encoding::message::encode(1, header, &mut waiting);
         }
         Self {
             left: bytes - (waiting.len() - before),
             waiting,
-            kvs: response.kvs.into_iter(),
-            tail: Some((response.more, response.count)),
+            kvs: Vec::new().into_iter(),
+            parts: answer.parts.into_iter(),
+            tail: Some((answer.rest.more, answer.rest.count)),
             ended: false,
             pace,
             place: None,
@@ -210,10 +210,15 @@ impl Pieces {
 
     fn fill(&mut self) {
         let before = self.waiting.len();
-        let records = self.kvs.len();
+        let mut records = 0;
         while self.waiting.len() < limits::RANGE_PIECE_BYTES {
             if let Some(kv) = self.kvs.next() {
-                encoding::message::encode(RECORD_TAG, &kv, &mut self.waiting);
+                encoding::message::encode(RECORDS_TAG, &kv, &mut self.waiting);
+                records += 1;
+                continue;
+            }
+            if let Some(part) = self.parts.next() {
+                self.kvs = part.into_iter();
                 continue;
             }
             if let Some((more, count)) = self.tail.take() {
@@ -228,7 +233,6 @@ impl Pieces {
         }
         let bytes = self.waiting.len() - before;
         self.left -= bytes;
-        let records = records - self.kvs.len();
         self.held
             .release(bytes + records * limits::RECORD_HELD_BYTES);
     }
@@ -272,6 +276,7 @@ impl HttpBody for Pieces {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
+    use prost::Message as _;
 
     use super::*;
     use crate::pb::etcdserverpb::ResponseHeader;
@@ -294,6 +299,16 @@ mod tests {
         }
     }
 
+    /// The answer as a walk brings it.
+    async fn parted(whole: &RangeResponse) -> PartedRange {
+        let one = measured(whole.clone()).await;
+        let parts = one.parts[0].chunks(100).map(<[KeyValue]>::to_vec);
+        PartedRange {
+            parts: parts.collect(),
+            ..one
+        }
+    }
+
     #[tokio::test]
     async fn pieces_are_the_message_and_let_their_turn_go() {
         let turns = Turns::default();
@@ -306,7 +321,7 @@ mod tests {
         assert!(turn.is_some());
         assert_eq!(turns.free.available_permits(), limits::LARGE_READS_MAX - 1);
         let whole = response(5000);
-        let Ok(large) = turns.large(whole.clone(), turn).await else {
+        let Ok(large) = turns.large(parted(&whole).await, turn) else {
             panic!("it is large");
         };
         let mut body = large.into_body().expect("not taken before");
@@ -329,8 +344,8 @@ mod tests {
         drop(body);
         assert_eq!(*turns.held.borrow(), 0, "nothing is held of what was sent");
         assert_eq!(turns.free.available_permits(), limits::LARGE_READS_MAX);
-        let small = turns.large(response(3), None).await;
-        assert!(small.is_err(), "a small one is not");
+        let small = turns.large(parted(&response(3)).await, None);
+        assert_eq!(small.err(), Some(response(3)), "a small one is not");
     }
 
     #[tokio::test]
@@ -367,7 +382,7 @@ mod tests {
             ..RangeRequest::default()
         };
         let turn = turns.wait(&wanted).await.unwrap();
-        let large = turns.large(response(5000), turn).await;
+        let large = turns.large(measured(response(5000)).await, turn);
         let large = large.expect("it is large");
         let bytes = *turns.held.borrow();
         assert!(bytes > 5000 * (150 + limits::RECORD_HELD_BYTES), "{bytes}");

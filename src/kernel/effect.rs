@@ -1,12 +1,16 @@
 //! Everything that can go out of the core.
 
 use bytes::Bytes;
+use prost::Message as _;
 
 use super::{
     ApiError, CallId, DiskOp, Fault, LinkId, MemberId, SnapshotId, StoreCursor, StreamId, Ticket,
     figure::Metric,
 };
-use crate::pb::etcdserverpb as rpc;
+use crate::pb::{etcdserverpb as rpc, mvccpb::KeyValue};
+
+/// Field number of `RangeResponse.kvs`.
+pub const RECORDS_TAG: u32 = 2;
 
 /// One thing the host must do. It never blocks the loop and never fails: failure comes back as an
 /// event.
@@ -50,6 +54,7 @@ pub enum LinkOp {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Response {
     Range(rpc::RangeResponse),
+    PartedRange(PartedRange),
     RangeChunk(RangeChunkResponse),
     Put(rpc::PutResponse),
     DeleteRange(rpc::DeleteRangeResponse),
@@ -83,6 +88,55 @@ pub enum Response {
     SnapshotClosed,
     Health,
     Metrics(Vec<Metric>),
+}
+
+impl Response {
+    /// The same answer with the records of a large range in one list.
+    #[must_use]
+    pub fn joined(self) -> Self {
+        match self {
+            Self::PartedRange(range) => Self::Range(range.joined()),
+            other => other,
+        }
+    }
+}
+
+/// The answer to a large range. Its records lie in the parts they were read in: one list that grows
+/// is copied as a whole again and again, and everybody waits meanwhile.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PartedRange {
+    /// Everything but the records.
+    pub rest: rpc::RangeResponse,
+    /// The records, in order.
+    pub parts: Vec<Vec<KeyValue>>,
+    /// Bytes that the records take of the message.
+    pub records_bytes: usize,
+}
+
+impl PartedRange {
+    /// Bytes that a record takes of the message.
+    pub fn record_bytes(kv: &KeyValue) -> usize {
+        prost::encoding::message::encoded_len(RECORDS_TAG, kv)
+    }
+
+    /// How many records there are.
+    pub fn records(&self) -> usize {
+        self.parts.iter().map(Vec::len).sum()
+    }
+
+    /// The size of the whole message.
+    pub fn encoded_len(&self) -> usize {
+        assert!(self.rest.kvs.is_empty(), "records lie in parts");
+        self.rest.encoded_len() + self.records_bytes
+    }
+
+    /// The answer as one message.
+    pub fn joined(self) -> rpc::RangeResponse {
+        rpc::RangeResponse {
+            kvs: self.parts.concat(),
+            ..self.rest
+        }
+    }
 }
 
 /// One chunk of a RangeStream.

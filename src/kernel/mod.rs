@@ -19,7 +19,7 @@ pub mod trace;
 pub use actor::{Context, Outbox};
 pub use digest::Digest;
 pub use disk::{BackendSize, DiskError, DiskErrorKind, DiskOp, DiskOutcome, Lane, StoreCursor};
-pub use effect::{Effect, LinkOp, RangeChunkResponse, Response, StreamItem};
+pub use effect::{Effect, LinkOp, PartedRange, RangeChunkResponse, Response, StreamItem};
 pub use entropy::Entropy;
 pub use error::{ApiError, Fault};
 pub use event::{Credentials, Event, RangeChunk, Request, Signal, StreamRequest};

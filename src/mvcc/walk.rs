@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, View},
-    kernel::limits,
+    kernel::{PartedRange, limits},
     pb::mvccpb::KeyValue,
 };
 
@@ -40,9 +40,43 @@ pub struct RangeWalk {
     /// As in `RangeQuery`; zero is no bound.
     limit: usize,
     keys_only: bool,
-    kvs: Vec<KeyValue>,
+    /// What was read, each part in a list of its own; none is empty.
+    parts: Vec<Vec<KeyValue>>,
+    records: usize,
     /// Bytes of keys and values.
     bytes: usize,
+    /// Bytes of the records in a message.
+    message_bytes: usize,
+}
+
+/// What a walk has read.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Walked {
+    /// The records in the order of their keys, as they were read; no part is empty.
+    pub parts: Vec<Vec<KeyValue>>,
+    /// How many records that are.
+    pub records: usize,
+    /// Bytes that they take of a message.
+    pub message_bytes: usize,
+    /// As in `RangeResult`.
+    pub count: u64,
+    /// As in `RangeResult`.
+    pub revision: i64,
+}
+
+impl Walked {
+    /// All records in one list.
+    pub fn joined(mut self) -> RangeResult {
+        let kvs = match self.parts.len() {
+            1 => self.parts.remove(0),
+            _ => self.parts.concat(),
+        };
+        RangeResult {
+            kvs,
+            count: self.count,
+            revision: self.revision,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<KeyValue>() <= limits::RECORD_HELD_BYTES);
@@ -58,8 +92,10 @@ impl Store {
             current: self.revision,
             limit: query.limit,
             keys_only: query.keys_only,
-            kvs: Vec::new(),
+            parts: Vec::new(),
+            records: 0,
             bytes: 0,
+            message_bytes: 0,
         })
     }
 }
@@ -72,7 +108,7 @@ impl RangeWalk {
 
     /// Memory of what was gathered so far.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.kvs.len() * limits::RECORD_HELD_BYTES
+        self.bytes + self.records * limits::RECORD_HELD_BYTES
     }
 
     /// Reads a part; whether there is more.
@@ -84,7 +120,7 @@ impl RangeWalk {
     ) -> Result<bool, ReadError> {
         assert!(part.keys_max > 0, "a part that may read nothing never ends");
         let mut next = Vec::new();
-        let first = match self.kvs.last() {
+        let first = match self.parts.last().and_then(|part| part.last()) {
             None => &self.key[..],
             Some(last) => {
                 next.extend_from_slice(&last.key);
@@ -92,22 +128,23 @@ impl RangeWalk {
                 &next[..]
             }
         };
-        let (mut keys, mut bytes) = (0, 0);
+        let mut kvs = Vec::new();
+        let (mut bytes, mut message_bytes) = (0, 0);
         let (mut more, mut failed) = (false, None);
         let range = KeyRange::new(first, &self.range_end);
         store.index.visit(range, self.at, |key, meta| {
-            if self.limit > 0 && self.kvs.len() == self.limit {
+            if self.limit > 0 && self.records + kvs.len() == self.limit {
                 return ControlFlow::Break(());
             }
-            if keys == part.keys_max || bytes >= part.bytes_max {
+            if kvs.len() == part.keys_max || bytes >= part.bytes_max {
                 more = true;
                 return ControlFlow::Break(());
             }
             match read(view, key, meta, self.keys_only) {
                 Ok(kv) => {
-                    keys += 1;
                     bytes += kv.key.len() + kv.value.len();
-                    self.kvs.push(kv);
+                    message_bytes += PartedRange::record_bytes(&kv);
+                    kvs.push(kv);
                     ControlFlow::Continue(())
                 }
                 Err(error) => {
@@ -117,6 +154,11 @@ impl RangeWalk {
             }
         });
         self.bytes += bytes;
+        self.message_bytes += message_bytes;
+        self.records += kvs.len();
+        if !kvs.is_empty() {
+            self.parts.push(kvs);
+        }
         match failed {
             Some(error) => Err(error.into()),
             None => Ok(more),
@@ -124,15 +166,17 @@ impl RangeWalk {
     }
 
     /// What was read, once there is no more.
-    pub fn finish(self, store: &Store) -> RangeResult {
+    pub fn finish(self, store: &Store) -> Walked {
         let count = match self.limit {
-            0 => self.kvs.len() as u64,
+            0 => self.records as u64,
             _ => store
                 .index
                 .count(KeyRange::new(&self.key, &self.range_end), self.at),
         };
-        RangeResult {
-            kvs: self.kvs,
+        Walked {
+            parts: self.parts,
+            records: self.records,
+            message_bytes: self.message_bytes,
             count,
             revision: self.current,
         }
