@@ -21,7 +21,7 @@ use super::Runner;
 use crate::{
     membership::Forced,
     operator::Standing,
-    world::{Item, Told, World},
+    world::{Item, Told, World, disk_image},
 };
 
 /// Where the last writes are.
@@ -206,7 +206,7 @@ impl World {
                 self.power_cut(other);
             }
         }
-        self.observer.begin_anew(own);
+        self.observer.begin_anew(&disk_image(&self.members[at]));
         for other in (0..self.members.len()).filter(|other| *other != at) {
             let member = &mut self.members[other];
             if member.standing.runs() {
