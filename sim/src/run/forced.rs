@@ -17,7 +17,7 @@ use fated::{
 };
 use prost::Message as _;
 
-use super::Runner;
+use super::{Answer, Runner};
 use crate::{
     membership::Forced,
     operator::Standing,
@@ -144,11 +144,7 @@ impl Runner {
             self.fail("what a member that goes on alone held is kept", story);
         }
         // It writes as well, unless space was short before and still is.
-        let put = rpc::PutRequest {
-            key: "alone".into(),
-            ..rpc::PutRequest::default()
-        };
-        let written = self.ask_voters(&Request::Put(put)).await;
+        let written = self.write_alone().await;
         let may_be_full = {
             let world = self.shared.world();
             world.plan.cluster.upkeep.quota_bytes > 0 && !world.clients.has_space
@@ -163,6 +159,26 @@ impl Runner {
             self.fail("a member that goes on alone serves", story);
         }
         self.compare_members().await;
+    }
+}
+
+impl Runner {
+    /// What a write comes to once there is room for it: at the start much waits to be stored.
+    async fn write_alone(&self) -> Option<Vec<Answer>> {
+        let put = rpc::PutRequest {
+            key: "alone".into(),
+            ..rpc::PutRequest::default()
+        };
+        let patience = self.patience();
+        let limit = self.shared.world().now + patience;
+        loop {
+            let written = self.ask_voters(&Request::Put(put.clone())).await;
+            let has_no_room = matches!(written.as_deref(), Some([Err(ApiError::TooManyRequests)]));
+            if !has_no_room || self.shared.world().now >= limit {
+                return written;
+            }
+            self.until(100_000_000, |_| false).await;
+        }
     }
 }
 
