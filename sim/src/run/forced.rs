@@ -17,7 +17,7 @@ use fated::{
 };
 use prost::Message as _;
 
-use super::{Answer, Runner};
+use super::{Answer, Asked, Runner};
 use crate::{
     membership::Forced,
     operator::Standing,
@@ -144,7 +144,16 @@ impl Runner {
             self.fail("what a member that goes on alone held is kept", story);
         }
         // It writes as well, unless space was short before and still is.
-        let written = self.write_alone().await;
+        let put = rpc::PutRequest {
+            key: "alone".into(),
+            ..rpc::PutRequest::default()
+        };
+        // At the start much waits to be stored, and there may be no room for more.
+        let has_room = |answers: &[Answer]| !matches!(answers, [Err(ApiError::TooManyRequests)]);
+        let written = match self.ask_until(&Request::Put(put), has_room).await {
+            Asked::Wanted(answers) | Asked::Other(answers) => Some(answers),
+            Asked::Nothing => None,
+        };
         let may_be_full = {
             let world = self.shared.world();
             world.plan.cluster.upkeep.quota_bytes > 0 && !world.clients.has_space
@@ -159,26 +168,6 @@ impl Runner {
             self.fail("a member that goes on alone serves", story);
         }
         self.compare_members().await;
-    }
-}
-
-impl Runner {
-    /// What a write comes to once there is room for it: at the start much waits to be stored.
-    async fn write_alone(&self) -> Option<Vec<Answer>> {
-        let put = rpc::PutRequest {
-            key: "alone".into(),
-            ..rpc::PutRequest::default()
-        };
-        let patience = self.patience();
-        let limit = self.shared.world().now + patience;
-        loop {
-            let written = self.ask_voters(&Request::Put(put.clone())).await;
-            let has_no_room = matches!(written.as_deref(), Some([Err(ApiError::TooManyRequests)]));
-            if !has_no_room || self.shared.world().now >= limit {
-                return written;
-            }
-            self.until(100_000_000, |_| false).await;
-        }
     }
 }
 
