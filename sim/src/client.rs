@@ -275,7 +275,8 @@ impl World {
         };
         match turn {
             Turn::Ask(request) => self.call(number, None, request),
-            Turn::AskAt(member, request) if self.belongs(member) => {
+            // A plan that was changed may have fewer members than the one its steps were drawn for.
+            Turn::AskAt(member, request) if member < self.members.len() && self.belongs(member) => {
                 self.call(number, Some(member), request);
             }
             // Nobody is there to be asked any more.

@@ -78,6 +78,8 @@ impl Planted {
         let mut plan = Plan::draw(seed);
         if let Some(guide) = self.guide {
             guide(&mut plan);
+            // What the guide has made of it need not be calm, whatever the plan was.
+            plan.overload.calm = false;
         }
         plan
     }

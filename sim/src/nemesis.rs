@@ -448,6 +448,7 @@ impl World {
                 self.members[at].paused -= 1;
                 if self.members[at].paused == 0 {
                     self.count_pause(at);
+                    self.transfers.wait_anew(at, self.now);
                 }
                 self.consider(at);
             }

@@ -122,9 +122,14 @@ impl Observer {
     }
 
     /// All members but one are lost with what only they held: what counts from here on is the log
-    /// of the one that is left, as far as it called it durable.
-    pub fn begin_anew(&mut self, member: MemberId) {
-        let last = self.durable.get(&member).copied().unwrap_or_default();
+    /// of the one that is left, as far as it called it durable, and beyond that as far as its disk
+    /// happens to hold what was committed: it may even have heard so.
+    pub fn begin_anew(&mut self, left: &DiskImage<'_>) {
+        let called = self.durable_of(left.member);
+        let on_disk = self.ledger.range(called.index.next()..);
+        let on_disk = on_disk.take_while(|(_, id)| left.holds(**id) == Ok(true));
+        let last = on_disk.last().map_or(called, |(_, id)| *id);
+        let member = left.member;
         let behind = last.index.next();
         self.ledger.split_off(&behind);
         self.log.split_off(&behind);

@@ -219,6 +219,16 @@ fn lasting(name: &str) -> &'static str {
 
 type Answer = Result<Response, ApiError>;
 
+/// What asking again and again came to.
+enum Asked {
+    /// The answers are as they should be.
+    Wanted(Vec<Answer>),
+    /// They never were; these were the last.
+    Other(Vec<Answer>),
+    /// Somebody did not answer.
+    Nothing,
+}
+
 /// Takes the world forward, one thing after the other.
 struct Runner {
     shared: Shared,
@@ -544,32 +554,45 @@ impl Runner {
     /// Once every compaction has run to its end, the stores hold the same records: what a member
     /// never got around to removing shows here.
     async fn compare_contents(&self) {
+        let request = Request::Hash(rpc::HashRequest {});
+        let hash = |answer: &Answer| match answer {
+            Ok(Response::Hash(hash)) => Some((
+                hash.header.as_ref().map(|header| header.revision),
+                hash.hash,
+            )),
+            _ => None,
+        };
+        let equal = |answers: &[Answer]| {
+            let first = answers.first().and_then(hash);
+            first.is_some() && answers.iter().all(|answer| hash(answer) == first)
+        };
+        match self.ask_until(&request, equal).await {
+            Asked::Wanted(_) => {}
+            Asked::Other(answers) => {
+                let hashes: Vec<_> = answers.iter().map(hash).collect();
+                self.fail("healed members become equal", format!("Hash: {hashes:?}"));
+            }
+            Asked::Nothing => self.fail("a healed cluster serves", "no answer to Hash".to_owned()),
+        }
+    }
+
+    /// Asks every voter the same again and again, until the answers are as they should be or the
+    /// patience is over.
+    async fn ask_until(&self, request: &Request, wanted: impl Fn(&[Answer]) -> bool) -> Asked {
         let patience = self.patience();
         let limit = self.shared.world().now + patience;
-        let request = Request::Hash(rpc::HashRequest {});
         loop {
-            let Some(answers) = self.ask_voters(&request).await else {
-                return self.fail("a healed cluster serves", "no answer to Hash".to_owned());
+            let Some(answers) = self.ask_voters(request).await else {
+                return Asked::Nothing;
             };
-            let hash = |answer: &Answer| match answer {
-                Ok(Response::Hash(hash)) => Some((
-                    hash.header.as_ref().map(|header| header.revision),
-                    hash.hash,
-                )),
-                _ => None,
-            };
-            let hashes: Vec<_> = answers.iter().map(hash).collect();
-            if hashes
-                .iter()
-                .all(|hash| *hash == hashes[0] && hash.is_some())
-            {
-                return;
+            if wanted(&answers) {
+                return Asked::Wanted(answers);
             }
             let world = self.shared.world();
             let over = world.now >= limit || world.broken.is_some();
             drop(world);
             if over {
-                return self.fail("healed members become equal", format!("Hash: {hashes:?}"));
+                return Asked::Other(answers);
             }
             self.until(100_000_000, |_| false).await;
         }

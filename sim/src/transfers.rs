@@ -53,6 +53,16 @@ struct Wait {
     acknowledged: Place,
 }
 
+impl Transfers {
+    /// A leader stood still until now: it is looked at after its turns, and there was none.
+    pub fn wait_anew(&mut self, leader: usize, now: u64) {
+        let of_leader = |((from, _), wait): (&(usize, usize), _)| (*from == leader).then_some(wait);
+        for wait in self.waits.iter_mut().filter_map(of_leader) {
+            wait.since = now;
+        }
+    }
+}
+
 impl World {
     /// Looks whether images get on that a member has to send; called after its turn.
     pub fn judge_transfers(&mut self, at: usize, node: &Node<Store>) {

@@ -9,6 +9,7 @@
 
 mod crowd;
 mod member;
+pub use member::disk_image;
 mod settings;
 
 use std::{collections::VecDeque, sync::Arc, task::Waker};
@@ -38,10 +39,7 @@ use crate::{
 };
 
 pub use self::member::Member;
-use self::{
-    crowd::Calls,
-    member::{disk_image, new_member},
-};
+use self::{crowd::Calls, member::new_member};
 
 /// The cluster's id.
 pub const CLUSTER: ClusterId = ClusterId::new(77);

@@ -122,7 +122,8 @@ struct Forwarded {
 
 #[derive(Debug)]
 struct Publishing {
-    request: RequestId,
+    /// Everything that was proposed for it: where a commit takes long, an earlier one comes first.
+    requests: Vec<RequestId>,
     retry: Instant,
 }
 
@@ -458,7 +459,7 @@ impl Frontend {
         if self
             .publishing
             .as_ref()
-            .is_some_and(|publishing| publishing.request == request)
+            .is_some_and(|publishing| publishing.requests.contains(&request))
         {
             self.publishing = None;
             // The member serves once it has caught up with what the cluster had committed by now.

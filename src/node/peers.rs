@@ -283,7 +283,10 @@ impl Peers {
         };
         // A link's other end is proven, so nobody can be removed in another's name.
         if self.removed.contains(&from) && !mutant!("removed-member-heard") {
-            tell_removed(link, from, cx);
+            let only_probes = mutant!("silent-member-not-told") && is_probe(bytes);
+            if !only_probes {
+                tell_removed(link, from, cx);
+            }
             return;
         }
         match wire::decode(bytes) {
@@ -415,6 +418,16 @@ impl Peers {
             !self.peers.contains_key(&self.member),
             "a member has no link to itself"
         );
+    }
+}
+
+/// Whether a frame only asks or tells that its sender is there.
+fn is_probe(bytes: Bytes) -> bool {
+    match wire::decode(bytes) {
+        Some(Frame::Peer(message)) => {
+            matches!(message.body, Some(Body::Ping(_) | Body::Pong(_)))
+        }
+        Some(Frame::Raft(_)) | None => false,
     }
 }
 

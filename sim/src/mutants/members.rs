@@ -138,7 +138,7 @@ pub const TABLE: &[Planted] = &[
         ..planted(
             "silent-member-not-told",
             "P25, etcd 20995",
-            "A removed member that says nothing is never told.",
+            "A removed member that says no more than that it is there is never told.",
             &[EQUAL],
         )
     },

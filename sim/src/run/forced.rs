@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use fated::{
-    kernel::{CallId, LogIndex, Request, Response},
+    kernel::{ApiError, CallId, LogIndex, Request, Response},
     pb::{
         etcdserverpb as rpc,
         fated::command::{Command, command::Body},
@@ -17,11 +17,11 @@ use fated::{
 };
 use prost::Message as _;
 
-use super::Runner;
+use super::{Answer, Asked, Runner};
 use crate::{
     membership::Forced,
     operator::Standing,
-    world::{Item, Told, World},
+    world::{Item, Told, World, disk_image},
 };
 
 /// Where the last writes are.
@@ -143,13 +143,27 @@ impl Runner {
             let story = format!("{lost} was acknowledged and on its disk; found is {found:?}");
             self.fail("what a member that goes on alone held is kept", story);
         }
-        // It writes as well.
+        // It writes as well, unless space was short before and still is.
         let put = rpc::PutRequest {
             key: "alone".into(),
             ..rpc::PutRequest::default()
         };
-        let written = self.ask_voters(&Request::Put(put)).await;
-        if !matches!(written.as_deref(), Some([Ok(Response::Put(_))])) {
+        // At the start much waits to be stored, and there may be no room for more.
+        let has_room = |answers: &[Answer]| !matches!(answers, [Err(ApiError::TooManyRequests)]);
+        let written = match self.ask_until(&Request::Put(put), has_room).await {
+            Asked::Wanted(answers) | Asked::Other(answers) => Some(answers),
+            Asked::Nothing => None,
+        };
+        let may_be_full = {
+            let world = self.shared.world();
+            world.plan.cluster.upkeep.quota_bytes > 0 && !world.clients.has_space
+        };
+        let is_well = match written.as_deref() {
+            Some([Ok(Response::Put(_))]) => true,
+            Some([Err(ApiError::NoSpace)]) => may_be_full,
+            _ => false,
+        };
+        if !is_well {
             let story = format!("a write came to {written:?}");
             self.fail("a member that goes on alone serves", story);
         }
@@ -197,7 +211,7 @@ impl World {
                 self.power_cut(other);
             }
         }
-        self.observer.begin_anew(own);
+        self.observer.begin_anew(&disk_image(&self.members[at]));
         for other in (0..self.members.len()).filter(|other| *other != at) {
             let member = &mut self.members[other];
             if member.standing.runs() {

@@ -4,7 +4,7 @@
 use fated::kernel::{Request, Response};
 use fated::pb::etcdserverpb::{self as rpc, downgrade_request::DowngradeAction};
 
-use super::Runner;
+use super::{Answer, Asked, Runner};
 use crate::work::downgrades::{GUARANTEE, levels};
 
 impl Runner {
@@ -34,41 +34,33 @@ impl Runner {
     /// Waits until all voters tell of the version they should have, and of a downgrade as wanted;
     /// whether there is one.
     async fn await_version(&self, wanted: Option<bool>) -> Option<bool> {
-        let patience = self.patience();
-        let limit = self.shared.world().now + patience;
         let request = Request::Status(rpc::StatusRequest::default());
-        loop {
-            let Some(answers) = self.ask_voters(&request).await else {
-                self.fail("a healed cluster serves", "no answer to Status".to_owned());
-                return None;
-            };
-            let statuses = answers.iter().filter_map(|answer| match answer {
-                Ok(Response::Status(status)) => Some(status),
-                _ => None,
-            });
-            let told: Vec<_> = statuses.map(stands).collect();
-            let lowered = wanted.or(told.first().map(|one| one.1));
-            let settled = |one: &(bool, bool)| one.0 && Some(one.1) == lowered;
-            if told.len() == answers.len() && told.iter().all(settled) {
-                return told.first().map(|one| one.1);
-            }
-            let world = self.shared.world();
-            let over = world.now >= limit || world.broken.is_some();
-            drop(world);
-            if over {
+        let lowered = |answers: &[Answer]| wanted.or(answers.first().and_then(stands));
+        let settled = |answers: &[Answer]| {
+            let lowered = lowered(answers);
+            lowered.is_some() && answers.iter().all(|answer| stands(answer) == lowered)
+        };
+        match self.ask_until(&request, settled).await {
+            Asked::Wanted(answers) => lowered(&answers),
+            Asked::Other(answers) => {
                 self.fail(GUARANTEE, format!("at the end: {answers:?}"));
-                return None;
+                None
             }
-            self.until(100_000_000, |_| false).await;
+            Asked::Nothing => {
+                self.fail("a healed cluster serves", "no answer to Status".to_owned());
+                None
+            }
         }
     }
 }
 
-/// Whether a member stands where its downgrade, or none, wants it; and whether there is one.
-fn stands(status: &rpc::StatusResponse) -> (bool, bool) {
-    let Some([own, below]) = levels(&status.version) else {
-        return (false, false);
+/// Whether a member that stands where its downgrade, or none, wants it has one; nothing if it stands
+/// elsewhere.
+fn stands(answer: &Answer) -> Option<bool> {
+    let Ok(Response::Status(status)) = answer else {
+        return None;
     };
+    let [own, below] = levels(&status.version)?;
     let downgrade = status
         .downgrade_info
         .as_ref()
@@ -77,5 +69,5 @@ fn stands(status: &rpc::StatusResponse) -> (bool, bool) {
         true => below,
         false => own,
     };
-    (status.storage_version == wanted, downgrade)
+    (status.storage_version == wanted).then_some(downgrade)
 }

@@ -11,7 +11,8 @@ use fated::{
 use super::{Desk, Job, Turn, answer};
 use crate::client::Outcome;
 
-/// The versions of a cluster whose servers have this one: its own, and the one below.
+/// The versions of a cluster whose servers have this one: its own, and the one below. Made here and
+/// not by the members' own rules, which are what is judged.
 pub fn levels(server: &str) -> Option<[String; 2]> {
     let mut parts = server.split('.');
     let major: u32 = parts.next()?.parse().ok()?;

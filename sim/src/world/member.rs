@@ -144,7 +144,7 @@ impl Member {
     }
 }
 
-pub(super) fn disk_image(member: &Member) -> DiskImage<'_> {
+pub fn disk_image(member: &Member) -> DiskImage<'_> {
     let live = member.store.image().consistent();
     let sealed = member.store.sealed().expect("a whole store");
     DiskImage {

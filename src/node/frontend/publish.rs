@@ -8,6 +8,10 @@ use crate::{
     pb::fated::command::{MemberPublish, command::Body},
 };
 
+/// A member that is not heard asks again after an election timeout, then after twice as long, and
+/// so on, this many times.
+const PATIENCE_DOUBLINGS: usize = 4;
+
 impl Frontend {
     /// This member serves no earlier than its log says that it is alone.
     pub fn hold(&mut self) {
@@ -31,9 +35,16 @@ impl Frontend {
             client_urls: self.client_urls.clone(),
         });
         let data = encode_command(request, self.member, body);
+        let mut requests = self
+            .publishing
+            .take()
+            .map_or(Vec::new(), |publishing| publishing.requests);
+        // Each time later, so that members of a slow cluster do not fill its log.
+        let patience = 1 << requests.len().min(PATIENCE_DOUBLINGS);
+        requests.push(request);
         self.publishing = Some(Publishing {
-            request,
-            retry: cx.now.after(self.election),
+            requests,
+            retry: cx.now.after(self.election.saturating_mul(patience)),
         });
         cx.tell(Mail::Consensus(ConsensusInput::Propose {
             request,
