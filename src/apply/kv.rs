@@ -117,10 +117,19 @@ impl<B: Backend> StateMachine<B> {
     pub fn range_answer(&self, request: &RangeRequest, walk: RangeWalk) -> Response {
         let walked = walk.finish(&self.store);
         // Values that only decide the order are read all the same, and a plain range has no order.
-        match walked.parts.len() > 1 && order::is_plain(request) {
-            true => Response::PartedRange(parted_answer(request, walked)),
-            false => Response::Range(answer_of(request, walked.joined())),
+        if walked.parts.len() > 1 && order::is_plain(request) {
+            return Response::PartedRange(parted_answer(request, walked));
         }
+        let whole = PartedRange {
+            rest: RangeResponse::default(),
+            parts: walked.parts,
+        };
+        let result = RangeResult {
+            kvs: whole.joined().kvs,
+            count: walked.count,
+            revision: walked.revision,
+        };
+        Response::Range(answer_of(request, result))
     }
 
     /// Answers one chunk of a RangeStream. The first chunk pins the revision.
@@ -344,23 +353,13 @@ fn answer_of(request: &RangeRequest, result: RangeResult) -> RangeResponse {
     answer
 }
 
-/// The same for parts that need neither filters nor an order. Only those at the end are looked at.
+/// The same for parts that need neither filters nor an order. Only their end is looked at.
 fn parted_answer(request: &RangeRequest, walked: Walked) -> PartedRange {
-    let (mut parts, mut records_bytes) = (walked.parts, walked.message_bytes);
     let (rest, keys) = frame_of(request, walked.records, walked.count, walked.revision);
-    for _ in keys..walked.records {
-        let part = parts.last_mut().expect("so many records were read");
-        let kv = part.pop().expect("no part is empty");
-        records_bytes -= PartedRange::record_bytes(&kv);
-        if part.is_empty() {
-            parts.pop();
-        }
-    }
-    PartedRange {
-        rest,
-        parts,
-        records_bytes,
-    }
+    let parts = walked.parts;
+    let mut answer = PartedRange { rest, parts };
+    (keys..walked.records).for_each(|_| answer.pop());
+    answer
 }
 
 /// An answer without its records, of which so many were found; and how many of them belong to it.

@@ -1,16 +1,12 @@
 //! Everything that can go out of the core.
 
 use bytes::Bytes;
-use prost::Message as _;
 
 use super::{
-    ApiError, CallId, DiskOp, Fault, LinkId, MemberId, SnapshotId, StoreCursor, StreamId, Ticket,
-    figure::Metric,
+    ApiError, CallId, DiskOp, Fault, LinkId, MemberId, PartedRange, SnapshotId, StoreCursor,
+    StreamId, Ticket, figure::Metric,
 };
-use crate::pb::{etcdserverpb as rpc, mvccpb::KeyValue};
-
-/// Field number of `RangeResponse.kvs`.
-pub const RECORDS_TAG: u32 = 2;
+use crate::pb::etcdserverpb as rpc;
 
 /// One thing the host must do. It never blocks the loop and never fails: failure comes back as an
 /// event.
@@ -97,44 +93,6 @@ impl Response {
         match self {
             Self::PartedRange(range) => Self::Range(range.joined()),
             other => other,
-        }
-    }
-}
-
-/// The answer to a large range. Its records lie in the parts they were read in: one list that grows
-/// is copied as a whole again and again, and everybody waits meanwhile.
-#[derive(Clone, PartialEq, Debug)]
-pub struct PartedRange {
-    /// Everything but the records.
-    pub rest: rpc::RangeResponse,
-    /// The records, in order.
-    pub parts: Vec<Vec<KeyValue>>,
-    /// Bytes that the records take of the message.
-    pub records_bytes: usize,
-}
-
-impl PartedRange {
-    /// Bytes that a record takes of the message.
-    pub fn record_bytes(kv: &KeyValue) -> usize {
-        prost::encoding::message::encoded_len(RECORDS_TAG, kv)
-    }
-
-    /// How many records there are.
-    pub fn records(&self) -> usize {
-        self.parts.iter().map(Vec::len).sum()
-    }
-
-    /// The size of the whole message.
-    pub fn encoded_len(&self) -> usize {
-        assert!(self.rest.kvs.is_empty(), "records lie in parts");
-        self.rest.encoded_len() + self.records_bytes
-    }
-
-    /// The answer as one message.
-    pub fn joined(self) -> rpc::RangeResponse {
-        rpc::RangeResponse {
-            kvs: self.parts.concat(),
-            ..self.rest
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod figure;
 pub mod id;
 pub mod limits;
 pub mod mutant;
+mod parted;
 pub mod store;
 pub mod time;
 pub mod trace;
@@ -19,7 +20,7 @@ pub mod trace;
 pub use actor::{Context, Outbox};
 pub use digest::Digest;
 pub use disk::{BackendSize, DiskError, DiskErrorKind, DiskOp, DiskOutcome, Lane, StoreCursor};
-pub use effect::{Effect, LinkOp, PartedRange, RangeChunkResponse, Response, StreamItem};
+pub use effect::{Effect, LinkOp, RangeChunkResponse, Response, StreamItem};
 pub use entropy::Entropy;
 pub use error::{ApiError, Fault};
 pub use event::{Credentials, Event, RangeChunk, Request, Signal, StreamRequest};
@@ -27,5 +28,6 @@ pub use id::{
     CallId, ClusterId, EntryId, LeaseId, LinkId, LogIndex, MemberId, ReadId, RequestId, SegmentId,
     SnapshotId, StreamId, Term, Ticket, WatchId,
 };
+pub use parted::PartedRange;
 pub use store::{Bucket, WriteBatch};
 pub use time::{Instant, WallTime};

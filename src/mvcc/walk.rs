@@ -10,21 +10,17 @@ use bytes::Bytes;
 
 use super::{
     key::KeyRange,
-    read::{RangeQuery, RangeResult, ReadError, read},
+    read::{RangeQuery, ReadError, append},
     store::Store,
 };
-use crate::{
-    backend::{Backend, View},
-    kernel::{PartedRange, limits},
-    pb::mvccpb::KeyValue,
-};
+use crate::backend::{Backend, View};
 
 /// What one part may read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
     /// Keys of one part.
     pub keys_max: usize,
-    /// Bytes of keys and values after which a part ends.
+    /// Bytes of an answer after which a part ends.
     pub bytes_max: usize,
 }
 
@@ -40,46 +36,27 @@ pub struct RangeWalk {
     /// As in `RangeQuery`; zero is no bound.
     limit: usize,
     keys_only: bool,
-    /// What was read, each part in a list of its own; none is empty.
-    parts: Vec<Vec<KeyValue>>,
+    /// What was read, as in a `PartedRange`.
+    parts: Vec<Bytes>,
     records: usize,
-    /// Bytes of keys and values.
+    /// The last key that was read.
+    last: Option<Vec<u8>>,
+    /// Bytes of the parts.
     bytes: usize,
-    /// Bytes of the records in a message.
-    message_bytes: usize,
 }
 
 /// What a walk has read.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Walked {
-    /// The records in the order of their keys, as they were read; no part is empty.
-    pub parts: Vec<Vec<KeyValue>>,
+    /// The records in the order of their keys, as in a `PartedRange`.
+    pub parts: Vec<Bytes>,
     /// How many records that are.
     pub records: usize,
-    /// Bytes that they take of a message.
-    pub message_bytes: usize,
     /// As in `RangeResult`.
     pub count: u64,
     /// As in `RangeResult`.
     pub revision: i64,
 }
-
-impl Walked {
-    /// All records in one list.
-    pub fn joined(mut self) -> RangeResult {
-        let kvs = match self.parts.len() {
-            1 => self.parts.remove(0),
-            _ => self.parts.concat(),
-        };
-        RangeResult {
-            kvs,
-            count: self.count,
-            revision: self.revision,
-        }
-    }
-}
-
-const _: () = assert!(size_of::<KeyValue>() <= limits::RECORD_HELD_BYTES);
 
 impl Store {
     /// Begins to walk a range. Counting alone is no walk.
@@ -94,8 +71,8 @@ impl Store {
             keys_only: query.keys_only,
             parts: Vec::new(),
             records: 0,
+            last: None,
             bytes: 0,
-            message_bytes: 0,
         })
     }
 }
@@ -108,7 +85,7 @@ impl RangeWalk {
 
     /// Memory of what was gathered so far.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.records * limits::RECORD_HELD_BYTES
+        self.bytes
     }
 
     /// Reads a part; whether there is more.
@@ -119,45 +96,41 @@ impl RangeWalk {
         part: Part,
     ) -> Result<bool, ReadError> {
         assert!(part.keys_max > 0, "a part that may read nothing never ends");
-        let mut next = Vec::new();
-        let first = match self.parts.last().and_then(|part| part.last()) {
-            None => &self.key[..],
-            Some(last) => {
-                next.extend_from_slice(&last.key);
-                next.push(0);
-                &next[..]
-            }
-        };
-        let mut kvs = Vec::new();
-        let (mut bytes, mut message_bytes) = (0, 0);
+        let next = self.last.take().map(|mut last| {
+            last.push(0);
+            last
+        });
+        let range = KeyRange::new(next.as_deref().unwrap_or(&self.key), &self.range_end);
+        // Parts of one range are much alike.
+        let expected = self
+            .parts
+            .last()
+            .map_or(0, |part| part.len() + part.len() / 32);
+        let mut bytes = Vec::with_capacity(expected);
+        let (mut keys, mut last) = (0, None);
         let (mut more, mut failed) = (false, None);
-        let range = KeyRange::new(first, &self.range_end);
         store.index.visit(range, self.at, |key, meta| {
-            if self.limit > 0 && self.records + kvs.len() == self.limit {
+            if self.limit > 0 && self.records + keys == self.limit {
                 return ControlFlow::Break(());
             }
-            if kvs.len() == part.keys_max || bytes >= part.bytes_max {
+            if keys == part.keys_max || bytes.len() >= part.bytes_max {
                 more = true;
                 return ControlFlow::Break(());
             }
-            match read(view, key, meta, self.keys_only) {
-                Ok(kv) => {
-                    bytes += kv.key.len() + kv.value.len();
-                    message_bytes += PartedRange::record_bytes(&kv);
-                    kvs.push(kv);
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
+            if let Err(error) = append(view, key, meta, self.keys_only, &mut bytes) {
+                failed = Some(error);
+                return ControlFlow::Break(());
             }
+            keys += 1;
+            last = Some(key);
+            ControlFlow::Continue(())
         });
-        self.bytes += bytes;
-        self.message_bytes += message_bytes;
-        self.records += kvs.len();
-        if !kvs.is_empty() {
-            self.parts.push(kvs);
+        self.last = last.map(<[u8]>::to_vec);
+        self.records += keys;
+        if keys > 0 {
+            bytes.shrink_to(bytes.len() + bytes.len() / 16);
+            self.bytes += bytes.capacity();
+            self.parts.push(bytes.into());
         }
         match failed {
             Some(error) => Err(error.into()),
@@ -176,7 +149,6 @@ impl RangeWalk {
         Walked {
             parts: self.parts,
             records: self.records,
-            message_bytes: self.message_bytes,
             count,
             revision: self.current,
         }

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::{
-    super::{Part, RangeQuery},
+    super::{Part, RangeQuery, RangeResult},
     model::Op,
     random::World,
 };
+use crate::{kernel::PartedRange, pb::etcdserverpb::RangeResponse};
 
 fn put(number: usize) -> Op {
     let value = Bytes::from(vec![b'v'; number % 7]);
@@ -57,9 +58,19 @@ fn parts_are_one_moment_whatever_is_written_and_compacted_meanwhile() {
             world.compact(world.store.revision());
         }
         let walked = walk.finish(&world.store);
-        let small = |part: &Vec<_>| (1..=keys_max).contains(&part.len());
+        let decoded = |parts| {
+            let rest = RangeResponse::default();
+            PartedRange { rest, parts }.joined().kvs
+        };
+        let small = |part: &Bytes| (1..=keys_max).contains(&decoded(vec![part.clone()]).len());
         assert!(walked.parts.iter().all(small));
-        assert_eq!(walked.joined(), whole, "{limit} {keys_max}");
+        let read = RangeResult {
+            count: walked.count,
+            revision: walked.revision,
+            kvs: decoded(walked.parts),
+        };
+        assert_eq!(read.kvs.len(), walked.records);
+        assert_eq!(read, whole, "{limit} {keys_max}");
         assert!(parts < 31);
     }
 }
