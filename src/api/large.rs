@@ -2,8 +2,8 @@
 //!
 //! An answer of many megabytes is not made one message first: that would hold up every other client
 //! for as long, and keep a second copy of it. Its parts are sent as they were read, a piece at a
-//! time as the client takes it, and what was sent is let go. Answers that are ready at the same time
-//! take turns piece by piece (`Pace`), so that a put waits for one piece and not for one of each.
+//! time as the client takes it, and what was sent is let go. Answers that are ready at the same
+//! time take turns piece by piece (`Pace`): a put waits for one piece and not for one of each.
 //!
 //! Invariants: a turn is held from before the range is read until its answer is sent or dropped;
 //! what is counted as held is what such answers still have to send.
