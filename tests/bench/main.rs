@@ -5,10 +5,20 @@
 //! moment, so a stall is seen by every put that would have met it.
 
 mod beside;
+mod client;
+mod events;
 mod fill;
 mod flood;
+mod kubernetes;
+mod load;
+mod methods;
+mod null;
+mod operation;
 mod puts;
+mod record;
 mod server;
+mod watching;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -27,6 +37,10 @@ enum Command {
     Beside(beside::Options),
     /// The ranges and watchers alone, until standard input ends; `beside` starts this
     Flood(flood::Options),
+    /// One load against servers that run already; prints one line of JSON
+    Load(load::Options),
+    /// A server that answers at once and stores nothing
+    Null(null::Options),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -34,6 +48,8 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Beside(options) => beside::run(&options).await,
         Command::Flood(options) => flood::run(&options).await,
+        Command::Load(options) => load::run(&options).await,
+        Command::Null(options) => null::run(&options).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
