@@ -41,6 +41,9 @@ pub struct Sizes {
     /// Leases of `lease-ending`
     #[arg(long, default_value_t = 50_000)]
     pub leases_ending: u64,
+    /// Seconds from their first grant to their end
+    #[arg(long, default_value_t = 40)]
+    pub ending_seconds: i64,
     /// Revisions that `compaction` compacts
     #[arg(long, default_value_t = 1_000_000)]
     pub history: u64,
@@ -105,7 +108,7 @@ pub async fn measure(row: &Row, subject: &Subject<'_>, sizes: &Sizes) -> Result<
         Kind::Many => many::measure(subject, sizes.keys).await?,
         Kind::ManyPuts => many::puts(subject, sizes.keys).await?,
         Kind::LeasesHeld => leases::held(subject, sizes.leases).await?,
-        Kind::LeasesEnding => leases::ending(subject, sizes.leases_ending).await?,
+        Kind::LeasesEnding => leases::ending(subject, sizes).await?,
         Kind::Compaction => compaction::measure(subject, sizes).await?,
         Kind::Beside => {
             let seconds = (sizes.seconds as u64).max(BESIDE_SECONDS);

@@ -17,7 +17,7 @@ use fated::pb::{
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    cells::Subject,
+    cells::{Sizes, Subject},
     client::{Conn, frame},
     methods::{GRANT, LEASES, PUT, WATCH, put, watch},
     record::{Figures, Record, rounded},
@@ -28,10 +28,8 @@ const CLIENTS: usize = 100;
 const CONNECTIONS: usize = 10;
 /// Longer than any run.
 const LONG_TTL: i64 = 24 * 60 * 60;
-/// When the leases that end together end, in seconds from the first grant.
-const END: i64 = 40;
 /// What must be left of that when the last of them is granted.
-const END_LEFT: i64 = 5;
+const END_LEFT: i64 = 3;
 /// How long the end of all of them may take.
 const END_LIMIT: Duration = Duration::from_secs(180);
 
@@ -102,7 +100,8 @@ pub async fn held(subject: &Subject<'_>, count: u64) -> Result<Figures, String> 
 /// Grants leases that end in the same second, each with a key, and watches the keys go.
 ///
 /// A lease's end counts from when its grant was sent, so lateness is never told too small.
-pub async fn ending(subject: &Subject<'_>, count: u64) -> Result<Figures, String> {
+pub async fn ending(subject: &Subject<'_>, sizes: &Sizes) -> Result<Figures, String> {
+    let (count, end) = (sizes.leases_ending, sizes.ending_seconds);
     let cluster = subject.start(1).await?;
     let conns = connections(&cluster.endpoints(), CONNECTIONS).await?;
     let mut watcher = Conn::open(&cluster.members[0].endpoint).await?;
@@ -120,7 +119,7 @@ pub async fn ending(subject: &Subject<'_>, count: u64) -> Result<Figures, String
     ]));
     let granting = Arc::clone(&ends);
     let granted = spread(&conns, count, move |conn, number| {
-        grant_with_key(conn, number, begun, Arc::clone(&granting))
+        grant_with_key(conn, (number, begun, end), Arc::clone(&granting))
     });
     granted.await?;
     let taken = begun.elapsed();
@@ -156,12 +155,11 @@ pub async fn ending(subject: &Subject<'_>, count: u64) -> Result<Figures, String
 /// Grants a lease of what is left until all of them end, and puts a key with it.
 async fn grant_with_key(
     mut conn: Conn,
-    number: u64,
-    begun: Instant,
+    (number, begun, end): (u64, Instant, i64),
     ends: Arc<Mutex<Vec<Instant>>>,
 ) -> Result<(), String> {
     let sent = Instant::now();
-    let ttl = END - i64::try_from((sent - begun).as_secs()).expect("seconds");
+    let ttl = end - i64::try_from((sent - begun).as_secs()).expect("seconds");
     if ttl < END_LEFT {
         return Err("granting takes too long".to_owned());
     }

@@ -26,6 +26,8 @@ mod record;
 mod results;
 mod rows;
 mod server;
+#[cfg(test)]
+mod smoke;
 mod table;
 mod watching;
 mod workload;

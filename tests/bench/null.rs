@@ -32,7 +32,7 @@ const VALUE_BYTES: usize = 256;
 pub struct Options {
     /// Where it listens
     #[arg(long, default_value = "127.0.0.1:2379")]
-    listen: SocketAddr,
+    pub listen: SocketAddr,
 }
 
 /// Serves for ever.

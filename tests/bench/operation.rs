@@ -98,7 +98,7 @@ impl Client {
             Workload::TxnMixed => self.txn_mixed(drawn).await,
             Workload::Cas => self.cas().await,
             Workload::Stm => self.stm(drawn).await,
-            Workload::Mixed if drawn % 10 == 0 => self.put(drawn / 10).await,
+            Workload::Mixed if drawn.is_multiple_of(10) => self.put(drawn / 10).await,
             Workload::Mixed => self.get(drawn / 10, Read::Linearizable).await,
             Workload::Kubernetes => {
                 kubernetes::once(&mut self.conn, &self.shared.known, drawn).await
@@ -129,7 +129,7 @@ impl Client {
         let from = drawn % self.shared.keys.saturating_sub(MANY_KEYS).max(1);
         let request = range(key(from), key(from + MANY_KEYS));
         let bytes = self.conn.count(&RANGE, frame(&request)).await?;
-        match bytes > MANY_KEYS.min(self.shared.keys) {
+        match bytes > MANY_KEYS.min(self.shared.keys) * self.shared.value.len() as u64 {
             true => Ok(()),
             false => Err(format!("{bytes} bytes are not {MANY_KEYS} records")),
         }

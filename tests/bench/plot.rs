@@ -128,7 +128,8 @@ fn drawn(title: &str, bars: &[Bar]) -> String {
     let mut svg = String::new();
     let mut put = |line: String| writeln!(svg, "{line}").expect("memory does not fail");
     put(format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
+         viewBox=\"0 0 {WIDTH} {height}\" \
          font-family=\"sans-serif\" font-size=\"12\">"
     ));
     put(format!(

@@ -20,7 +20,8 @@ use crate::{client::text, record::Figures, rows::Side};
 pub struct Binary {
     pub path: PathBuf,
     pub version: String,
-    mark: String,
+    /// Two binaries with the same are taken for the same.
+    pub mark: String,
 }
 
 impl Binary {
@@ -31,9 +32,15 @@ impl Binary {
         hasher.write(&bytes);
         let told = Command::new(path).arg("--version").output().map_err(text)?;
         let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        // fated tells first which etcd it stands for.
+        let own = told
+            .lines()
+            .find_map(|line| line.strip_prefix("fated Version: "));
+        let first = told.lines().next().unwrap_or("unknown");
+        let first = first.strip_prefix("etcd Version: ").unwrap_or(first);
         Ok(Self {
             path: path.to_owned(),
-            version: told.lines().next().unwrap_or("unknown").to_owned(),
+            version: own.unwrap_or(first).to_owned(),
             mark: format!("{:016x}", hasher.finish()),
         })
     }

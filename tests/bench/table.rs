@@ -131,7 +131,11 @@ pub fn document(rows: &[Row], results: &Results, binaries: &Binaries, sizes: &Si
     say("write synced, server and load on the same cores.\n");
     say(&format!("Machine: {}.", machine()));
     for (side, binary) in binaries.iter().filter(|(side, _)| **side != Side::Null) {
-        say(&format!("Version of {}: {}.", side.name(), binary.version));
+        let (name, version) = (side.name(), &binary.version);
+        say(&format!(
+            "Version of {name}: {version}, binary {}.",
+            binary.mark
+        ));
     }
     say(&format!(
         "Seconds that count in a cell: {}.\n",
@@ -284,4 +288,44 @@ fn machine() -> String {
     let kib = memory.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     let gib = kib.unwrap_or(0) >> 20;
     format!("{cores} cores, {model}, {gib} GiB of memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Figures;
+
+    fn pair(etcd: f64, fated: f64, errors: u64) -> Pair {
+        let cell = |rate: f64, errors: u64| {
+            let mut figures = Figures::new();
+            figures.insert("rate".into(), rate.into());
+            figures.insert("errors".into(), errors.into());
+            figures
+        };
+        Pair::from([
+            (Side::Etcd, cell(etcd, 0)),
+            (Side::Fated, cell(fated, errors)),
+        ])
+    }
+
+    /// The median of the pairs' ratios decides, and no run with failures meets anything.
+    #[test]
+    fn the_verdict_is_about_the_median_of_ratios() {
+        let target = Target {
+            figure: "rate",
+            against: Against::Etcd,
+            bound: Bound::AtLeast(2.0),
+        };
+        let verdict = |pairs: &[Pair]| Verdict::of(&target, pairs).expect("something was seen");
+        let good = verdict(&[
+            pair(10.0, 5.0, 0),
+            pair(10.0, 21.0, 0),
+            pair(100.0, 210.0, 0),
+        ]);
+        assert!(good.met && good.seen == [0.5, 2.1, 2.1]);
+        let even = verdict(&[pair(10.0, 10.0, 0), pair(10.0, 29.0, 0)]);
+        assert!(!even.met && (even.median - 1.95).abs() < 1e-9);
+        assert!(!verdict(&[pair(10.0, 30.0, 1)]).met, "operations failed");
+        assert!(Verdict::of(&target, &[]).is_none());
+    }
 }
