@@ -1,7 +1,7 @@
 //! A gRPC client that takes little of the machine it shares with the server.
 //!
-//! Requests are encoded ahead where they can be, answers are counted and thrown away unless somebody
-//! asks for them, and one task per connection writes whatever its callers have ready in one go.
+//! Bodies are its own bytes, answers are counted and thrown away unless somebody asks for them, and
+//! one task per connection writes whatever its callers have ready in one go.
 //! Invariant: a call is fine only if its status said so; an answer that was cut off is a failure.
 
 use std::{future::poll_fn, marker::PhantomData};

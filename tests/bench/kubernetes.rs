@@ -1,9 +1,9 @@
 //! Traffic in the shape of a Kubernetes control plane.
 //!
 //! Of a hundred operations 45 update a pod and 15 the lease object of a node (a transaction that
-//! puts if the mod revision is what the writer knows, and reads otherwise), 35 read a pod and 5 list
-//! up to 500 pods. Beside them two API servers watch a prefix for each kind of object, with the
-//! value before and with progress, and a lease of etcd per node is kept alive each second.
+//! puts if the mod revision is what the writer knows, and reads otherwise), 35 read a pod and 5
+//! list up to 500 pods. Beside them two API servers watch a prefix for each kind of object, with
+//! the value before and with progress, and a lease of etcd per node is kept alive each second.
 
 use std::{
     sync::{

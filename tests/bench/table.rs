@@ -121,14 +121,10 @@ pub fn document(rows: &[Row], results: &Results, binaries: &Binaries, sizes: &Si
     let mut text = String::new();
     let mut say = |line: &str| writeln!(text, "{line}").expect("memory does not fail");
     say("# What was measured\n");
-    say("Written by `cargo bench-server compare`; how to measure a row again is told in the");
-    say(
-        "[README](README.md). A figure is the median of the pairs, with the least and the greatest.",
-    );
-    say(
-        "Within a pair the servers ran one after the other, with fresh data and default flags, every",
-    );
-    say("write synced, server and load on the same cores.\n");
+    say("Written by `cargo bench-server compare`; the [README](README.md) tells how a row is");
+    say("measured again. A figure is the median of the pairs, with the least and the greatest.");
+    say("Within a pair the servers ran one after the other, with fresh data and default flags,");
+    say("every write synced, server and load on the same cores.\n");
     say(&format!("Machine: {}.", machine()));
     for (side, binary) in binaries.iter().filter(|(side, _)| **side != Side::Null) {
         let (name, version) = (side.name(), &binary.version);
@@ -170,13 +166,10 @@ pub fn document(rows: &[Row], results: &Results, binaries: &Binaries, sizes: &Si
         }
     }
     say("\n## Loads\n");
-    say(
-        "Medians; `CPU` is the server's processor time per operation, of all members together, `own`",
-    );
-    say(
-        "that of the load. `memory` is the greatest (`VmHWM`) of any member, `disk` the blocks of the",
-    );
-    say("first one's data directory. `sync` is the median of small synced writes right before.\n");
+    say("Medians. `CPU` is the server's processor time per operation, of all members together;");
+    say("`own` is that of the load. `memory` is the greatest (`VmHWM`) of any member, `disk` the");
+    say("blocks of the first one's data directory. `sync` is the median of small synced writes");
+    say("right before.\n");
     loads(&mut text, rows, results, binaries);
     others(&mut text, rows, results, binaries);
     text
