@@ -5,10 +5,32 @@
 //! moment, so a stall is seen by every put that would have met it.
 
 mod beside;
+mod big;
+mod cells;
+mod client;
+mod compaction;
+mod compare;
+mod events;
 mod fill;
 mod flood;
+mod kubernetes;
+mod leases;
+mod load;
+mod many;
+mod methods;
+mod null;
+mod operation;
+mod plot;
 mod puts;
+mod record;
+mod results;
+mod rows;
 mod server;
+#[cfg(test)]
+mod smoke;
+mod table;
+mod watching;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -27,6 +49,12 @@ enum Command {
     Beside(beside::Options),
     /// The ranges and watchers alone, until standard input ends; `beside` starts this
     Flood(flood::Options),
+    /// fated beside a real etcd, in turn: the rows of the table of results
+    Compare(compare::Options),
+    /// One load against servers that run already; prints one line of JSON
+    Load(load::Options),
+    /// A server that answers at once and stores nothing
+    Null(null::Options),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -34,6 +62,9 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Beside(options) => beside::run(&options).await,
         Command::Flood(options) => flood::run(&options).await,
+        Command::Compare(options) => compare::run(&options).await,
+        Command::Load(options) => load::run(&options).await,
+        Command::Null(options) => null::run(&options).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
