@@ -1,10 +1,13 @@
 //! Measures a server under load: fated, or any other that speaks etcd's API.
 //!
-//! `beside` asks how much puts suffer from large ranges and silent watchers. Invariant: puts are
-//! sent at fixed moments, whether or not the server keeps up, and their delay counts from that
-//! moment, so a stall is seen by every put that would have met it.
+//! `core` asks what the core can do without gRPC. `beside` asks how much puts suffer from large
+//! ranges and silent watchers. Invariant of the latter: puts are sent at fixed moments, whether or
+//! not the server keeps up, and their delay counts from that moment, so a stall is seen by every
+//! put that would have met it.
 
+mod allocations;
 mod beside;
+mod core;
 mod fill;
 mod flood;
 mod puts;
@@ -27,13 +30,21 @@ enum Command {
     Beside(beside::Options),
     /// The ranges and watchers alone, until standard input ends; `beside` starts this
     Flood(flood::Options),
+    /// The core without gRPC: puts or reads by function calls
+    Core(core::Options),
 }
+
+/// The allocator of the server.
+type Allocator = mimalloc::MiMalloc;
+#[cfg_attr(not(feature = "count-allocations"), global_allocator)]
+static ALLOCATOR: Allocator = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Beside(options) => beside::run(&options).await,
         Command::Flood(options) => flood::run(&options).await,
+        Command::Core(options) => core::run(&options).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
