@@ -7,11 +7,33 @@
 
 mod allocations;
 mod beside;
+mod big;
+mod cells;
+mod client;
+mod compaction;
+mod compare;
 mod core;
+mod events;
 mod fill;
 mod flood;
+mod kubernetes;
+mod leases;
+mod load;
+mod many;
+mod methods;
+mod null;
+mod operation;
+mod plot;
 mod puts;
+mod record;
+mod results;
+mod rows;
 mod server;
+#[cfg(test)]
+mod smoke;
+mod table;
+mod watching;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -32,6 +54,12 @@ enum Command {
     Flood(flood::Options),
     /// The core without gRPC: puts or reads by function calls
     Core(core::Options),
+    /// fated beside a real etcd, in turn: the rows of the table of results
+    Compare(compare::Options),
+    /// One load against servers that run already; prints one line of JSON
+    Load(load::Options),
+    /// A server that answers at once and stores nothing
+    Null(null::Options),
 }
 
 /// The allocator of the server.
@@ -45,6 +73,9 @@ async fn main() -> ExitCode {
         Command::Beside(options) => beside::run(&options).await,
         Command::Flood(options) => flood::run(&options).await,
         Command::Core(options) => core::run(&options).await,
+        Command::Compare(options) => compare::run(&options).await,
+        Command::Load(options) => load::run(&options).await,
+        Command::Null(options) => null::run(&options).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
