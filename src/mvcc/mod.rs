@@ -22,6 +22,7 @@ mod read;
 mod record;
 pub mod revision;
 mod store;
+mod tree;
 mod walk;
 mod write;
 

@@ -113,26 +113,31 @@ impl Store {
         } else {
             query.limit
         };
-        let mut failed = None;
+        let (mut more, mut failed) = (false, None);
         self.index.visit(range, at, |key, meta| {
-            if result.kvs.len() < limit {
-                match read(view, key, meta, query.keys_only) {
-                    Ok(kv) => result.kvs.push(kv),
-                    Err(error) => {
-                        failed = Some(error);
-                        return ControlFlow::Break(());
-                    }
-                }
-            } else if query.uncounted {
+            if result.kvs.len() == limit {
+                more = true;
                 return ControlFlow::Break(());
             }
-            result.count += 1;
-            ControlFlow::Continue(())
+            match read(view, key, meta, query.keys_only) {
+                Ok(kv) => {
+                    result.kvs.push(kv);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
         });
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(result),
+        if let Some(error) = failed {
+            return Err(error.into());
         }
+        result.count = match more && !query.uncounted {
+            true => self.index.count(range, at),
+            false => result.kvs.len() as u64,
+        };
+        Ok(result)
     }
 
     /// The main revision to read at, if it can be read.
