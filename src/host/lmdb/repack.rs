@@ -47,6 +47,9 @@ const PULL_SHARE: usize = 2;
 /// What stands in the leaf for a value that has pages of its own.
 const LARGE_POINTER: usize = 8;
 
+/// Leaves under one branch, about.
+const BRANCH_SHARE: u64 = 100;
+
 /// Where the sweep of a table is, and how far it may go.
 #[derive(Default, Debug)]
 pub struct Sweep {
@@ -58,6 +61,9 @@ pub struct Sweep {
 
 /// Records that are to be written anew: first and last key.
 pub type Range = (Vec<u8>, Vec<u8>);
+
+/// A key and its value.
+type Record = (Vec<u8>, Vec<u8>);
 
 impl Sweep {
     /// So many records were removed.
@@ -236,12 +242,8 @@ impl Packer {
     }
 
     /// Takes the records behind `last` that may be on the page that is being filled.
-    fn pull(
-        &mut self,
-        txn: &mut RwTxn<'_>,
-        last: &[u8],
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
-        let mut pulled: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    fn pull(&mut self, txn: &mut RwTxn<'_>, last: &[u8]) -> Result<Vec<Record>, Failure> {
+        let mut pulled: Vec<Record> = Vec::new();
         let mut bytes = 0;
         let bounds = (Bound::Excluded(last), Bound::Unbounded);
         for entry in self.table.range(txn, &bounds)? {
@@ -266,6 +268,20 @@ impl Packer {
         }
         Ok(())
     }
+}
+
+/// What a record takes of a leaf of this many bytes, and what pages that are full would take.
+pub fn record_bytes(key: usize, value: usize, page_bytes: usize) -> u64 {
+    leaf_bytes(key, value, page_bytes - PAGE_HEAD) as u64
+}
+
+/// Pages that records of so many bytes would fill, with the branches above them. The end of a page
+/// stays empty where the next record does not fit: half a record of each.
+pub fn packed_pages(records: u64, bytes: u64, page_bytes: usize) -> u64 {
+    let room = (page_bytes - PAGE_HEAD) as u64;
+    let mean = bytes / records.max(1);
+    let leaves = bytes.div_ceil(room - (mean / 2).min(room / 2));
+    leaves + leaves / BRANCH_SHARE
 }
 
 /// What a record takes of a leaf. LMDB gives a value pages of its own when two such records would
