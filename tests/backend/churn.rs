@@ -223,8 +223,8 @@ impl Habit {
         let records = record_bytes(&lmdb.snapshot().expect("a snapshot"));
         let packed = lmdb.defragment().expect("rewritten").file_bytes;
         println!(
-            "{}: file {file}, packed {packed}: {} %, estimated {estimate}; records {records}: {} %; \
-             put {put}, rewritten {rewritten}",
+            "{}: file {file}, packed {packed}: {} %, estimated {estimate}; \
+             records {records}: {} %; put {put}, rewritten {rewritten}",
             self.name,
             file * 100 / packed,
             file * 100 / records,
@@ -268,9 +268,9 @@ const COMMON: Habit = Habit {
 };
 
 /// Goal: after puts, overwrites, deletes and compactions for long, the file is close to what its
-/// records take in full pages, whatever the size of values, and rewriting by itself is no constant work; and it
-/// holds what a store in memory
-/// holds that lived the same life.
+/// records take in full pages, whatever the size of values, and rewriting by itself is no constant
+/// work; and the store holds what a store in memory holds that lived the same life. Method: the
+/// member's own rule decides when it is rewritten, with a tenth of a second between two commits.
 #[test]
 fn a_long_life_needs_no_defragmentation() {
     let habits = [

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Numbers are big-endian. `surplus` is by how many the records outnumber the entries of the
-//! buckets, because a long-key entry may hold several (see `longkey`). `filled` is how many bytes of
-//! leaves the entries of the buckets take, from version 2 on; a store of version 1 stays one, without
-//! that number, until it is rewritten.
+//! buckets, because a long-key entry may hold several (see `longkey`). `filled` is how many bytes
+//! of leaves the entries of the buckets take, from version 2 on; a store of version 1 stays one,
+//! without that number, until it is rewritten.
 
 use bytes::BufMut;
 

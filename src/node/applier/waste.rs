@@ -1,9 +1,9 @@
 //! When the store's file is rewritten without being asked.
 //!
-//! A file is too large when it takes a quarter more than its records would in full pages. Free pages
-//! count, and so does what is empty of pages in use. A rewriting is paid for: it writes what is
-//! packed, and the next one waits until as much was put, unless it halves the file or long enough
-//! has passed. So rewriting at most doubles what is written, however a store is used.
+//! A file is too large when it takes a quarter more than its records would in full pages. Free
+//! pages count, and so does what is empty of pages in use. A rewriting is paid for: it writes what
+//! is packed, and the next one waits until as much was put, unless it halves the file or long
+//! enough has passed. So it stays a share of what clients write, however a store is used.
 //!
 //! Invariant: nothing here looks at a clock; who asks says what time it is.
 
