@@ -4,9 +4,13 @@
 //! machine of few cores it still takes them from the server. Each server is measured alone, then
 //! beside the load.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
-use clap::Args;
+use clap::{Args, Parser};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -14,9 +18,12 @@ use tokio::{
 use tonic::transport::Channel;
 
 use crate::{
+    client::{Conn, text},
     fill, flood,
     puts::{self, Delays, Plan},
-    server::{Server, connect},
+    record::{Figures, rounded},
+    server::{Cluster, Member, connect},
+    workload::value,
 };
 
 #[derive(Args)]
@@ -59,7 +66,7 @@ pub struct Options {
 /// One phase of one server.
 struct Phase {
     delays: Delays,
-    peak_mib: u64,
+    peak_mib: f64,
     /// Processor time of the server, in hundredths of a second.
     ticks: u64,
 }
@@ -90,20 +97,9 @@ pub async fn run(options: &Options) -> Result<(), String> {
 async fn measure(options: &Options, at: usize) -> Result<(), String> {
     let binary = &options.server[at];
     let name = binary.file_name().unwrap_or_default().to_string_lossy();
-    let server = Server::start(binary, &options.directory, &options.server_flag).await?;
-    let mut channels = Vec::new();
-    for _ in 0..options.connections.max(1) {
-        channels.push(connect(&server.endpoint).await?);
-    }
-    fill::run(&channels[0], options.keys, options.value_bytes).await?;
-    // What the filling left to do is not what is measured.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let idle = phase(options, &server, &channels).await?;
+    let (idle, beside, story) = phases(options, binary).await?;
     tell(&name, "alone", options, &idle);
-    let mut load = Load::start(options, &server.endpoint).await?;
-    let beside = phase(options, &server, &channels).await?;
     tell(&name, "beside", options, &beside);
-    let story = load.end().await?;
     let ratio = beside.delays.millis(0.99) / idle.delays.millis(0.99);
     println!();
     println!("{name}: p99 beside the load is {ratio:.2} times p99 alone; the load: {story}");
@@ -111,10 +107,62 @@ async fn measure(options: &Options, at: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// Both phases of a server, and what the load says of itself.
+async fn phases(options: &Options, binary: &Path) -> Result<(Phase, Phase, String), String> {
+    let cluster = Cluster::start(binary, &options.directory, 1, &options.server_flag).await?;
+    let server = &cluster.members[0];
+    let mut channels = Vec::new();
+    for _ in 0..options.connections.max(1) {
+        channels.push(connect(&server.endpoint).await?);
+    }
+    let conn = Conn::open(&server.endpoint).await?;
+    fill::run(&conn, options.keys, &value(options.value_bytes)).await?;
+    // What the filling left to do is not what is measured.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let idle = phase(options, server, &channels).await?;
+    let mut load = Load::start(options, &server.endpoint).await?;
+    let beside = phase(options, server, &channels).await?;
+    Ok((idle, beside, load.end().await?))
+}
+
+/// The figures of a server with the default load.
+pub async fn figures(binary: &Path, directory: &Path, seconds: u64) -> Result<Figures, String> {
+    /// Makes the options from the defaults of the command line.
+    #[derive(clap::Parser)]
+    struct Defaults {
+        #[command(flatten)]
+        options: Options,
+    }
+    let defaults = Defaults::try_parse_from(["beside", "--server="]).map_err(text)?;
+    let options = Options {
+        directory: directory.to_owned(),
+        seconds,
+        ..defaults.options
+    };
+    let (idle, beside, _) = phases(&options, binary).await?;
+    let mut figures = Figures::new();
+    let mut note = |name: &str, figure| figures.insert(name.to_owned(), rounded(figure));
+    note("alone_p50_ms", idle.delays.millis(0.5));
+    note("alone_p99_ms", idle.delays.millis(0.99));
+    note("p50_ms", beside.delays.millis(0.5));
+    note("p99_ms", beside.delays.millis(0.99));
+    note(
+        "p99_ratio",
+        beside.delays.millis(0.99) / idle.delays.millis(0.99),
+    );
+    note("alone_peak_mib", idle.peak_mib);
+    note("peak_mib", beside.peak_mib);
+    figures.insert(
+        "errors".into(),
+        (idle.delays.failed + beside.delays.failed).into(),
+    );
+    Ok(figures)
+}
+
 fn tell(name: &str, phase: &str, options: &Options, seen: &Phase) {
     let delays = &seen.delays;
     println!(
-        "| {name} | {phase} | {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {} | {}% |",
+        "| {name} | {phase} | {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {}% |",
         delays.count(),
         delays.failed,
         delays.millis(0.5),
@@ -126,7 +174,7 @@ fn tell(name: &str, phase: &str, options: &Options, seen: &Phase) {
     );
 }
 
-async fn phase(options: &Options, server: &Server, channels: &[Channel]) -> Result<Phase, String> {
+async fn phase(options: &Options, server: &Member, channels: &[Channel]) -> Result<Phase, String> {
     server.forget_peak()?;
     let lasting = |seconds| Plan {
         per_second: options.rate,
@@ -140,7 +188,7 @@ async fn phase(options: &Options, server: &Server, channels: &[Channel]) -> Resu
     let delays = puts::run(channels, plan).await;
     Ok(Phase {
         delays,
-        peak_mib: server.peak_mib()?,
+        peak_mib: server.memory_mib("VmHWM:")?,
         ticks: server.ticks()? - before,
     })
 }

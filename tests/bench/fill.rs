@@ -1,33 +1,54 @@
-//! Fills an empty server with keys.
+//! Fills an empty server with keys, by transactions of a hundred puts.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
-use fated::pb::etcdserverpb::{PutRequest, kv_client::KvClient};
+use fated::pb::etcdserverpb::request_op::Request;
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
 
-use crate::key;
+use crate::{
+    client::{Conn, frame},
+    key,
+    methods::{TXN, put, txn},
+};
 
-/// Puts on their way at a time.
-const WORKERS: u64 = 200;
+/// Puts of a transaction, as many as etcd's default limit allows with room to spare.
+pub const BATCH: u64 = 100;
+/// Transactions on their way at a time.
+const WORKERS: u64 = 10;
 
 /// Puts `keys` keys with values of this size.
-pub async fn run(channel: &Channel, keys: u64, value_bytes: usize) -> Result<(), String> {
+pub async fn run(conn: &Conn, keys: u64, value: &Bytes) -> Result<(), String> {
+    let named = |number| Bytes::from(key(number));
+    numbered(conn, keys, value, named).await
+}
+
+/// Puts the keys of these numbers.
+pub async fn numbered(
+    conn: &Conn,
+    keys: u64,
+    value: &Bytes,
+    named: impl Fn(u64) -> Bytes + Clone + Send + 'static,
+) -> Result<(), String> {
     let mut workers = JoinSet::new();
-    let value = Bytes::from(vec![b'v'; value_bytes]);
-    for worker in 0..WORKERS {
-        let mut kv = KvClient::new(channel.clone());
-        let value = value.clone();
+    let next = Arc::new(AtomicU64::new(0));
+    for _ in 0..WORKERS {
+        let (mut conn, value) = (conn.clone(), value.clone());
+        let (named, next) = (named.clone(), Arc::clone(&next));
         workers.spawn(async move {
-            for number in (worker..keys).step_by(usize::try_from(WORKERS).expect("few")) {
-                let request = PutRequest {
-                    key: key(number).into(),
-                    value: value.clone(),
-                    ..PutRequest::default()
-                };
-                let put = kv.put(request).await;
-                put.map_err(|status| format!("filling: {status}"))?;
+            loop {
+                let from = next.fetch_add(BATCH, Ordering::Relaxed);
+                if from >= keys {
+                    return Ok::<(), String>(());
+                }
+                let numbers = from..keys.min(from + BATCH);
+                let puts = numbers.map(|number| Request::RequestPut(put(named(number), &value)));
+                let filled = conn.count(&TXN, frame(&txn(puts))).await;
+                filled.map_err(|why| format!("filling: {why}"))?;
             }
-            Ok::<(), String>(())
         });
     }
     while let Some(done) = workers.join_next().await {

@@ -1,0 +1,167 @@
+//! One row on one server: a cell of the comparison.
+
+use std::{
+    fs::File,
+    io::{Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+
+use crate::{
+    beside, big, compaction, leases, many,
+    record::{Figures, rounded},
+    rows::{Kind, Row, Side},
+    server::Cluster,
+    workload::{self, Meter, Spec, Workload},
+};
+
+/// Syncs whose median says how quick the disk is at the moment.
+const SYNCS: usize = 100;
+/// Bytes of each: what the log of a single put takes.
+const SYNC_BYTES: usize = 512;
+/// What a new member is given to come to rest.
+const IDLE: Duration = Duration::from_secs(3);
+/// A phase beside a load is shorter than this for nobody.
+const BESIDE_SECONDS: u64 = 15;
+
+/// Sizes and times of the rows.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Sizes {
+    /// Seconds that count in each cell
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// Keys of `many` and `many-puts`
+    #[arg(long, default_value_t = 1_000_000)]
+    pub keys: u64,
+    /// Leases of `lease-held`
+    #[arg(long, default_value_t = 1_000_000)]
+    pub leases: u64,
+    /// Leases of `lease-ending`
+    #[arg(long, default_value_t = 50_000)]
+    pub leases_ending: u64,
+    /// Seconds from their first grant to their end
+    #[arg(long, default_value_t = 40)]
+    pub ending_seconds: i64,
+    /// Revisions that `compaction` compacts
+    #[arg(long, default_value_t = 1_000_000)]
+    pub history: u64,
+    /// Seconds of `steady`
+    #[arg(long, default_value_t = 600.0)]
+    pub steady_seconds: f64,
+    /// Megabytes of `big`
+    #[arg(long, default_value_t = 10_000)]
+    pub big_mb: u64,
+    /// Megabytes that `big` is compared with
+    #[arg(long, default_value_t = 100)]
+    pub small_mb: u64,
+    /// Puts a second of `big`
+    #[arg(long, default_value_t = 1000)]
+    pub big_rate: u64,
+}
+
+/// What is measured and where.
+pub struct Subject<'a> {
+    pub side: Side,
+    pub binary: &'a Path,
+    pub directory: &'a Path,
+}
+
+impl Subject<'_> {
+    /// Starts it, with fresh data.
+    pub async fn start(&self, members: usize) -> Result<Cluster, String> {
+        match self.side {
+            Side::Null => Cluster::start_null(self.directory).await,
+            Side::Etcd | Side::Fated => {
+                Cluster::start(self.binary, self.directory, members, &[]).await
+            }
+        }
+    }
+}
+
+impl Meter for Cluster {
+    fn cpu_seconds(&self) -> Result<f64, String> {
+        Cluster::cpu_seconds(self)
+    }
+}
+
+/// Measures a cell.
+pub async fn measure(row: &Row, subject: &Subject<'_>, sizes: &Sizes) -> Result<Figures, String> {
+    let begun = Instant::now();
+    let sync = sync_millis(subject.directory).map_err(|error| error.to_string())?;
+    let mut figures = match &row.kind {
+        Kind::Load(workload, spec) => {
+            let spec = Spec {
+                seconds: sizes.seconds,
+                ..spec.clone()
+            };
+            load(row, subject, *workload, &spec).await?
+        }
+        Kind::Steady => {
+            let spec = Spec {
+                seconds: sizes.steady_seconds,
+                ..Spec::new(100, 10)
+            };
+            load(row, subject, Workload::Put, &spec).await?
+        }
+        Kind::Many => many::measure(subject, sizes.keys).await?,
+        Kind::ManyPuts => many::puts(subject, sizes.keys).await?,
+        Kind::LeasesHeld => leases::held(subject, sizes.leases).await?,
+        Kind::LeasesEnding => leases::ending(subject, sizes).await?,
+        Kind::Compaction => compaction::measure(subject, sizes).await?,
+        Kind::Beside => {
+            let seconds = (sizes.seconds as u64).max(BESIDE_SECONDS);
+            beside::figures(subject.binary, subject.directory, seconds).await?
+        }
+        Kind::Big => big::measure(subject, sizes).await?,
+        Kind::Idle => idle(subject).await?,
+    };
+    figures.insert("sync_ms".into(), rounded(sync));
+    if let Some(p50) = figures.get("p50_ms").and_then(serde_json::Value::as_f64) {
+        figures.insert("p50_less_sync_ms".into(), rounded(p50 - sync));
+    }
+    figures.insert("wall_s".into(), rounded(begun.elapsed().as_secs_f64()));
+    Ok(figures)
+}
+
+async fn load(
+    row: &Row,
+    subject: &Subject<'_>,
+    workload: Workload,
+    spec: &Spec,
+) -> Result<Figures, String> {
+    let cluster = subject.start(row.members).await?;
+    let mut figures = workload::run(workload, spec, &cluster.endpoints(), &cluster).await?;
+    figures.insert("peak_mib".into(), rounded(cluster.peak_mib()?));
+    figures.insert("disk_mib".into(), rounded(cluster.disk_mib()));
+    Ok(figures)
+}
+
+async fn idle(subject: &Subject<'_>) -> Result<Figures, String> {
+    let cluster = subject.start(1).await?;
+    sleep(IDLE).await;
+    let mut figures = Figures::new();
+    figures.insert("disk_mib".into(), rounded(cluster.disk_mib()));
+    figures.insert("peak_mib".into(), rounded(cluster.peak_mib()?));
+    Ok(figures)
+}
+
+/// The median time of a small synced write into blocks that are there already, in milliseconds.
+fn sync_millis(directory: &Path) -> std::io::Result<f64> {
+    let path: PathBuf = directory.join(format!("fated-bench-sync-{}", std::process::id()));
+    let mut file = File::create(&path)?;
+    file.write_all(&vec![1; SYNCS * SYNC_BYTES])?;
+    file.sync_all()?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut micros = Vec::new();
+    for _ in 0..SYNCS {
+        let begun = Instant::now();
+        file.write_all(&[2; SYNC_BYTES])?;
+        file.sync_data()?;
+        micros.push(begun.elapsed().as_micros());
+    }
+    std::fs::remove_file(path)?;
+    micros.sort_unstable();
+    Ok(micros[SYNCS / 2] as f64 / 1000.0)
+}
