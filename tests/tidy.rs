@@ -396,6 +396,7 @@ fn every_file_is_part_of_the_program() {
     let mut live = reachable("src/lib.rs").0;
     live.extend(reachable("tests/main.rs").0);
     live.extend(reachable("tests/bench/main.rs").0);
+    live.extend(reachable("tests/bench/benches/layers.rs").0);
     live.extend(reachable("tests/differ/main.rs").0);
     live.insert("proto/build.rs".to_owned());
     let files = tracked();

@@ -406,6 +406,7 @@ impl World {
 
     /// A member answers a call.
     pub fn on_reply(&mut self, at: usize, call: CallId, result: Result<Response, ApiError>) {
+        let result = result.map(Response::joined);
         if result == Err(ApiError::NoSpace) {
             self.on_no_space(at, call);
         }

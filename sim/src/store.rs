@@ -245,6 +245,29 @@ impl ReadSnapshot for Snapshot {
         self.same("value", memory, |lmdb| lmdb.get(bucket, key))
     }
 
+    fn look(
+        &self,
+        bucket: Bucket,
+        key: &[u8],
+        look: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, DiskError> {
+        let Some(lmdb) = &self.lmdb else {
+            return self.memory.look(bucket, key, look);
+        };
+        let mut shown = None;
+        let found = lmdb.look(bucket, key, &mut |value| {
+            shown = Some(Bytes::copy_from_slice(value));
+            look(value);
+        })?;
+        assert_eq!(found, shown.is_some(), "LMDB shows what it has");
+        assert_eq!(
+            shown,
+            self.memory.get(bucket, key)?,
+            "LMDB shows another value than memory"
+        );
+        Ok(found)
+    }
+
     fn range(
         &self,
         bucket: Bucket,

@@ -246,6 +246,7 @@ pub fn digest_effect(effect: &Effect) -> u64 {
             match result {
                 Ok(Response::Put(response)) => encoded(d, response),
                 Ok(Response::Range(response)) => encoded(d, response),
+                Ok(Response::PartedRange(range)) => encoded(d, &range.clone().joined()),
                 Ok(Response::Txn(response)) => encoded(d, response),
                 Ok(response) => debug(d, response),
                 Err(error) => d.number(u64::from(error.number())),

@@ -1,9 +1,9 @@
 //! Large answers to ranges: how many there may be at a time, and how they are sent.
 //!
-//! An answer of many megabytes is not encoded in one go: that would hold up every other client for
-//! as long, and keep a second copy of it. It is encoded a piece at a time as the client takes it,
-//! and the records already sent are let go. Answers that are ready at the same time take turns
-//! piece by piece (`Pace`), so that a put waits for one piece and not for one of each.
+//! An answer of many megabytes is not made one message first: that would hold up every other client
+//! for as long, and keep a second copy of it. Its parts are sent as they were read, a piece at a
+//! time as the client takes it, and what was sent is let go. Answers that are ready at the same
+//! time take turns piece by piece (`Pace`): a put waits for one piece and not for one of each.
 //!
 //! Invariants: a turn is held from before the range is read until its answer is sent or dropped;
 //! what is counted as held is what such answers still have to send.
@@ -17,29 +17,24 @@ use std::{
     vec,
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame};
-use prost::{Message, encoding};
+use prost::{Message as _, encoding};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tonic::{Status, body::Body};
 
 use super::pace::Pace;
 use crate::{
-    kernel::{ApiError, limits},
-    pb::{
-        etcdserverpb::{RangeRequest, RangeResponse},
-        mvccpb::KeyValue,
-    },
+    kernel::{ApiError, PartedRange, limits},
+    pb::etcdserverpb::{RangeRequest, RangeResponse},
 };
 
-/// Field number of `RangeResponse.kvs`.
-const RECORD_TAG: u32 = 2;
 /// How long a range waits for its turn: as long as a call may take.
 const PATIENCE: Duration = Duration::from_secs(7);
 
-/// Records whose size is taken before others get their turn.
-const MEASURED_AT_A_TIME: usize = 1000;
+/// Records that are encoded before others get their turn.
+const ENCODED_AT_A_TIME: usize = 100;
 
 /// Who may read much at a time.
 #[derive(Debug)]
@@ -120,35 +115,38 @@ impl Turns {
     }
 
     /// Takes over an answer that is large; a small one comes back.
-    pub async fn large(
-        &self,
-        mut response: RangeResponse,
-        turn: Option<Turn>,
-    ) -> Result<Large, RangeResponse> {
-        let bytes = measured(&mut response).await;
+    pub fn large(&self, answer: PartedRange, turn: Option<Turn>) -> Result<Large, RangeResponse> {
+        let bytes = answer.encoded_len();
         if bytes < limits::LARGE_READ_BYTES || u32::try_from(bytes).is_err() {
-            return Err(response);
+            return Err(answer.joined());
         }
-        let held = bytes + response.kvs.len() * limits::RECORD_HELD_BYTES;
-        let held = Held::new(held, &self.held);
-        let pieces = Pieces::new(response, bytes, (turn, held), self.pace.clone());
+        let held = Held::new(bytes, &self.held);
+        let pieces = Pieces::new(answer, bytes, (turn, held), self.pace.clone());
         Ok(Large(Arc::new(Mutex::new(Some(pieces)))))
     }
 }
 
-/// The size of the message. That of many records takes milliseconds, so others go in between.
-async fn measured(response: &mut RangeResponse) -> usize {
+/// Whether the answer is sent as it is. One of many records is not even measured, which would take
+/// long.
+pub fn is_small(response: &RangeResponse) -> bool {
+    response.kvs.len() <= ENCODED_AT_A_TIME && response.encoded_len() < limits::LARGE_READ_BYTES
+}
+
+/// An answer that was sorted or filtered, in parts. That of many records takes milliseconds, so
+/// others go in between.
+pub async fn parted(mut response: RangeResponse) -> PartedRange {
     let kvs = std::mem::take(&mut response.kvs);
-    let mut bytes = response.encoded_len();
-    for (part, some) in kvs.chunks(MEASURED_AT_A_TIME).enumerate() {
-        if part > 0 {
+    let mut parts = Vec::new();
+    for (at, some) in kvs.chunks(ENCODED_AT_A_TIME).enumerate() {
+        if at > 0 {
             tokio::task::yield_now().await;
         }
-        let size = |kv: &KeyValue| encoding::message::encoded_len(RECORD_TAG, kv);
-        bytes += some.iter().map(size).sum::<usize>();
+        parts.push(PartedRange::part_of(some));
     }
-    response.kvs = kvs;
-    bytes
+    PartedRange {
+        rest: response,
+        parts,
+    }
 }
 
 /// An answer on its way from the service to the connection, as an extension of the response.
@@ -163,15 +161,16 @@ impl Large {
     }
 }
 
-/// One gRPC message, encoded as it is sent.
+/// One gRPC message, sent in pieces.
 #[derive(Debug)]
 struct Pieces {
-    waiting: BytesMut,
-    kvs: vec::IntoIter<KeyValue>,
-    /// What follows the records; none once it is in `waiting`.
-    tail: Option<(bool, i64)>,
-    /// Bytes of the message that are still to come, for the check at its end.
+    /// What is left of the part that was begun, and the parts behind it.
+    begun: Bytes,
+    parts: vec::IntoIter<Bytes>,
+    /// Bytes that are still to come, for the check at the end.
     left: usize,
+    /// Bytes that may be sent before it is somebody else's turn.
+    allowed: usize,
     ended: bool,
     pace: Pace,
     /// Its place in the queue for the next piece.
@@ -182,24 +181,27 @@ struct Pieces {
 
 impl Pieces {
     fn new(
-        response: RangeResponse,
+        answer: PartedRange,
         bytes: usize,
         (turn, held): (Option<Turn>, Held),
         pace: Pace,
     ) -> Self {
-        let mut waiting = BytesMut::with_capacity(limits::RANGE_PIECE_BYTES);
-        // Not compressed, and its length.
-        waiting.put_u8(0);
-        waiting.put_u32(u32::try_from(bytes).expect("the caller looked"));
-        let before = waiting.len();
-        if let Some(header) = &response.header {
-            encoding::message::encode(1, header, &mut waiting);
+        // Not compressed, and its length; then the field before the records.
+        let mut head = vec![0];
+        head.put_u32(u32::try_from(bytes).expect("the caller looked"));
+        let left = head.len() + bytes;
+        let mut rest = answer.rest;
+        if let Some(header) = rest.header.take() {
+            encoding::message::encode(1, &header, &mut head);
         }
+        let tail = rest.encode_to_vec();
+        let ends = |bytes: Vec<u8>| [Bytes::from(bytes)].into_iter();
+        let parts = ends(head).chain(answer.parts).chain(ends(tail));
         Self {
-            left: bytes - (waiting.len() - before),
-            waiting,
-            kvs: response.kvs.into_iter(),
-            tail: Some((response.more, response.count)),
+            begun: Bytes::new(),
+            parts: parts.collect::<Vec<_>>().into_iter(),
+            left,
+            allowed: 0,
             ended: false,
             pace,
             place: None,
@@ -208,29 +210,16 @@ impl Pieces {
         }
     }
 
-    fn fill(&mut self) {
-        let before = self.waiting.len();
-        let records = self.kvs.len();
-        while self.waiting.len() < limits::RANGE_PIECE_BYTES {
-            if let Some(kv) = self.kvs.next() {
-                encoding::message::encode(RECORD_TAG, &kv, &mut self.waiting);
-                continue;
-            }
-            if let Some((more, count)) = self.tail.take() {
-                if more {
-                    encoding::bool::encode(3, &more, &mut self.waiting);
-                }
-                if count != 0 {
-                    encoding::int64::encode(4, &count, &mut self.waiting);
-                }
-            }
-            break;
+    /// The next piece, or nothing when all was sent.
+    fn next(&mut self) -> Option<Bytes> {
+        while self.begun.is_empty() {
+            self.begun = self.parts.next()?;
         }
-        let bytes = self.waiting.len() - before;
+        let bytes = self.begun.len().min(self.allowed);
+        self.allowed -= bytes;
         self.left -= bytes;
-        let records = records - self.kvs.len();
-        self.held
-            .release(bytes + records * limits::RECORD_HELD_BYTES);
+        self.held.release(bytes);
+        Some(self.begun.split_to(bytes))
     }
 }
 
@@ -243,16 +232,15 @@ impl HttpBody for Pieces {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let pieces = &mut *self;
-        if pieces.tail.is_some() {
+        if pieces.left > 0 && pieces.allowed == 0 {
             let pace = &pieces.pace;
             let place = pieces.place.get_or_insert_with(|| pace.place());
             // Whoever gives turns is gone only when the runtime ends.
             let _ = ready!(Pin::new(place).poll(cx));
             pieces.place = None;
+            pieces.allowed = limits::RANGE_PIECE_BYTES;
         }
-        self.fill();
-        if !self.waiting.is_empty() {
-            let piece = self.waiting.split().freeze();
+        if let Some(piece) = self.next() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         assert_eq!(self.left, 0, "the message is as long as was said");
@@ -274,7 +262,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::pb::etcdserverpb::ResponseHeader;
+    use crate::pb::{etcdserverpb::ResponseHeader, mvccpb::KeyValue};
 
     fn response(records: usize) -> RangeResponse {
         let kv = |number: usize| KeyValue {
@@ -306,16 +294,16 @@ mod tests {
         assert!(turn.is_some());
         assert_eq!(turns.free.available_permits(), limits::LARGE_READS_MAX - 1);
         let whole = response(5000);
-        let Ok(large) = turns.large(whole.clone(), turn).await else {
+        let Ok(large) = turns.large(parted(whole.clone()).await, turn) else {
             panic!("it is large");
         };
         let mut body = large.into_body().expect("not taken before");
-        let mut bytes = BytesMut::new();
+        let mut bytes = bytes::BytesMut::new();
         let mut trailers = None;
         while let Some(frame) = body.frame().await {
             match frame.unwrap().into_data() {
                 Ok(piece) => {
-                    assert!(piece.len() < limits::RANGE_PIECE_BYTES + 1000);
+                    assert!(piece.len() <= limits::RANGE_PIECE_BYTES);
                     bytes.extend_from_slice(&piece);
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),
@@ -329,8 +317,8 @@ mod tests {
         drop(body);
         assert_eq!(*turns.held.borrow(), 0, "nothing is held of what was sent");
         assert_eq!(turns.free.available_permits(), limits::LARGE_READS_MAX);
-        let small = turns.large(response(3), None).await;
-        assert!(small.is_err(), "a small one is not");
+        let small = turns.large(parted(response(3)).await, None);
+        assert_eq!(small.err(), Some(response(3)), "a small one is not");
     }
 
     #[tokio::test]
@@ -367,10 +355,10 @@ mod tests {
             ..RangeRequest::default()
         };
         let turn = turns.wait(&wanted).await.unwrap();
-        let large = turns.large(response(5000), turn).await;
+        let large = turns.large(parted(response(5000)).await, turn);
         let large = large.expect("it is large");
         let bytes = *turns.held.borrow();
-        assert!(bytes > 5000 * (150 + limits::RECORD_HELD_BYTES), "{bytes}");
+        assert!(bytes > 5000 * 150, "{bytes}");
         let rest = Held::new(limits::LARGE_READS_BYTES_MAX - bytes, &turns.held);
         let soon = Duration::from_millis(20);
         let late = turns.within(soon, &wanted).await;

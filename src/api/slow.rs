@@ -170,6 +170,10 @@ fn describe(slow: &mut SlowRequest, request: &Request, answer: Option<&Response>
             slow.response_count = range.count;
             size(range.encoded_len())
         }
+        Some(Response::PartedRange(range)) => {
+            slow.response_count = range.rest.count;
+            size(range.encoded_len())
+        }
         Some(Response::Put(put)) => size(put.encoded_len()),
         Some(Response::DeleteRange(delete)) => {
             slow.response_count = delete.deleted;

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use super::{ApplyError, Notice, StateMachine, order};
 use crate::{
     backend::Backend,
-    kernel::{ApiError, LeaseId, RangeChunk, RangeChunkResponse},
+    kernel::{ApiError, LeaseId, PartedRange, RangeChunk, RangeChunkResponse, Response},
     lease::Lessor,
     mutant,
-    mvcc::{Part, RangeQuery, RangeResult, RangeWalk, Store, WriteTxn},
+    mvcc::{Part, RangeQuery, RangeResult, RangeWalk, Store, Walked, WriteTxn},
     pb::{
         etcdserverpb::{
             CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
@@ -112,9 +112,24 @@ impl<B: Backend> StateMachine<B> {
         Ok(walk.step(&self.store, &self.view, part)?)
     }
 
-    /// The answer, once all is read.
-    pub fn range_answer(&self, request: &RangeRequest, walk: RangeWalk) -> RangeResponse {
-        answer_of(request, walk.finish(&self.store))
+    /// The answer, once all is read. One of many parts stays in parts, unless it is to be sorted or
+    /// filtered.
+    pub fn range_answer(&self, request: &RangeRequest, walk: RangeWalk) -> Response {
+        let walked = walk.finish(&self.store);
+        // Values that only decide the order are read all the same, and a plain range has no order.
+        if walked.parts.len() > 1 && order::is_plain(request) {
+            return Response::PartedRange(parted_answer(request, walked));
+        }
+        let whole = PartedRange {
+            rest: RangeResponse::default(),
+            parts: walked.parts,
+        };
+        let result = RangeResult {
+            kvs: whole.joined().kvs,
+            count: walked.count,
+            revision: walked.revision,
+        };
+        Response::Range(answer_of(request, result))
     }
 
     /// Answers one chunk of a RangeStream. The first chunk pins the revision.
@@ -326,30 +341,51 @@ fn limit_of(request: &RangeRequest) -> usize {
 
 /// Filters, sorts, cuts and strips what was read.
 fn answer_of(request: &RangeRequest, result: RangeResult) -> RangeResponse {
-    let wanted = usize::try_from(request.limit).unwrap_or(0);
     let mut kvs = result.kvs;
     order::filter(&mut kvs, request);
     order::sort(&mut kvs, request);
-    let more = match mutant!("more-at-the-exact-limit") {
-        true => wanted > 0 && kvs.len() >= wanted,
-        false => wanted > 0 && kvs.len() > wanted,
-    };
-    let count = match mutant!("count-of-what-is-returned") {
-        true if wanted > 0 => kvs.len().min(wanted) as u64,
-        true | false => result.count,
-    };
-    if more {
-        kvs.truncate(wanted);
-    }
+    let (mut answer, keys) = frame_of(request, kvs.len(), result.count, result.revision);
+    kvs.truncate(keys);
     if request.keys_only {
         kvs.iter_mut().for_each(strip_value);
     }
-    RangeResponse {
-        header: header(result.revision),
-        kvs,
+    answer.kvs = kvs;
+    answer
+}
+
+/// The same for parts that need neither filters nor an order. Only their end is looked at.
+fn parted_answer(request: &RangeRequest, walked: Walked) -> PartedRange {
+    let (rest, keys) = frame_of(request, walked.records, walked.count, walked.revision);
+    let parts = walked.parts;
+    let mut answer = PartedRange { rest, parts };
+    (keys..walked.records).for_each(|_| answer.pop());
+    answer
+}
+
+/// An answer without its records, of which so many were found; and how many of them belong to it.
+fn frame_of(
+    request: &RangeRequest,
+    found: usize,
+    count: u64,
+    revision: i64,
+) -> (RangeResponse, usize) {
+    let wanted = usize::try_from(request.limit).unwrap_or(0);
+    let more = match mutant!("more-at-the-exact-limit") {
+        true => wanted > 0 && found >= wanted,
+        false => wanted > 0 && found > wanted,
+    };
+    let keys = if more { wanted } else { found };
+    let count = match mutant!("count-of-what-is-returned") {
+        true if wanted > 0 => found.min(wanted) as u64,
+        true | false => count,
+    };
+    let answer = RangeResponse {
+        header: header(revision),
+        kvs: Vec::new(),
         more,
         count: i64::try_from(count).unwrap_or(i64::MAX),
-    }
+    };
+    (answer, keys)
 }
 
 fn strip_value(kv: &mut KeyValue) {

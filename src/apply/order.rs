@@ -29,6 +29,11 @@ pub fn reads_by_key(request: &RangeRequest) -> bool {
     is_natural(request) || request.sort_order() == SortOrder::None
 }
 
+/// Whether the answer is what is read, but for its end.
+pub fn is_plain(request: &RangeRequest) -> bool {
+    is_natural(request) && !has_filters(request)
+}
+
 /// Whether any revision filter is on.
 pub fn has_filters(request: &RangeRequest) -> bool {
     request.min_mod_revision != 0

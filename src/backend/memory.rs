@@ -239,6 +239,17 @@ impl ReadSnapshot for Image {
         Ok(table.and_then(|table| table.get(key)).cloned())
     }
 
+    fn look(
+        &self,
+        bucket: Bucket,
+        key: &[u8],
+        look: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, DiskError> {
+        let value = self.get(bucket, key)?;
+        value.iter().for_each(|value| look(value));
+        Ok(value.is_some())
+    }
+
     fn range(
         &self,
         bucket: Bucket,

@@ -67,6 +67,14 @@ pub trait ReadSnapshot: Send + 'static {
     /// The value of a key.
     fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Bytes>, DiskError>;
 
+    /// Shows the value of a key where it lies, without a copy. Whether there is one.
+    fn look(
+        &self,
+        bucket: Bucket,
+        key: &[u8],
+        look: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, DiskError>;
+
     /// Visits keys from `from` on, up to but without `to`, in byte order.
     fn range(
         &self,

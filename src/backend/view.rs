@@ -51,6 +51,22 @@ impl<B: Backend> View<B> {
         self.base.get(bucket, key)
     }
 
+    /// Shows the value of a key where it lies. Whether there is one.
+    pub fn look(
+        &self,
+        bucket: Bucket,
+        key: &[u8],
+        look: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, DiskError> {
+        for batch in self.layers() {
+            if let Some(answer) = batch.get(bucket, key) {
+                answer.into_iter().for_each(|value| look(value));
+                return Ok(answer.is_some());
+            }
+        }
+        self.base.look(bucket, key, look)
+    }
+
     /// Visits keys from `from` on, up to but without `to`, in byte order.
     pub fn range(
         &self,

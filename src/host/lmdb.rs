@@ -387,14 +387,18 @@ fn open_env(dir: &Path, durability: Durability) -> Result<Env<WithoutTls>, DiskE
         // heed refuses a path that is already open in it, and the file's length was checked.
         match unsafe { options.open(dir) } {
             Ok(env) => return Ok(env),
-            Err(heed::Error::Io(error))
-                if error.kind() == std::io::ErrorKind::OutOfMemory && map_bytes > MAP_BYTES_MIN =>
-            {
+            Err(heed::Error::Io(error)) if cannot_map(&error) && map_bytes > MAP_BYTES_MIN => {
                 map_bytes /= 2;
             }
             Err(error) => return Err(store::error(dir, error)),
         }
     }
+}
+
+/// Whether the process may not map so much: the system's limit, or that of a tool it runs under.
+fn cannot_map(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidInput, OutOfMemory};
+    [OutOfMemory, InvalidInput].contains(&error.kind())
 }
 
 fn missing(path: &Path) -> DiskError {

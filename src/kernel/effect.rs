@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    ApiError, CallId, DiskOp, Fault, LinkId, MemberId, SnapshotId, StoreCursor, StreamId, Ticket,
-    figure::Metric,
+    ApiError, CallId, DiskOp, Fault, LinkId, MemberId, PartedRange, SnapshotId, StoreCursor,
+    StreamId, Ticket, figure::Metric,
 };
 use crate::pb::etcdserverpb as rpc;
 
@@ -50,6 +50,7 @@ pub enum LinkOp {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Response {
     Range(rpc::RangeResponse),
+    PartedRange(PartedRange),
     RangeChunk(RangeChunkResponse),
     Put(rpc::PutResponse),
     DeleteRange(rpc::DeleteRangeResponse),
@@ -83,6 +84,17 @@ pub enum Response {
     SnapshotClosed,
     Health,
     Metrics(Vec<Metric>),
+}
+
+impl Response {
+    /// The same answer with the records of a large range in one list.
+    #[must_use]
+    pub fn joined(self) -> Self {
+        match self {
+            Self::PartedRange(range) => Self::Range(range.joined()),
+            other => other,
+        }
+    }
 }
 
 /// One chunk of a RangeStream.

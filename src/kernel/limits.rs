@@ -66,7 +66,7 @@ pub const WATCHES_PER_STREAM_MAX: usize = 1_000_000;
 pub const CALLS_MAX: usize = 200_000;
 
 /// Keys of a range that one step reads; larger ranges take turns.
-pub const RANGE_PART_KEYS: usize = 100;
+pub const RANGE_PART_KEYS: usize = 40;
 /// Bytes of keys and values after which such a part ends, and that a chunk of a RangeStream aims
 /// at.
 pub const RANGE_PART_BYTES: usize = 256 * 1024;
@@ -76,14 +76,12 @@ pub const RANGES_BYTES_MAX: usize = 128 * 1024 * 1024;
 pub const LARGE_READS_MAX: usize = 16;
 /// Memory of such answers on their way to clients, from which on no further one begins.
 pub const LARGE_READS_BYTES_MAX: usize = 128 * 1024 * 1024;
-/// What a record of an answer takes in memory beside its key and value.
-pub const RECORD_HELD_BYTES: usize = 128;
 /// Keys that a range may ask for without waiting for such a turn.
 pub const SMALL_READ_KEYS: i64 = 1000;
-/// Answers to ranges from this size on are encoded while they are sent.
-pub const LARGE_READ_BYTES: usize = 256 * 1024;
-/// Bytes of such an answer that are encoded at a time.
-pub const RANGE_PIECE_BYTES: usize = 32 * 1024;
+/// Answers to ranges from this size on are sent in pieces.
+pub const LARGE_READ_BYTES: usize = 32 * 1024;
+/// Bytes of such an answer that are sent at a time.
+pub const RANGE_PIECE_BYTES: usize = 16 * 1024;
 /// How many calls may be in flight beyond `CALLS_MAX` if they keep leases alive, look at the
 /// member or mend it.
 pub const VITAL_CALLS_MAX: usize = 50_000;

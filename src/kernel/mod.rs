@@ -12,6 +12,7 @@ pub mod figure;
 pub mod id;
 pub mod limits;
 pub mod mutant;
+mod parted;
 pub mod store;
 pub mod time;
 pub mod trace;
@@ -27,5 +28,6 @@ pub use id::{
     CallId, ClusterId, EntryId, LeaseId, LinkId, LogIndex, MemberId, ReadId, RequestId, SegmentId,
     SnapshotId, StreamId, Term, Ticket, WatchId,
 };
+pub use parted::PartedRange;
 pub use store::{Bucket, WriteBatch};
 pub use time::{Instant, WallTime};

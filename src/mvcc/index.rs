@@ -1,13 +1,9 @@
 //! All keys with their histories, in key order.
 //!
-//! The map is hidden here, so that a tree that counts ranges without walking them can take its
-//! place. Memory per key with one put and at most 22 key bytes: 48 bytes, divided by the fill of
-//! the tree's nodes.
+//! Memory per key with one put and at most 22 key bytes: 48 bytes, divided by the fill of the
+//! tree's nodes. Keys that come in order fill them.
 
-use std::{
-    collections::BTreeMap,
-    ops::{Bound, ControlFlow},
-};
+use std::ops::ControlFlow;
 
 #[cfg(test)]
 use super::key_index::Dump;
@@ -15,6 +11,7 @@ use super::{
     key::{Key, KeyRange},
     key_index::{KeyIndex, KeyMeta, Restored},
     revision::{RecordKey, Revision},
+    tree::{Span, Tree},
 };
 
 /// Entries a compaction slice may look at for each record it may remove: looking is cheap.
@@ -23,18 +20,18 @@ const VISITS_PER_REMOVAL: usize = 16;
 /// The index.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Index {
-    keys: BTreeMap<Key, KeyIndex>,
+    keys: Tree,
 }
 
 impl Index {
     /// A key as of a main revision.
     pub fn at(&self, key: &[u8], main: i64) -> Option<KeyMeta> {
-        self.keys.get(key)?.at(main)
+        self.keys.get(key)?.1.at(main)
     }
 
     /// A key now.
     pub fn latest(&self, key: &[u8]) -> Option<KeyMeta> {
-        self.keys.get(key)?.latest()
+        self.keys.get(key)?.1.latest()
     }
 
     /// Visits keys of a range that exist as of a main revision, in key order.
@@ -44,69 +41,65 @@ impl Index {
         main: i64,
         mut visit: impl FnMut(&'i [u8], KeyMeta) -> ControlFlow<()>,
     ) {
-        let (from, to) = match range {
+        let span = match range {
             KeyRange::One(key) => {
-                if let Some((key, entry)) = self.keys.get_key_value(key)
+                if let Some((key, entry)) = self.keys.get(key)
                     && let Some(meta) = entry.at(main)
                 {
                     let _ = visit(key.as_slice(), meta);
                 }
                 return;
             }
-            KeyRange::Span { from, to } => (from, to),
+            KeyRange::Span { from, to } => Span {
+                from: Some(from),
+                to,
+            },
         };
-        // The map panics on a range that ends before it begins; to us it is an empty one.
-        if to.is_some_and(|to| to <= from) {
-            return;
-        }
-        let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
-        for (key, entry) in self.keys.range::<[u8], _>((Bound::Included(from), upper)) {
-            if let Some(meta) = entry.at(main)
-                && visit(key.as_slice(), meta).is_break()
-            {
-                return;
-            }
-        }
+        self.keys.visit(span, |key, entry| match entry.at(main) {
+            Some(meta) => visit(key.as_slice(), meta),
+            None => ControlFlow::Continue(()),
+        });
     }
 
     /// How many keys of a range exist as of a main revision.
     pub fn count(&self, range: KeyRange<'_>, main: i64) -> u64 {
-        let mut count = 0;
-        self.visit(range, main, |_, _| {
-            count += 1;
-            ControlFlow::Continue(())
-        });
-        count
+        match range {
+            KeyRange::One(key) => u64::from(self.at(key, main).is_some()),
+            // A range that ends before it begins is an empty one.
+            KeyRange::Span { from, to } if to.is_some_and(|to| to <= from) => 0,
+            KeyRange::Span { from, to } => {
+                let from = Some(from);
+                self.keys.count(Span { from, to }, main)
+            }
+        }
     }
 
     /// Adds a put and says what the key is now.
     pub fn put(&mut self, key: &[u8], at: Revision) -> KeyMeta {
-        if let Some(entry) = self.keys.get_mut(key) {
-            return entry.put(at);
+        if let Some(meta) = self.keys.change(key, at.main, |entry| entry.put(at)) {
+            return meta;
         }
         let entry = KeyIndex::created(at);
         let meta = entry.latest().expect("a key that was just put exists");
-        let old = self.keys.insert(Key::from(key), entry);
-        assert!(old.is_none(), "a key that was not found is not replaced");
+        self.keys.insert(Key::from(key), entry, at.main);
         meta
     }
 
     /// Adds a tombstone. The key must exist.
     pub fn delete(&mut self, key: &[u8], at: Revision) {
-        self.keys
-            .get_mut(key)
-            .expect("only keys the index has shown are deleted")
-            .delete(at);
+        let deleted = self.keys.change(key, at.main, |entry| entry.delete(at));
+        deleted.expect("only keys the index has shown are deleted");
     }
 
     /// Adds a stored record; records come in revision order. `None` is a tombstone. False when the
     /// record contradicts earlier ones of its key.
     pub fn restore(&mut self, key: &[u8], at: Revision, put: Option<Restored>) -> bool {
-        if let Some(entry) = self.keys.get_mut(key) {
-            return entry.restore(at, put);
+        let restore = |entry: &mut KeyIndex| entry.restore(at, put);
+        if let Some(sound) = self.keys.change(key, at.main, restore) {
+            return sound;
         }
-        self.keys
-            .insert(Key::from(key), KeyIndex::restored(at, put));
+        let entry = KeyIndex::restored(at, put);
+        self.keys.insert(Key::from(key), entry, at.main);
         true
     }
 
@@ -125,23 +118,23 @@ impl Index {
         let mut emptied = Vec::new();
         let mut more = false;
         let mut last = None;
-        let lower = cursor.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        for (key, entry) in self.keys.range_mut::<Key, _>((lower, Bound::Unbounded)) {
+        self.keys.visit_mut(cursor.as_ref(), |key, entry| {
             if visits == 0 || !entry.compact(target, &mut budget, &mut remove) {
                 more = true;
-                break;
+                return ControlFlow::Break(());
             }
             visits -= 1;
-            last = Some(key);
+            last = Some(key.clone());
             if entry.is_empty() {
                 emptied.push(key.clone());
             }
-        }
-        if let Some(last) = last.cloned() {
-            *cursor = Some(last);
+            ControlFlow::Continue(())
+        });
+        if last.is_some() {
+            *cursor = last;
         }
         for key in emptied {
-            self.keys.remove(&key);
+            self.keys.remove(key.as_slice());
         }
         more
     }
@@ -150,7 +143,7 @@ impl Index {
     pub fn keeps(&self, key: &[u8], at: Revision, target: i64) -> bool {
         self.keys
             .get(key)
-            .is_some_and(|entry| entry.keeps(at, target))
+            .is_some_and(|(_, entry)| entry.keeps(at, target))
     }
 
     /// How many keys have a history, existing or not.
@@ -161,9 +154,15 @@ impl Index {
     /// Every key with its marks, for tests.
     #[cfg(test)]
     pub fn dump(&self) -> Vec<(Key, Dump)> {
-        self.keys
-            .iter()
-            .map(|(key, entry)| (key.clone(), entry.dump()))
-            .collect()
+        let mut all = Vec::new();
+        let everything = Span {
+            from: None,
+            to: None,
+        };
+        self.keys.visit(everything, |key, entry| {
+            all.push((key.clone(), entry.dump()));
+            ControlFlow::Continue(())
+        });
+        all
     }
 }

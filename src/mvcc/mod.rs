@@ -22,6 +22,7 @@ mod read;
 mod record;
 pub mod revision;
 mod store;
+mod tree;
 mod walk;
 mod write;
 
@@ -36,5 +37,5 @@ pub use key_index::KeyMeta;
 pub use read::{RangeQuery, RangeResult, ReadError};
 pub use revision::Revision;
 pub use store::Store;
-pub use walk::{Part, RangeWalk};
+pub use walk::{Part, RangeWalk, Walked};
 pub use write::{Committed, WriteTxn};

@@ -2,16 +2,18 @@
 
 use std::{fmt, ops::ControlFlow};
 
+use prost::Message as _;
+
 use super::{
     key::KeyRange,
     key_index::KeyMeta,
     record,
-    revision::{RecordKey, corrupt},
+    revision::{RecordKey, Revision, corrupt},
     store::Store,
 };
 use crate::{
     backend::{Backend, Bucket, View},
-    kernel::DiskError,
+    kernel::{DiskError, PartedRange},
     mutant,
     pb::mvccpb::KeyValue,
 };
@@ -111,26 +113,31 @@ impl Store {
         } else {
             query.limit
         };
-        let mut failed = None;
+        let (mut more, mut failed) = (false, None);
         self.index.visit(range, at, |key, meta| {
-            if result.kvs.len() < limit {
-                match read(view, key, meta, query.keys_only) {
-                    Ok(kv) => result.kvs.push(kv),
-                    Err(error) => {
-                        failed = Some(error);
-                        return ControlFlow::Break(());
-                    }
-                }
-            } else if query.uncounted {
+            if result.kvs.len() == limit {
+                more = true;
                 return ControlFlow::Break(());
             }
-            result.count += 1;
-            ControlFlow::Continue(())
+            match read(view, key, meta, query.keys_only) {
+                Ok(kv) => {
+                    result.kvs.push(kv);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
         });
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(result),
+        if let Some(error) = failed {
+            return Err(error.into());
         }
+        result.count = match more && !query.uncounted {
+            true => self.index.count(range, at),
+            false => result.kvs.len() as u64,
+        };
+        Ok(result)
     }
 
     /// The main revision to read at, if it can be read.
@@ -161,16 +168,63 @@ pub(super) fn read<B: Backend>(
     meta: KeyMeta,
     keys_only: bool,
 ) -> Result<KeyValue, DiskError> {
-    if !keys_only {
-        return fetch(view, key, meta);
+    match keys_only {
+        true => Ok(known(key, meta)),
+        false => fetch(view, key, meta),
     }
-    Ok(KeyValue {
+}
+
+/// The same as a record of an answer that is already encoded. A stored record is copied as it lies.
+pub(super) fn append<B: Backend>(
+    view: &View<B>,
+    key: &[u8],
+    meta: KeyMeta,
+    keys_only: bool,
+    answer: &mut Vec<u8>,
+) -> Result<(), DiskError> {
+    if keys_only {
+        PartedRange::append(answer, &known(key, meta).encode_to_vec());
+        return Ok(());
+    }
+    let revision = meta.revision();
+    let mut checked = Ok(());
+    let found = view.look(
+        Bucket::Key,
+        RecordKey::put(revision).encode().as_slice(),
+        &mut |stored| {
+            checked = record::header(stored).and_then(|header| {
+                let told = (header.key, header.created, header.modified, header.version);
+                match told == (key, meta.create, meta.modified, meta.version) {
+                    true => Ok(()),
+                    false => Err(of_another(revision)),
+                }
+            });
+            PartedRange::append(answer, stored);
+        },
+    )?;
+    match found {
+        true => checked,
+        false => Err(gone(revision)),
+    }
+}
+
+/// What the index alone knows of a key.
+fn known(key: &[u8], meta: KeyMeta) -> KeyValue {
+    KeyValue {
         key: bytes::Bytes::copy_from_slice(key),
         create_revision: meta.create,
         mod_revision: meta.modified,
         version: meta.version,
         ..KeyValue::default()
-    })
+    }
+}
+
+fn gone(revision: Revision) -> DiskError {
+    corrupt(format!("record of {revision:?} is gone"))
+}
+
+fn of_another(revision: Revision) -> DiskError {
+    corrupt(format!("record of {revision:?} is another's"))
 }
 
 /// The record the index speaks of; the index was built from it, so its absence is damage.
@@ -182,7 +236,7 @@ pub(super) fn fetch<B: Backend>(
     let revision = meta.revision();
     let stored = RecordKey::put(revision).encode();
     let Some(bytes) = view.get(Bucket::Key, stored.as_slice())? else {
-        return Err(corrupt(format!("record of {revision:?} is gone")));
+        return Err(gone(revision));
     };
     let kv = record::decode(bytes)?;
     let same = kv.key == key
@@ -190,7 +244,7 @@ pub(super) fn fetch<B: Backend>(
         && kv.create_revision == meta.create
         && kv.version == meta.version;
     if !same {
-        return Err(corrupt(format!("record of {revision:?} is another's")));
+        return Err(of_another(revision));
     }
     Ok(kv)
 }

@@ -60,21 +60,23 @@ fn parse(mut rest: &[u8]) -> Result<Header<'_>, DecodeError> {
                 let at = usize::try_from(len)
                     .ok()
                     .filter(|len| *len <= whole.len())
-                    .ok_or_else(too_short)?;
+                    .ok_or_else(not_one)?;
                 (header.key, rest) = whole.split_at(at);
             }
             (2, WireType::Varint) => header.created = decode_varint(&mut rest)? as i64,
             (3, WireType::Varint) => header.modified = decode_varint(&mut rest)? as i64,
             (4, WireType::Varint) => header.version = decode_varint(&mut rest)? as i64,
             (6, WireType::Varint) => header.lease = decode_varint(&mut rest)? as i64,
+            (1..=4 | 6, _) => return Err(not_one()),
+            (5, wire) if wire != WireType::LengthDelimited => return Err(not_one()),
             _ => skip_field(wire, field, &mut rest, DecodeContext::default())?,
         }
     }
     Ok(header)
 }
 
-/// The decoder's own error for a record that ends too early.
-fn too_short() -> DecodeError {
+/// The decoder's own error for what is no record.
+fn not_one() -> DecodeError {
     decode_varint(&mut &[0x80u8][..]).expect_err("a varint that never ends")
 }
 
@@ -108,7 +110,7 @@ mod tests {
             }
             let whole = decode(bytes.clone().into());
             let quick = header(&bytes);
-            prop_assert!(quick.is_ok() || whole.is_err());
+            prop_assert_eq!(quick.is_ok(), whole.is_ok());
             if let (Ok(whole), Ok(quick)) = (whole, quick) {
                 prop_assert_eq!(&whole.key[..], quick.key);
                 prop_assert_eq!(whole.create_revision, quick.created);

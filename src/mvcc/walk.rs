@@ -10,21 +10,17 @@ use bytes::Bytes;
 
 use super::{
     key::KeyRange,
-    read::{RangeQuery, RangeResult, ReadError, read},
+    read::{RangeQuery, ReadError, append},
     store::Store,
 };
-use crate::{
-    backend::{Backend, View},
-    kernel::limits,
-    pb::mvccpb::KeyValue,
-};
+use crate::backend::{Backend, View};
 
 /// What one part may read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
     /// Keys of one part.
     pub keys_max: usize,
-    /// Bytes of keys and values after which a part ends.
+    /// Bytes of an answer after which a part ends.
     pub bytes_max: usize,
 }
 
@@ -40,12 +36,27 @@ pub struct RangeWalk {
     /// As in `RangeQuery`; zero is no bound.
     limit: usize,
     keys_only: bool,
-    kvs: Vec<KeyValue>,
-    /// Bytes of keys and values.
+    /// What was read, as in a `PartedRange`.
+    parts: Vec<Bytes>,
+    records: usize,
+    /// The last key that was read.
+    last: Option<Vec<u8>>,
+    /// Bytes of the parts.
     bytes: usize,
 }
 
-const _: () = assert!(size_of::<KeyValue>() <= limits::RECORD_HELD_BYTES);
+/// What a walk has read.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Walked {
+    /// The records in the order of their keys, as in a `PartedRange`.
+    pub parts: Vec<Bytes>,
+    /// How many records that are.
+    pub records: usize,
+    /// As in `RangeResult`.
+    pub count: u64,
+    /// As in `RangeResult`.
+    pub revision: i64,
+}
 
 impl Store {
     /// Begins to walk a range. Counting alone is no walk.
@@ -58,7 +69,9 @@ impl Store {
             current: self.revision,
             limit: query.limit,
             keys_only: query.keys_only,
-            kvs: Vec::new(),
+            parts: Vec::new(),
+            records: 0,
+            last: None,
             bytes: 0,
         })
     }
@@ -72,7 +85,7 @@ impl RangeWalk {
 
     /// Memory of what was gathered so far.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.kvs.len() * limits::RECORD_HELD_BYTES
+        self.bytes
     }
 
     /// Reads a part; whether there is more.
@@ -83,40 +96,42 @@ impl RangeWalk {
         part: Part,
     ) -> Result<bool, ReadError> {
         assert!(part.keys_max > 0, "a part that may read nothing never ends");
-        let mut next = Vec::new();
-        let first = match self.kvs.last() {
-            None => &self.key[..],
-            Some(last) => {
-                next.extend_from_slice(&last.key);
-                next.push(0);
-                &next[..]
-            }
-        };
-        let (mut keys, mut bytes) = (0, 0);
+        let next = self.last.take().map(|mut last| {
+            last.push(0);
+            last
+        });
+        let range = KeyRange::new(next.as_deref().unwrap_or(&self.key), &self.range_end);
+        // Parts of one range are much alike.
+        let expected = self
+            .parts
+            .last()
+            .map_or(0, |part| part.len() + part.len() / 32);
+        let mut bytes = Vec::with_capacity(expected);
+        let (mut keys, mut last) = (0, None);
         let (mut more, mut failed) = (false, None);
-        let range = KeyRange::new(first, &self.range_end);
         store.index.visit(range, self.at, |key, meta| {
-            if self.limit > 0 && self.kvs.len() == self.limit {
+            if self.limit > 0 && self.records + keys == self.limit {
                 return ControlFlow::Break(());
             }
-            if keys == part.keys_max || bytes >= part.bytes_max {
+            if keys == part.keys_max || bytes.len() >= part.bytes_max {
                 more = true;
                 return ControlFlow::Break(());
             }
-            match read(view, key, meta, self.keys_only) {
-                Ok(kv) => {
-                    keys += 1;
-                    bytes += kv.key.len() + kv.value.len();
-                    self.kvs.push(kv);
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
+            if let Err(error) = append(view, key, meta, self.keys_only, &mut bytes) {
+                failed = Some(error);
+                return ControlFlow::Break(());
             }
+            keys += 1;
+            last = Some(key);
+            ControlFlow::Continue(())
         });
-        self.bytes += bytes;
+        self.last = last.map(<[u8]>::to_vec);
+        self.records += keys;
+        if keys > 0 {
+            bytes.shrink_to(bytes.len() + bytes.len() / 16);
+            self.bytes += bytes.capacity();
+            self.parts.push(bytes.into());
+        }
         match failed {
             Some(error) => Err(error.into()),
             None => Ok(more),
@@ -124,15 +139,16 @@ impl RangeWalk {
     }
 
     /// What was read, once there is no more.
-    pub fn finish(self, store: &Store) -> RangeResult {
+    pub fn finish(self, store: &Store) -> Walked {
         let count = match self.limit {
-            0 => self.kvs.len() as u64,
+            0 => self.records as u64,
             _ => store
                 .index
                 .count(KeyRange::new(&self.key, &self.range_end), self.at),
         };
-        RangeResult {
-            kvs: self.kvs,
+        Walked {
+            parts: self.parts,
+            records: self.records,
             count,
             revision: self.current,
         }

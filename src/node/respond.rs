@@ -41,6 +41,7 @@ fn members_of(response: &mut Response) -> &mut [Member] {
         Response::MemberUpdate(response) => &mut response.members,
         Response::MemberPromote(response) => &mut response.members,
         Response::Range(_)
+        | Response::PartedRange(_)
         | Response::RangeChunk(_)
         | Response::Put(_)
         | Response::DeleteRange(_)
@@ -70,6 +71,7 @@ fn members_of(response: &mut Response) -> &mut [Member] {
 pub fn fill(response: &mut Response, cluster: ClusterId, member: MemberId, term: Term) {
     let header = match response {
         Response::Range(response) => &mut response.header,
+        Response::PartedRange(range) => &mut range.rest.header,
         Response::RangeChunk(chunk) => &mut chunk.response.header,
         Response::Put(response) => &mut response.header,
         Response::DeleteRange(response) => &mut response.header,

@@ -1,15 +1,18 @@
 //! Measures a server under load: fated, or any other that speaks etcd's API.
 //!
-//! `beside` asks how much puts suffer from large ranges and silent watchers. Invariant: puts are
-//! sent at fixed moments, whether or not the server keeps up, and their delay counts from that
-//! moment, so a stall is seen by every put that would have met it.
+//! `core` asks what the core can do without gRPC. `beside` asks how much puts suffer from large
+//! ranges and silent watchers. Invariant of the latter: puts are sent at fixed moments, whether or
+//! not the server keeps up, and their delay counts from that moment, so a stall is seen by every
+//! put that would have met it.
 
+mod allocations;
 mod beside;
 mod big;
 mod cells;
 mod client;
 mod compaction;
 mod compare;
+mod core;
 mod events;
 mod fill;
 mod flood;
@@ -50,6 +53,8 @@ enum Command {
     Beside(beside::Options),
     /// The ranges and watchers alone, until standard input ends; `beside` starts this
     Flood(flood::Options),
+    /// The core without gRPC: puts or reads by function calls
+    Core(core::Options),
     /// fated beside a real etcd, in turn: the rows of the table of results
     Compare(compare::Options),
     /// One load against servers that run already; prints one line of JSON
@@ -57,6 +62,11 @@ enum Command {
     /// A server that answers at once and stores nothing
     Null(null::Options),
 }
+
+/// The allocator of the server.
+type Allocator = mimalloc::MiMalloc;
+#[cfg_attr(not(feature = "count-allocations"), global_allocator)]
+static ALLOCATOR: Allocator = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -79,6 +89,7 @@ async fn run(command: &Command) -> Result<(), String> {
     match command {
         Command::Beside(options) => beside::run(options).await,
         Command::Flood(options) => flood::run(options).await,
+        Command::Core(options) => core::run(options).await,
         Command::Compare(options) => compare::run(options).await,
         Command::Load(options) => load::run(options).await,
         Command::Null(options) => null::run(options).await,

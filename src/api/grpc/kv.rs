@@ -7,7 +7,7 @@ use tonic::{Request as Incoming, Response as Outgoing, Status};
 
 use super::{Answer, Edge, Stream, answered, credentials, found, stream};
 use crate::{
-    api::{check, status},
+    api::{check, large, status},
     kernel::{Credentials, Request, Response, event::RangeChunk, limits},
     pb::etcdserverpb::{
         CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
@@ -27,16 +27,21 @@ impl Kv for Edge {
         let turn = self.handle.turns().wait(incoming.get_ref()).await;
         let turn = turn.map_err(status::of)?;
         let answer = self.checked(incoming, check::range, Request::Range);
-        let mut answer: Outgoing<RangeResponse> = answered!(answer.await, Range)?;
-        let response = std::mem::take(answer.get_mut());
-        match self.handle.turns().large(response, turn).await {
+        let answer = match answer.await? {
+            Response::Range(whole) if large::is_small(&whole) => return Ok(Outgoing::new(whole)),
+            Response::Range(whole) => large::parted(whole).await,
+            Response::PartedRange(parted) => parted,
+            _ => return Err(status::mismatch()),
+        };
+        match self.handle.turns().large(answer, turn) {
             // Whoever serves the connection puts it in the place of the empty answer.
             Ok(large) => {
+                let mut answer = Outgoing::new(RangeResponse::default());
                 answer.extensions_mut().insert(large);
+                Ok(answer)
             }
-            Err(small) => *answer.get_mut() = small,
+            Err(small) => Ok(Outgoing::new(small)),
         }
-        Ok(answer)
     }
 
     async fn range_stream(

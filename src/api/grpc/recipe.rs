@@ -85,7 +85,7 @@ impl Desk {
 
     /// A linearizable read.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
-        match self.ask(Request::Range(request)).await? {
+        match self.ask(Request::Range(request)).await?.joined() {
             Response::Range(answer) => Ok(answer),
             _ => Err(status::mismatch()),
         }

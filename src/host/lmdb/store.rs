@@ -335,24 +335,37 @@ impl LmdbSnapshot {
         Ok(())
     }
 
-    fn find(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Bytes>, Failure> {
+    /// The value of a key, where it lies in the map.
+    fn find(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, Failure> {
         let table = self.tables.bucket(bucket);
-        let found = match key.split_at_checked(PREFIX_BYTES) {
+        Ok(match key.split_at_checked(PREFIX_BYTES) {
             None if key.is_empty() => None,
             None => table.get(&self.txn, key)?,
             Some((prefix, suffix)) => match table.get(&self.txn, prefix)? {
                 None => None,
                 Some(bin) => longkey::find(bin, suffix).ok_or(Failure::Damaged("a long key"))?,
             },
-        };
-        Ok(found.map(Bytes::copy_from_slice))
+        })
     }
 }
 
 impl ReadSnapshot for LmdbSnapshot {
     fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Bytes>, DiskError> {
-        self.find(bucket, key)
-            .map_err(|failure| failure.at(&self.dir))
+        let found = self.find(bucket, key);
+        let found = found.map_err(|failure| failure.at(&self.dir))?;
+        Ok(found.map(Bytes::copy_from_slice))
+    }
+
+    fn look(
+        &self,
+        bucket: Bucket,
+        key: &[u8],
+        look: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, DiskError> {
+        let found = self.find(bucket, key);
+        let found = found.map_err(|failure| failure.at(&self.dir))?;
+        found.into_iter().for_each(look);
+        Ok(found.is_some())
     }
 
     fn range(

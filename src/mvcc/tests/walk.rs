@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::{
-    super::{Part, RangeQuery},
+    super::{Part, RangeQuery, RangeResult},
     model::Op,
     random::World,
 };
+use crate::{kernel::PartedRange, pb::etcdserverpb::RangeResponse};
 
 fn put(number: usize) -> Op {
     let value = Bytes::from(vec![b'v'; number % 7]);
@@ -56,7 +57,20 @@ fn parts_are_one_moment_whatever_is_written_and_compacted_meanwhile() {
             world.txn(&[put(7)]);
             world.compact(world.store.revision());
         }
-        assert_eq!(walk.finish(&world.store), whole, "{limit} {keys_max}");
+        let walked = walk.finish(&world.store);
+        let decoded = |parts| {
+            let rest = RangeResponse::default();
+            PartedRange { rest, parts }.joined().kvs
+        };
+        let small = |part: &Bytes| (1..=keys_max).contains(&decoded(vec![part.clone()]).len());
+        assert!(walked.parts.iter().all(small));
+        let read = RangeResult {
+            count: walked.count,
+            revision: walked.revision,
+            kvs: decoded(walked.parts),
+        };
+        assert_eq!(read.kvs.len(), walked.records);
+        assert_eq!(read, whole, "{limit} {keys_max}");
         assert!(parts < 31);
     }
 }

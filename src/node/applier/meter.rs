@@ -142,7 +142,7 @@ impl Meter {
         self.deletes += u64::from(matches!(response, Response::DeleteRange(_)));
         self.ranges += u64::from(matches!(
             response,
-            Response::Range(_) | Response::RangeChunk(_)
+            Response::Range(_) | Response::PartedRange(_) | Response::RangeChunk(_)
         ));
     }
 

@@ -11,7 +11,7 @@ use super::{Applier, Mail};
 use crate::{
     apply::settle,
     backend::Backend,
-    kernel::{CallId, Context, Fault, Response, limits},
+    kernel::{CallId, Context, Fault, limits},
     mvcc::{Part, RangeWalk},
     node::mail::FrontendInput,
     pb::etcdserverpb::RangeRequest,
@@ -102,9 +102,7 @@ impl<B: Backend> Applier<B> {
                 }
                 return Ok(());
             }
-            Ok(false) => Ok(Response::Range(
-                self.machine.range_answer(&task.request, task.walk),
-            )),
+            Ok(false) => Ok(self.machine.range_answer(&task.request, task.walk)),
             Err(error) => Err(error),
         };
         let call = task.call;
