@@ -91,6 +91,7 @@ impl Shared {
         BackendSize {
             file_bytes: self.file_bytes,
             used_bytes: self.live.bytes(),
+            packed_bytes: self.live.bytes(),
         }
     }
 }

@@ -23,6 +23,7 @@ mod longkey;
 mod pages;
 mod repack;
 mod rewrite;
+mod state;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -103,6 +103,8 @@ pub struct BackendSize {
     pub file_bytes: u64,
     /// Pages that hold data.
     pub used_bytes: u64,
+    /// About what the file would take if its pages were full and none were free.
+    pub packed_bytes: u64,
 }
 
 /// What a completed operation brings back.

@@ -14,6 +14,7 @@ mod meter;
 mod ranges;
 mod rewriting;
 mod upkeep;
+pub mod waste;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -102,6 +103,8 @@ struct Commit {
     meta: SnapshotMeta,
     /// Its number in the order of cuts.
     cut: u64,
+    /// What it puts.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -515,6 +518,7 @@ impl<B: Backend> Applier<B> {
                 ticket,
                 meta,
                 cut: self.cuts,
+                bytes: batch.bytes,
             });
             cx.emit(Effect::Disk {
                 ticket,
@@ -550,7 +554,8 @@ impl<B: Backend> Applier<B> {
             .expect("a commit completed that nobody submitted");
         assert_eq!(commit.ticket, ticket, "commits complete in order");
         self.machine.committed()?;
-        self.rewriting.weigh(self.size, cx.now);
+        self.rewriting.waste.pay(commit.bytes);
+        self.rewriting.waste.weigh(self.size, cx.now);
         self.after_commit(commit, cx);
         self.maybe_install(cx);
         if self.cut_at.is_some_and(|cut_at| cut_at <= cx.now) {

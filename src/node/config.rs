@@ -99,13 +99,15 @@ pub struct NodeConfig {
 pub struct RewriteRules {
     /// Bytes of one part.
     pub part_bytes: usize,
-    /// So much must be free, beside a share of what is in use; nothing means that it is only done
+    /// So much must be wasted, beside a share of what is live; nothing means that it is only done
     /// when asked for.
     pub free_bytes_min: Option<u64>,
     /// For so long.
     pub settle: Duration,
     /// The least time between two that nobody asked for.
     pub rest: Duration,
+    /// The least time between two when less was put in between than the first one wrote.
+    pub rest_unpaid: Duration,
 }
 
 impl Default for RewriteRules {
@@ -115,6 +117,7 @@ impl Default for RewriteRules {
             free_bytes_min: Some(limits::REWRITE_FREE_BYTES_MIN),
             settle: Duration::from_secs(3),
             rest: Duration::from_secs(60),
+            rest_unpaid: Duration::from_secs(3600),
         }
     }
 }

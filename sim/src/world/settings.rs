@@ -16,6 +16,7 @@ const REWRITE: RewriteRules = RewriteRules {
     free_bytes_min: Some(4096),
     settle: Duration::from_millis(200),
     rest: Duration::from_millis(1000),
+    rest_unpaid: Duration::from_millis(3000),
 };
 
 impl World {

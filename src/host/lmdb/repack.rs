@@ -13,14 +13,14 @@
 //! Invariants: a sweep changes where records are and never what they are; which page a record is on
 //! is read from committed pages only, which lie in the map one page behind the other.
 
-use std::ops::Bound;
+use std::{collections::VecDeque, ops::Bound};
 
 use heed::{RoTxn, RwTxn};
 
 use super::store::{Failure, Table, Writes};
 
 /// Leaves of one window.
-const WINDOW_PAGES: usize = 8;
+const WINDOW_PAGES: usize = 16;
 /// Leaves that one removal pays for.
 const PAGES_PER_REMOVAL: usize = 4;
 /// The most leaves that are looked at for one commit.
@@ -31,7 +31,7 @@ const WRITE_PAGES_MIN: usize = 16;
 /// Otherwise this share of the table is written anew: one page in so many.
 const WRITE_SHARE: usize = 96;
 /// A window is written anew when it would shrink by one page in so many.
-const WASTE_SHARE: usize = 10;
+const WASTE_SHARE: usize = 6;
 /// A window with more value bytes than so many times its leaves holds large values, which have
 /// pages of their own; its leaves are not worth copying them.
 const LARGE_SHARE: usize = 4;
@@ -40,8 +40,15 @@ const LARGE_SHARE: usize = 4;
 const PAGE_HEAD: usize = 16;
 const RECORD_HEAD: usize = 8;
 const SLOT: usize = 2;
+/// A page of which more than one byte in so many is taken is not joined with another.
+const JOIN_SHARE: usize = 3;
+/// Records from behind a range take at most one byte of a page in so many.
+const PULL_SHARE: usize = 2;
 /// What stands in the leaf for a value that has pages of its own.
 const LARGE_POINTER: usize = 8;
+
+/// Leaves under one branch, about.
+const BRANCH_SHARE: u64 = 100;
 
 /// Where the sweep of a table is, and how far it may go.
 #[derive(Default, Debug)]
@@ -54,6 +61,9 @@ pub struct Sweep {
 
 /// Records that are to be written anew: first and last key.
 pub type Range = (Vec<u8>, Vec<u8>);
+
+/// A key and its value.
+type Record = (Vec<u8>, Vec<u8>);
 
 impl Sweep {
     /// So many records were removed.
@@ -134,15 +144,20 @@ pub fn rewrite(
     page_bytes: usize,
 ) -> Result<(), Failure> {
     let bounds = (Bound::Included(&range.0[..]), Bound::Included(&range.1[..]));
-    let mut records = Vec::new();
+    let mut records = VecDeque::new();
     for entry in table.range(txn, &bounds)? {
         let (key, value) = entry?;
-        records.push((key.to_vec(), value.to_vec()));
+        records.push_back((key.to_vec(), value.to_vec()));
     }
     table.delete_range(txn, &bounds)?;
     let mut packer = Packer::new(table, page_bytes);
-    for (key, value) in &records {
-        packer.put(txn, key, value)?;
+    while let Some((key, value)) = records.pop_front() {
+        packer.put(txn, &key, &value)?;
+        if packer.may_pull() {
+            let last = records.back().map_or(&key, |(last, _)| last);
+            let behind = packer.pull(txn, last)?;
+            records.extend(behind);
+        }
     }
     packer.remove_marker(txn)
 }
@@ -151,12 +166,21 @@ pub fn rewrite(
 /// the new page together with the one that did not fit. So a marker is put behind the last record
 /// that fits, and it is the marker that goes along. It is removed once the new page is full enough
 /// not to be joined with the one before.
+///
+/// While a range is emptied LMDB fills its pages with records from beside it. Those from behind it
+/// end in the page that is to be filled, and whatever is put before them splits that page in the
+/// middle, again and again. So some are taken out and put again behind the range: at its beginning,
+/// and where a page split although it had room; once the page is full enough for LMDB not to bring
+/// others in their place. Nothing but the order of records decides how many, so that the same
+/// history leaves the same file.
 struct Packer {
     table: Table,
-    room: usize,
+    page_bytes: usize,
     leaves: Option<usize>,
     /// Bytes in the leaf that is being filled, once its beginning was seen.
     filled: Option<usize>,
+    /// Bytes put since the last split, while records from behind are in the way.
+    crowded: Option<usize>,
     /// The last record: its key and its bytes.
     last: (Vec<u8>, usize),
     marker: Option<Vec<u8>>,
@@ -166,20 +190,22 @@ impl Packer {
     fn new(table: Table, page_bytes: usize) -> Self {
         Self {
             table,
-            room: page_bytes - PAGE_HEAD,
+            page_bytes,
             leaves: None,
             filled: None,
+            crowded: Some(0),
             last: (Vec::new(), 0),
             marker: None,
         }
     }
 
     fn put(&mut self, txn: &mut RwTxn<'_>, key: &[u8], value: &[u8]) -> Result<(), Failure> {
-        let bytes = leaf_bytes(key.len(), value.len(), self.room);
+        let room = self.page_bytes - PAGE_HEAD;
+        let bytes = leaf_bytes(key.len(), value.len(), room);
         let spare = marker_bytes(key.len());
         let is_full = self
             .filled
-            .is_some_and(|filled| filled + bytes + spare > self.room);
+            .is_some_and(|filled| filled + bytes + spare > room);
         if is_full {
             self.remove_marker(txn)?;
             let marker = [&self.last.0[..], &[0]].concat();
@@ -191,17 +217,48 @@ impl Packer {
         self.table.put(txn, key, value)?;
         let leaves = self.table.stat(txn)?.leaf_pages;
         let has_split = self.leaves.is_some_and(|before| leaves > before);
+        let is_early = has_split && !is_full && self.filled.is_some();
         self.filled = match (has_split, is_full) {
             (true, true) => Some(bytes),
             (true, false) => Some(self.last.1 + bytes),
             (false, _) => self.filled.map(|filled| filled + bytes),
         };
+        self.crowded = match has_split {
+            true => is_early.then_some(0),
+            false => self.crowded.map(|fresh| fresh + bytes),
+        };
         self.leaves = Some(leaves);
         self.last = (key.to_vec(), bytes);
-        if self.filled.is_some_and(|filled| filled > self.room / 3) {
+        if self.filled.is_some_and(|filled| filled > room / JOIN_SHARE) {
             self.remove_marker(txn)?;
         }
         Ok(())
+    }
+
+    /// Whether it is time to take records from behind the range.
+    fn may_pull(&mut self) -> bool {
+        let enough = self.page_bytes / JOIN_SHARE;
+        self.crowded.take_if(|put| *put > enough).is_some()
+    }
+
+    /// Takes the records behind `last` that may be on the page that is being filled.
+    fn pull(&mut self, txn: &mut RwTxn<'_>, last: &[u8]) -> Result<Vec<Record>, Failure> {
+        let mut pulled: Vec<Record> = Vec::new();
+        let mut bytes = 0;
+        let bounds = (Bound::Excluded(last), Bound::Unbounded);
+        for entry in self.table.range(txn, &bounds)? {
+            let (key, value) = entry?;
+            bytes += leaf_bytes(key.len(), value.len(), self.page_bytes - PAGE_HEAD);
+            if bytes > self.page_bytes / PULL_SHARE {
+                break;
+            }
+            pulled.push((key.to_vec(), value.to_vec()));
+        }
+        for (key, _) in &pulled {
+            self.table.delete(txn, key)?;
+        }
+        self.leaves = Some(self.table.stat(txn)?.leaf_pages);
+        Ok(pulled)
     }
 
     fn remove_marker(&mut self, txn: &mut RwTxn<'_>) -> Result<(), Failure> {
@@ -211,6 +268,20 @@ impl Packer {
         }
         Ok(())
     }
+}
+
+/// What a record takes of a leaf of this many bytes, and what pages that are full would take.
+pub fn record_bytes(key: usize, value: usize, page_bytes: usize) -> u64 {
+    leaf_bytes(key, value, page_bytes - PAGE_HEAD) as u64
+}
+
+/// Pages that records of so many bytes would fill, with the branches above them. The end of a page
+/// stays empty where the next record does not fit: half a record of each.
+pub fn packed_pages(records: u64, bytes: u64, page_bytes: usize) -> u64 {
+    let room = (page_bytes - PAGE_HEAD) as u64;
+    let mean = bytes / records.max(1);
+    let leaves = bytes.div_ceil(room - (mean / 2).min(room / 2));
+    leaves + leaves / BRANCH_SHARE
 }
 
 /// What a record takes of a leaf. LMDB gives a value pages of its own when two such records would
@@ -313,10 +384,10 @@ impl Window {
     fn wastes(&self) -> bool {
         let spare = self.pages.saturating_sub(self.packed);
         let large = self.value_bytes > LARGE_SHARE * self.pages * self.page_bytes;
-        // The end of the table is still being filled.
         // Pages that change anyway cost little.
         let mostly_touched = self.touched * 2 > self.pages;
-        let wasted = spare * WASTE_SHARE > self.pages || (mostly_touched && spare > 0);
-        self.more && !large && wasted
+        let wastes = spare * WASTE_SHARE > self.pages || (mostly_touched && spare > 0);
+        // The end of the table is still being filled.
+        self.more && !large && wastes
     }
 }

@@ -16,6 +16,7 @@ use heed::RwTxn;
 
 use super::{
     longkey::PREFIX_BYTES,
+    repack,
     store::{Failure, LmdbSnapshot, Store, Table, write_table},
 };
 use crate::{
@@ -36,6 +37,8 @@ pub struct Rewriting {
     last: Option<Vec<u8>>,
     /// Bytes committed since the last part.
     committed: usize,
+    /// Bytes of leaves that the entries of the copy take.
+    filled: u64,
 }
 
 impl Rewriting {
@@ -46,6 +49,7 @@ impl Rewriting {
             table: 0,
             last: None,
             committed: 0,
+            filled: 0,
         }
     }
 
@@ -54,25 +58,28 @@ impl Rewriting {
     pub fn copy(&mut self, live: &Store, bytes_max: usize) -> Result<bool, DiskError> {
         let mut left = bytes_max.saturating_add(std::mem::take(&mut self.committed));
         let source = live.snapshot()?;
-        let tables: Vec<(Table, Table)> = live.tables().zip(self.fresh.tables()).collect();
+        let tables: Vec<(Table, Table)> = live.buckets().zip(self.fresh.buckets()).collect();
         while left > 0
             && let Some((from, to)) = tables.get(self.table)
         {
-            // The state record ends the copy, however small the part was to be.
-            let is_last = self.table + 1 == tables.len();
-            let bound = if is_last { usize::MAX } else { left };
             let last = self.last.take();
+            let page_bytes = self.fresh.page_bytes();
             let part = self
                 .fresh
-                .transact(|txn| copy_some(&source, *from, txn, *to, &last, bound))?;
+                .transact(|txn| copy_some(&source, *from, txn, *to, &last, left, page_bytes))?;
             left = left.saturating_sub(part.bytes);
+            self.filled += part.filled;
             self.last = part.last;
             if self.last.is_none() {
                 self.table += 1;
             }
         }
+        let is_complete = self.table == tables.len();
+        if is_complete {
+            self.fresh.put_state(&source, self.filled)?;
+        }
         self.fresh.sync()?;
-        Ok(self.table == tables.len())
+        Ok(is_complete)
     }
 
     /// Writes what a commit changed behind the cursor.
@@ -84,7 +91,9 @@ impl Rewriting {
         let Self {
             fresh, table, last, ..
         } = self;
-        fresh.transact(|txn| {
+        let page_bytes = fresh.page_bytes();
+        let filled = fresh.transact(|txn| {
+            let mut filled = 0;
             for (bucket, writes) in &batch.writes {
                 let place = usize::from(bucket.number());
                 // A long key stands in the entry of its beginning.
@@ -96,10 +105,14 @@ impl Rewriting {
                     std::cmp::Ordering::Greater => false,
                 };
                 let behind = writes.iter().take_while(|(key, _)| is_behind(key));
-                write_table(txn, fresh.bucket(*bucket), behind)?;
+                let table = fresh.bucket(*bucket);
+                filled += write_table(txn, table, behind, page_bytes)?.filled;
             }
-            Ok(())
-        })
+            Ok(filled)
+        })?;
+        let filled = self.filled.checked_add_signed(filled);
+        self.filled = filled.expect("what is taken away was copied before");
+        Ok(())
     }
 
     /// The copy, when it is complete.
@@ -111,6 +124,8 @@ impl Rewriting {
 /// What one transaction copied: its bytes, and the last key while there is more in the table.
 struct Part {
     bytes: usize,
+    /// Of leaves.
+    filled: u64,
     last: Option<Vec<u8>>,
 }
 
@@ -122,22 +137,32 @@ fn copy_some(
     to: Table,
     last: &Option<Vec<u8>>,
     bytes_max: usize,
+    page_bytes: usize,
 ) -> Result<Part, Failure> {
     let lower = match last {
         Some(last) => Bound::Excluded(&last[..]),
         None => Bound::Unbounded,
     };
-    let mut bytes = 0;
+    let (mut bytes, mut filled) = (0, 0);
     for entry in source.entries(from, lower)? {
         let (key, value) = entry?;
         to.put_with_flags(txn, heed::PutFlags::APPEND, key, value)?;
         bytes += key.len() + value.len();
+        filled += repack::record_bytes(key.len(), value.len(), page_bytes);
         if bytes >= bytes_max {
             let last = Some(key.to_vec());
-            return Ok(Part { bytes, last });
+            return Ok(Part {
+                bytes,
+                filled,
+                last,
+            });
         }
     }
-    Ok(Part { bytes, last: None })
+    Ok(Part {
+        bytes,
+        filled,
+        last: None,
+    })
 }
 
 /// Refuses to go on when the file system could not take so many bytes more without becoming short

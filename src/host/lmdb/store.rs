@@ -1,13 +1,4 @@
 //! One LMDB environment: its databases, writes in one transaction, reads of one snapshot.
-//!
-//! The internal database holds one record under `state`:
-//!
-//! ```text
-//! version u32 | term u64 | index u64 | state hash u64 | surplus u64 | crc32 u32   (big-endian)
-//! ```
-//!
-//! `surplus` is by how many the records outnumber the entries of the buckets, because a long-key
-//! entry may hold several (see `longkey`).
 
 use std::{
     fmt,
@@ -16,17 +7,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use heed::{CommitOrAbort, Database, Env, PutFlags, RoTxn, RwTxn, WithoutTls, types};
 
 use super::{
     layout::{DATA_FILE, io_error},
     longkey::{self, PREFIX_BYTES},
     repack::{self, Sweep},
+    state::{Change, State},
 };
 use crate::{
     backend::{Bucket, Extent, ReadSnapshot, Visit, WriteBatch},
-    kernel::{BackendSize, DiskError, DiskErrorKind, EntryId, LogIndex, Term},
+    kernel::{BackendSize, DiskError, DiskErrorKind, EntryId},
 };
 
 /// One database of the environment.
@@ -36,8 +28,6 @@ pub type Writes = std::collections::BTreeMap<Bytes, Option<Bytes>>;
 
 const INTERNAL_NAME: &str = "internal";
 const STATE_KEY: &[u8] = b"state";
-const STATE_VERSION: u32 = 1;
-const STATE_BYTES: usize = 40;
 /// Pages of the two meta records.
 const META_PAGES: usize = 2;
 
@@ -56,14 +46,6 @@ pub struct Store {
 struct Tables {
     buckets: [Table; Bucket::ALL.len()],
     internal: Table,
-}
-
-/// What is stored beside the buckets.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-struct State {
-    consistent: EntryId,
-    state_hash: u64,
-    surplus: u64,
 }
 
 impl Store {
@@ -85,15 +67,16 @@ impl Store {
 
     /// Applies a batch in one transaction, and packs pages that earlier ones have emptied.
     pub fn write(&self, batch: &WriteBatch) -> Result<BackendSize, DiskError> {
-        let page_bytes = self.env.unnamed_database_stat().page_size as usize;
+        let page_bytes = self.page_bytes();
         let sparse = self.sparse(page_bytes, batch.writes.get(&Bucket::Key));
         let sparse = sparse.map_err(|failure| failure.at(&self.dir))?;
-        let used_bytes = self.transact(|txn| {
+        let mut size = self.transact(|txn| {
             let mut state = self.tables.state(txn)?;
             for (bucket, writes) in &batch.writes {
-                let surplus = write_table(txn, self.tables.bucket(*bucket), writes.iter())?;
-                let counted = state.surplus.checked_add_signed(surplus);
-                state.surplus = counted.ok_or(Failure::Damaged("its state record"))?;
+                let table = self.tables.bucket(*bucket);
+                let change = write_table(txn, table, writes.iter(), page_bytes)?;
+                let changed = state.changed(change);
+                state = changed.ok_or(Failure::Damaged("its state record"))?;
             }
             for range in &sparse {
                 repack::rewrite(txn, self.tables.bucket(Bucket::Key), range, page_bytes)?;
@@ -107,16 +90,14 @@ impl Store {
                 state.state_hash = batch.state_hash;
             }
             self.tables.internal.put(txn, STATE_KEY, &state.encode())?;
-            Ok(self.tables.used_bytes(&self.env, txn)?)
+            Ok(self.tables.size(&self.env, txn, state)?)
         })?;
         if let Some(writes) = batch.writes.get(&Bucket::Key) {
             let removals = writes.values().filter(|value| value.is_none()).count();
             self.lock_sweep().pay(removals);
         }
-        Ok(BackendSize {
-            file_bytes: self.file_bytes()?,
-            used_bytes,
-        })
+        size.file_bytes = self.file_bytes()?;
+        Ok(size)
     }
 
     /// Records whose pages are too empty, or will be after these writes.
@@ -139,11 +120,12 @@ impl Store {
         let txn = self.env.clone().static_read_txn();
         let txn = txn.map_err(|failure| error(&self.dir, failure))?;
         let state = self.tables.state(&txn);
+        let state = state.map_err(|failure| failure.at(&self.dir))?;
         Ok(LmdbSnapshot {
-            state: state.map_err(|failure| failure.at(&self.dir))?,
-            used_bytes: self
+            state,
+            size: self
                 .tables
-                .used_bytes(&self.env, &txn)
+                .size(&self.env, &txn, state)
                 .map_err(|failure| error(&self.dir, failure))?,
             txn,
             tables: self.tables,
@@ -159,8 +141,22 @@ impl Store {
     pub fn size(&self) -> Result<BackendSize, DiskError> {
         Ok(BackendSize {
             file_bytes: self.file_bytes()?,
-            used_bytes: self.snapshot()?.used_bytes,
+            ..self.snapshot()?.size
         })
+    }
+
+    pub fn page_bytes(&self) -> usize {
+        self.env.unnamed_database_stat().page_size as usize
+    }
+
+    /// Writes the state record of another store that this one is a copy of, with what was counted
+    /// while it was copied.
+    pub fn put_state(&self, of: &LmdbSnapshot, filled: u64) -> Result<(), DiskError> {
+        let state = State {
+            filled: Some(filled),
+            ..of.state
+        };
+        self.transact(|txn| Ok(self.tables.internal.put(txn, STATE_KEY, &state.encode())?))
     }
 
     /// Whether no snapshot of it is left.
@@ -168,9 +164,9 @@ impl Store {
         Arc::strong_count(&self.readers) == 1
     }
 
-    /// All tables; that of the state record is the last.
-    pub fn tables(&self) -> impl Iterator<Item = Table> {
-        self.tables.all()
+    /// The tables of all buckets, in their order.
+    pub fn buckets(&self) -> impl Iterator<Item = Table> {
+        self.tables.buckets.into_iter()
     }
 
     pub fn bucket(&self, bucket: Bucket) -> Table {
@@ -221,52 +217,35 @@ impl Tables {
         }
     }
 
-    /// Pages of all trees, without free ones.
-    fn used_bytes(&self, env: &Env<WithoutTls>, txn: &RoTxn<'_>) -> Result<u64, heed::Error> {
+    /// Pages of all trees, without free ones: as they are, and as they would be if they were full.
+    /// The file is the caller's to ask for.
+    fn size(
+        &self,
+        env: &Env<WithoutTls>,
+        txn: &RoTxn<'_>,
+        state: State,
+    ) -> Result<BackendSize, heed::Error> {
         let main = env.unnamed_database_stat();
-        let mut pages = META_PAGES + main.branch_pages + main.leaf_pages + main.overflow_pages;
+        let page_bytes = main.page_size as usize;
+        let mut used = META_PAGES + main.branch_pages + main.leaf_pages + main.overflow_pages;
+        let mut packed = used;
+        let mut records = 0;
         for table in self.all() {
             let stat = table.stat(txn)?;
-            pages += stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+            used += stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+            // The last leaf of each is not full.
+            packed += stat.overflow_pages + usize::from(stat.leaf_pages > 0);
+            records += stat.entries as u64;
         }
-        Ok(pages as u64 * u64::from(main.page_size))
-    }
-}
-
-impl State {
-    fn encode(&self) -> Vec<u8> {
-        let mut record = Vec::with_capacity(STATE_BYTES);
-        record.put_u32(STATE_VERSION);
-        record.put_u64(self.consistent.term.get());
-        record.put_u64(self.consistent.index.get());
-        record.put_u64(self.state_hash);
-        record.put_u64(self.surplus);
-        record.put_u32(crc32fast::hash(&record));
-        assert_eq!(
-            record.len(),
-            STATE_BYTES,
-            "the state record changed its size"
-        );
-        record
-    }
-
-    fn decode(record: &[u8]) -> Option<Self> {
-        let (body, crc) = record.split_last_chunk::<4>()?;
-        let (version, body_rest) = body.split_first_chunk::<4>()?;
-        let known = record.len() == STATE_BYTES
-            && crc32fast::hash(body) == u32::from_be_bytes(*crc)
-            && u32::from_be_bytes(*version) == STATE_VERSION;
-        if !known {
-            return None;
-        }
-        let mut words = body_rest
-            .chunks_exact(8)
-            .map(|word| u64::from_be_bytes(word.try_into().expect("chunks of eight")));
-        let (term, index) = (Term::new(words.next()?), LogIndex::new(words.next()?));
-        Some(Self {
-            consistent: EntryId::new(term, index),
-            state_hash: words.next()?,
-            surplus: words.next()?,
+        let bytes = |pages: u64| pages * page_bytes as u64;
+        let used_bytes = bytes(used as u64);
+        let packed_bytes = state.filled.map_or(used_bytes, |filled| {
+            bytes(packed as u64 + repack::packed_pages(records, filled, page_bytes))
+        });
+        Ok(BackendSize {
+            file_bytes: 0,
+            used_bytes,
+            packed_bytes: packed_bytes.min(used_bytes),
         })
     }
 }
@@ -276,7 +255,7 @@ pub struct LmdbSnapshot {
     txn: RoTxn<'static, WithoutTls>,
     tables: Tables,
     state: State,
-    used_bytes: u64,
+    size: BackendSize,
     dir: PathBuf,
     /// Goes after the transaction: who counts readers must not miss one.
     _reader: Arc<()>,
@@ -290,6 +269,19 @@ impl LmdbSnapshot {
         from: Bound<&[u8]>,
     ) -> Result<heed::RoRange<'_, types::Bytes, types::Bytes>, heed::Error> {
         table.range(&self.txn, &(from, Bound::Unbounded))
+    }
+
+    /// Bytes of leaves that entries take: as they were counted, and as they are.
+    #[cfg(test)]
+    pub fn filled(&self, page_bytes: usize) -> (Option<u64>, u64) {
+        let mut walked = 0;
+        for table in self.tables.buckets {
+            for entry in table.iter(&self.txn).expect("read") {
+                let (key, value) = entry.expect("read");
+                walked += repack::record_bytes(key.len(), value.len(), page_bytes);
+            }
+        }
+        (self.state.filled, walked)
     }
 
     fn walk(
@@ -395,7 +387,7 @@ impl ReadSnapshot for LmdbSnapshot {
         }
         Ok(Extent {
             records,
-            bytes: self.used_bytes,
+            bytes: self.size.used_bytes,
         })
     }
 }
@@ -453,32 +445,46 @@ fn open_tables(env: &Env<WithoutTls>) -> Result<Tables, heed::Error> {
 }
 
 /// Writes in key order; past the old end of the table in append mode, which fills pages to the
-/// brim. Answers by how many the surplus of records over entries grew.
+/// brim.
 pub fn write_table<'a>(
     txn: &mut RwTxn<'_>,
     table: Table,
     writes: impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
-) -> Result<i64, Failure> {
+    page_bytes: usize,
+) -> Result<Change, Failure> {
     let end = table.last(txn)?.map(|(key, _)| key.to_vec());
-    let mut surplus = 0;
+    let mut change = Change::default();
     let mut appending = end.is_none();
     for (key, value) in writes {
         assert!(!key.is_empty(), "a write to the empty key");
         appending = appending || end.as_ref().is_some_and(|end| key[..] > end[..]);
+        if key.len() >= PREFIX_BYTES {
+            let long = write_long(txn, table, key, value.as_ref(), page_bytes)?;
+            change.surplus += long.surplus;
+            change.filled += long.filled;
+            continue;
+        }
+        if !appending && let Some(before) = table.get(txn, key)? {
+            change.filled -= entry_bytes(key, before, page_bytes);
+        }
         match value {
-            _ if key.len() >= PREFIX_BYTES => {
-                surplus += write_long(txn, table, key, value.as_ref())?;
-            }
             None => {
                 table.delete(txn, key)?;
+                continue;
             }
             Some(value) if appending => {
                 table.put_with_flags(txn, PutFlags::APPEND, key, value)?;
             }
             Some(value) => table.put(txn, key, value)?,
         }
+        change.filled += entry_bytes(key, value.as_deref().unwrap_or_default(), page_bytes);
     }
-    Ok(surplus)
+    Ok(change)
+}
+
+/// What an entry takes of a leaf.
+pub fn entry_bytes(key: &[u8], value: &[u8], page_bytes: usize) -> i64 {
+    repack::record_bytes(key.len(), value.len(), page_bytes) as i64
 }
 
 /// Changes the entry that a long key shares with others of the same prefix.
@@ -487,18 +493,25 @@ fn write_long(
     table: Table,
     key: &[u8],
     value: Option<&Bytes>,
-) -> Result<i64, Failure> {
+    page_bytes: usize,
+) -> Result<Change, Failure> {
     let (prefix, suffix) = key.split_at(PREFIX_BYTES);
-    let before = table.get(txn, prefix)?.unwrap_or_default();
+    let before = table.get(txn, prefix)?;
+    let mut filled = before.map_or(0, |bin| -entry_bytes(prefix, bin, page_bytes));
     let value = value.map(|value| &value[..]);
-    let edit = longkey::edit(before, suffix, value).ok_or(Failure::Damaged("a long key"))?;
+    let edit = longkey::edit(before.unwrap_or_default(), suffix, value);
+    let edit = edit.ok_or(Failure::Damaged("a long key"))?;
     if edit.records_after == 0 {
         table.delete(txn, prefix)?;
     } else {
         table.put(txn, prefix, &edit.bin)?;
+        filled += entry_bytes(prefix, &edit.bin, page_bytes);
     }
     let surplus = |records: usize| records.saturating_sub(1) as i64;
-    Ok(surplus(edit.records_after) - surplus(edit.records_before))
+    Ok(Change {
+        surplus: surplus(edit.records_after) - surplus(edit.records_before),
+        filled,
+    })
 }
 
 /// LMDB's words with the path they are about, and what to do where the words do not say it.

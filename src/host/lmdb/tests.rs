@@ -188,6 +188,38 @@ fn replaced_stores_go_with_their_last_reader() {
 
 /// Goal: an image ends a rewriting that is under way, and nothing of the copy comes back.
 #[test]
+fn what_entries_take_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let lmdb = Lmdb::open(dir.path()).unwrap();
+    let check = |lmdb: &Lmdb| {
+        let snapshot = lmdb.snapshot().unwrap();
+        let (counted, walked) = snapshot.filled(lmdb.live().store.page_bytes());
+        assert_eq!(counted, Some(walked));
+    };
+    for round in 0..40_u64 {
+        let mut batch = WriteBatch::default();
+        for number in 0..60 {
+            let seed = round * 31 + number * 7;
+            let long = if seed % 11 == 0 { 600 } else { 4 };
+            let mut key = vec![b'k'; long];
+            key.extend((seed % 97).to_be_bytes());
+            if seed % 3 == 0 {
+                batch.delete(Bucket::Key, key.into());
+            } else {
+                let value = vec![0; (seed * 53 % 5000) as usize];
+                batch.put(Bucket::Key, key.into(), value.into());
+            }
+        }
+        lmdb.commit(&batch).unwrap();
+        check(&lmdb);
+        if round % 7 < 6 {
+            lmdb.defragment_part(20_000).unwrap();
+        }
+        check(&lmdb);
+    }
+}
+
+#[test]
 fn an_image_ends_a_rewriting() {
     let dir = tempfile::tempdir().unwrap();
     let lmdb = Lmdb::open(dir.path()).unwrap();

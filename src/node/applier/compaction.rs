@@ -19,7 +19,7 @@ const PAGE_BYTES: u64 = 4096;
 /// One batch changes one page in so many by removals.
 const REMOVAL_SHARE: u64 = 64;
 /// A small store is allowed so many all the same.
-const REMOVALS_MIN: usize = 128;
+const REMOVALS_MIN: usize = 64;
 
 /// Removals in one batch, for a store in which so many bytes are in use.
 pub fn removals_max(used_bytes: u64) -> usize {

@@ -55,7 +55,7 @@ impl<B: Backend> Applier<B> {
         let installing = self.installing.take().expect("checked by the caller");
         self.machine.reload()?;
         self.remove_replaced(cx);
-        self.rewriting.weigh(self.size, cx.now);
+        self.rewriting.waste.weigh(self.size, cx.now);
         let applied = self.machine.applied();
         assert_eq!(
             applied, installing.meta.id,

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::Applier;
+use super::{Applier, waste::Waste};
 use crate::{
     backend::Backend,
     kernel::{
@@ -28,26 +28,15 @@ use crate::{
     pb::etcdserverpb::DefragmentResponse,
 };
 
-/// Too much is free when it is more than this share of what is in use: one in so many.
-const FREE_SHARE: u64 = 4;
 /// The pause behind a part, in times that the part took, and at most.
 const PAUSE_TIMES: u32 = 1;
 const PAUSE_TIMES_UNASKED: u32 = 4;
 const PAUSE_MAX: Duration = Duration::from_millis(200);
-/// After a rewriting nobody asked for the store is left alone for so many times what it took.
-const REST_TIMES: u32 = 20;
-/// And so many times the usual rest when the file system had no room for the copy.
-const REST_TIMES_FULL: u32 = 10;
-
 /// What is being rewritten, and what will be.
 #[derive(Debug)]
 pub(super) struct Rewriting {
-    rules: RewriteRules,
+    pub(super) waste: Waste,
     run: Option<Run>,
-    /// Since when too much of the file is free, and when it is rewritten for that.
-    due: Option<Instant>,
-    /// Nothing is rewritten unasked before this moment.
-    not_before: Instant,
     /// Removals of replaced files on their way.
     removals: Vec<Ticket>,
 }
@@ -69,10 +58,8 @@ impl Rewriting {
     /// Nothing is under way.
     pub(super) fn new(rules: RewriteRules) -> Self {
         Self {
-            rules,
+            waste: Waste::new(rules),
             run: None,
-            due: None,
-            not_before: Instant::ZERO,
             removals: Vec::new(),
         }
     }
@@ -82,20 +69,11 @@ impl Rewriting {
         self.run.is_some()
     }
 
-    /// Looks at how much of the file is free.
-    pub(super) fn weigh(&mut self, size: BackendSize, now: Instant) {
-        let free = size.file_bytes.saturating_sub(size.used_bytes);
-        let too_much = self.rules.free_bytes_min.is_some_and(|min| free >= min)
-            && free > size.used_bytes / FREE_SHARE;
-        let at = now.after(self.rules.settle).max(self.not_before);
-        self.due = too_much.then(|| self.due.unwrap_or(at));
-    }
-
     /// When `rewriting_goes_on` has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.run {
             Some(run) => run.part.is_none().then_some(run.next),
-            None => self.due,
+            None => self.waste.due(),
         }
     }
 
@@ -129,7 +107,7 @@ impl<B: Backend> Applier<B> {
             part_began: cx.now,
             next: cx.now,
         });
-        self.rewriting.due = None;
+        self.rewriting.waste.on_begun();
         self.log_file("defragmenting", Vec::new(), cx);
         self.rewriting_goes_on(cx);
     }
@@ -139,7 +117,7 @@ impl<B: Backend> Applier<B> {
         if self.installing.is_some() && !mutant!("defragmentation-forgets-the-image") {
             return;
         }
-        let is_due = self.rewriting.due.is_some_and(|due| due <= cx.now);
+        let is_due = self.rewriting.waste.due().is_some_and(|due| due <= cx.now);
         let Some(run) = &mut self.rewriting.run else {
             if is_due {
                 self.begin_rewriting(None, cx);
@@ -152,7 +130,7 @@ impl<B: Backend> Applier<B> {
         let ticket = self.tickets.issue();
         run.part = Some(ticket);
         run.part_began = cx.now;
-        let bytes_max = self.rewriting.rules.part_bytes;
+        let bytes_max = self.rewriting.waste.rules().part_bytes;
         let op = DiskOp::Defragment { bytes_max };
         cx.emit(Effect::Disk { ticket, op });
     }
@@ -185,10 +163,9 @@ impl<B: Backend> Applier<B> {
                     vec![("error", error.to_string())],
                     cx,
                 );
-                let rest = self.rewriting.rules.rest.saturating_mul(REST_TIMES_FULL);
-                self.rewriting.not_before = cx.now.after(rest);
+                self.rewriting.waste.on_no_room(cx.now);
                 self.end_rewriting(Err(ApiError::NoSpace), cx);
-                self.rewriting.weigh(self.size, cx.now);
+                self.rewriting.waste.weigh(self.size, cx.now);
             }
             Err(error) => return Err(error.clone().into()),
         }
@@ -221,10 +198,6 @@ impl<B: Backend> Applier<B> {
         self.tell_load(cx);
         let began = self.rewriting.run.as_ref().map(|run| run.began);
         let took = began.map_or(Duration::ZERO, |began| cx.now.since(began));
-        let rest = took
-            .saturating_mul(REST_TIMES)
-            .max(self.rewriting.rules.rest);
-        self.rewriting.not_before = cx.now.after(rest);
         let fields = vec![
             ("db-size-bytes-before", before.file_bytes.to_string()),
             ("took", format!("{took:?}")),
@@ -232,14 +205,15 @@ impl<B: Backend> Applier<B> {
         self.log_file("finished defragmenting directory", fields, cx);
         let response = Response::Defragment(DefragmentResponse::default());
         self.end_rewriting(Ok(response), cx);
-        self.rewriting.weigh(self.size, cx.now);
+        let waste = &mut self.rewriting.waste;
+        waste.on_rewritten(took, self.size, cx.now);
         Ok(())
     }
 
     /// Nothing is rewritten any more; whoever asked for it is answered.
     fn end_rewriting(&mut self, result: Result<Response, ApiError>, cx: &mut Context<'_, Mail>) {
         let run = self.rewriting.run.take();
-        self.rewriting.due = None;
+        self.rewriting.waste.on_begun();
         if let Some(call) = run.and_then(|run| run.call) {
             cx.tell(Mail::Frontend(FrontendInput::Answer { call, result }));
         }
