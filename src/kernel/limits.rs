@@ -67,6 +67,11 @@ pub const CALLS_MAX: usize = 200_000;
 
 /// Keys of a range that one step reads; larger ranges take turns.
 pub const RANGE_PART_KEYS: usize = 40;
+/// Calls and entries that take about as long as such a part; ranges get so many parts a step as
+/// the others allow them, so that neither starves.
+pub const CALLS_PER_RANGE_PART: usize = 4;
+/// Parts of one step, whatever else it did.
+pub const RANGE_PARTS_MAX: usize = 32;
 /// Bytes of keys and values after which such a part ends, and that a chunk of a RangeStream aims
 /// at.
 pub const RANGE_PART_BYTES: usize = 256 * 1024;

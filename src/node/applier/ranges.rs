@@ -23,6 +23,8 @@ pub(super) struct Ranges {
     /// What one step reads.
     part: Part,
     tasks: VecDeque<Task>,
+    /// Calls and entries since ranges last went on.
+    others: usize,
 }
 
 #[derive(Debug)]
@@ -35,7 +37,16 @@ struct Task {
 impl Ranges {
     pub fn new(part: Part) -> Self {
         let tasks = VecDeque::new();
-        Self { part, tasks }
+        Self {
+            part,
+            tasks,
+            others: 0,
+        }
+    }
+
+    /// So many calls or entries were seen to.
+    pub fn beside(&mut self, others: usize) {
+        self.others = self.others.saturating_add(others);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -79,15 +90,21 @@ impl<B: Backend> Applier<B> {
         }
     }
 
-    /// Goes on with one range.
+    /// Goes on with ranges, for about as long as others took since the last time, but for at least
+    /// one part.
     pub(super) fn ranges_go_on(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         if self.installing.is_some() {
             return Ok(());
         }
-        match self.ranges.tasks.pop_front() {
-            Some(task) => self.range_part(task, cx),
-            None => Ok(()),
+        let others = std::mem::take(&mut self.ranges.others);
+        let parts = 1 + others / limits::CALLS_PER_RANGE_PART;
+        for _ in 0..parts.min(limits::RANGE_PARTS_MAX) {
+            match self.ranges.tasks.pop_front() {
+                Some(task) => self.range_part(task, cx)?,
+                None => break,
+            }
         }
+        Ok(())
     }
 
     fn range_part(&mut self, mut task: Task, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
