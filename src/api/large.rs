@@ -201,7 +201,7 @@ impl Pieces {
             begun: Bytes::new(),
             parts: parts.collect::<Vec<_>>().into_iter(),
             left,
-            allowed: 0,
+            allowed: limits::RANGE_FIRST_BYTES,
             ended: false,
             pace,
             place: None,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{ApplyError, Notice, StateMachine, order};
 use crate::{
     backend::Backend,
-    kernel::{ApiError, LeaseId, PartedRange, RangeChunk, RangeChunkResponse, Response},
+    kernel::{ApiError, LeaseId, PartedRange, RangeChunk, RangeChunkResponse, Response, limits},
     lease::Lessor,
     mutant,
     mvcc::{Part, RangeQuery, RangeResult, RangeWalk, Store, Walked, WriteTxn},
@@ -112,12 +112,13 @@ impl<B: Backend> StateMachine<B> {
         Ok(walk.step(&self.store, &self.view, part)?)
     }
 
-    /// The answer, once all is read. One of many parts stays in parts, unless it is to be sorted or
+    /// The answer, once all is read. A large one stays as it was read, unless it is to be sorted or
     /// filtered.
     pub fn range_answer(&self, request: &RangeRequest, walk: RangeWalk) -> Response {
+        let large = walk.bytes() >= limits::LARGE_READ_BYTES;
         let walked = walk.finish(&self.store);
         // Values that only decide the order are read all the same, and a plain range has no order.
-        if walked.parts.len() > 1 && order::is_plain(request) {
+        if (large || walked.parts.len() > 1) && order::is_plain(request) {
             return Response::PartedRange(parted_answer(request, walked));
         }
         let whole = PartedRange {

@@ -65,7 +65,12 @@ pub const WATCHES_PER_STREAM_MAX: usize = 1_000_000;
 /// Calls in flight at one member; further ones are refused with TooManyRequests.
 pub const CALLS_MAX: usize = 200_000;
 
-/// Keys of a range that one step reads; larger ranges take turns.
+/// Keys of a range that are read at once; a larger one goes on in parts. Who lists a page of a
+/// thousand keys waits for others as little as who reads one key.
+pub const RANGE_FIRST_KEYS: usize = 1000;
+/// Bytes of an answer after which this first part ends, and that are sent without waiting for turns.
+pub const RANGE_FIRST_BYTES: usize = 1024 * 1024;
+/// Keys of a part that one step reads then; ranges take turns.
 pub const RANGE_PART_KEYS: usize = 40;
 /// Calls and entries that take about as long as such a part; ranges get so many parts a step as
 /// the others allow them, so that neither starves.

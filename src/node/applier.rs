@@ -162,7 +162,7 @@ impl<B: Backend> Applier<B> {
             compaction_at,
             compaction_done: None,
             hashes: VecDeque::new(),
-            ranges: Ranges::new(config.range_part),
+            ranges: Ranges::new(config.range_first, config.range_part),
             size,
             marked: applied,
             log_bytes: LogBytes::default(),

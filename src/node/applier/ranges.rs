@@ -1,4 +1,4 @@
-//! Large ranges, a part of one per step, in turns, so that they hold up neither writes nor each
+//! Large ranges, in parts and in turns, so that they hold up neither writes nor each
 //! other.
 //!
 //! Invariants: a range is read at the revision of its first part, whatever is written meanwhile; no
@@ -20,7 +20,9 @@ use crate::{
 /// Ranges on their way.
 #[derive(Debug)]
 pub(super) struct Ranges {
-    /// What one step reads.
+    /// What is read at once.
+    first: Part,
+    /// What one step reads then.
     part: Part,
     tasks: VecDeque<Task>,
     /// Calls and entries since ranges last went on.
@@ -35,9 +37,10 @@ struct Task {
 }
 
 impl Ranges {
-    pub fn new(part: Part) -> Self {
+    pub fn new(first: Part, part: Part) -> Self {
         let tasks = VecDeque::new();
         Self {
+            first,
             part,
             tasks,
             others: 0,
@@ -79,6 +82,7 @@ impl<B: Backend> Applier<B> {
                     request,
                     walk,
                 },
+                self.ranges.first,
                 cx,
             ),
             Err(error) => {
@@ -100,15 +104,20 @@ impl<B: Backend> Applier<B> {
         let parts = 1 + others / limits::CALLS_PER_RANGE_PART;
         for _ in 0..parts.min(limits::RANGE_PARTS_MAX) {
             match self.ranges.tasks.pop_front() {
-                Some(task) => self.range_part(task, cx)?,
+                Some(task) => self.range_part(task, self.ranges.part, cx)?,
                 None => break,
             }
         }
         Ok(())
     }
 
-    fn range_part(&mut self, mut task: Task, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
-        let step = self.machine.walk_on(&mut task.walk, self.ranges.part);
+    fn range_part(
+        &mut self,
+        mut task: Task,
+        part: Part,
+        cx: &mut Context<'_, Mail>,
+    ) -> Result<(), Fault> {
+        let step = self.machine.walk_on(&mut task.walk, part);
         let result = match settle(step)? {
             Ok(true) => {
                 // The others wait when too much is gathered; the oldest comes to its end.
