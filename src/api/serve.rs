@@ -16,8 +16,7 @@ use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
 };
-use tonic::{Status, body::Body, service::Routes};
-use tower::ServiceExt;
+use tonic::{Status, body::Body};
 
 use super::{
     EdgeLimits, Handle,
@@ -72,17 +71,17 @@ pub enum Traffic {
 #[derive(Clone)]
 pub struct Service {
     handle: Handle,
-    routes: Routes,
+    services: grpc::Services,
     traffic: Traffic,
 }
 
 impl Service {
     /// Everything the core behind the handle offers.
     pub fn new(handle: Handle) -> Self {
-        let routes = grpc::routes(&handle);
+        let services = grpc::Services::new(&handle);
         Self {
             handle,
-            routes,
+            services,
             traffic: Traffic::Both,
         }
     }
@@ -195,7 +194,7 @@ impl Service {
     async fn call(self, request: Request<Body>) -> Response<Body> {
         let timeout = grpc_timeout(request.headers());
         let uri = request.uri().clone();
-        let answering = self.routes.oneshot(request);
+        let answering = self.services.answer(request);
         let Some(response) = within(timeout, answering).await else {
             return status::of(ApiError::DeadlineExceeded).into_http();
         };

@@ -133,7 +133,7 @@ pub async fn figures(binary: &Path, directory: &Path, seconds: u64) -> Result<Fi
         #[command(flatten)]
         options: Options,
     }
-    let defaults = Defaults::try_parse_from(["beside", "--server="]).map_err(text)?;
+    let defaults = Defaults::try_parse_from(["beside", "--server", "-"]).map_err(text)?;
     let options = Options {
         directory: directory.to_owned(),
         seconds,

@@ -41,8 +41,8 @@ pub struct Sizes {
     /// Leases of `lease-ending`
     #[arg(long, default_value_t = 50_000)]
     pub leases_ending: u64,
-    /// Seconds from their first grant to their end
-    #[arg(long, default_value_t = 40)]
+    /// Seconds that they live; granting them must take less
+    #[arg(long, default_value_t = 20)]
     pub ending_seconds: i64,
     /// Revisions that `compaction` compacts
     #[arg(long, default_value_t = 1_000_000)]
@@ -133,9 +133,29 @@ async fn load(
 ) -> Result<Figures, String> {
     let cluster = subject.start(row.members).await?;
     let mut figures = workload::run(workload, spec, &cluster.endpoints(), &cluster).await?;
+    figures.insert("workload".into(), format!("{workload:?}").into());
+    figures.insert("clients".into(), spec.clients.into());
+    figures.insert("connections".into(), spec.connections.into());
     figures.insert("peak_mib".into(), rounded(cluster.peak_mib()?));
     figures.insert("disk_mib".into(), rounded(cluster.disk_mib()));
     Ok(figures)
+}
+
+/// About how many seconds a pair of a row takes that was never measured; rather too many.
+pub fn guess(row: &Row, sizes: &Sizes) -> f64 {
+    let cells = row.sides().len() as f64;
+    match row.kind {
+        Kind::Load(..) => cells * (sizes.seconds + 3.0),
+        Kind::Many => cells * 15.0 + sizes.keys as f64 / 10_000.0,
+        Kind::ManyPuts => sizes.keys as f64 / 10_000.0,
+        Kind::LeasesHeld => sizes.leases as f64 / 10_000.0,
+        Kind::LeasesEnding => sizes.ending_seconds as f64 + 10.0,
+        Kind::Compaction => 2.0 * sizes.seconds + sizes.history as f64 / 20_000.0,
+        Kind::Beside => 2.0 * sizes.seconds.max(BESIDE_SECONDS as f64) + 20.0,
+        Kind::Steady => sizes.steady_seconds + 5.0,
+        Kind::Big => 2.0 * sizes.seconds + sizes.big_mb as f64 / 20.0 + 20.0,
+        Kind::Idle => cells * 5.0,
+    }
 }
 
 async fn idle(subject: &Subject<'_>) -> Result<Figures, String> {

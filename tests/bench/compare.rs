@@ -81,8 +81,16 @@ pub async fn run(options: &Options) -> Result<(), String> {
         .budget
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut over = false;
+    let mut failed = Vec::new();
     for row in chosen {
-        over |= !measure(row, options, &binaries, &mut results, ends).await?;
+        match measure(row, options, &binaries, &mut results, ends).await {
+            Ok(whole) => over |= !whole,
+            // The other rows can still be measured.
+            Err(why) => {
+                println!("{}: FAILED: {why}", row.name);
+                failed.push(row.name);
+            }
+        }
         for line in table::verdicts(row, &results, &binaries) {
             println!("{line}");
         }
@@ -93,7 +101,10 @@ pub async fn run(options: &Options) -> Result<(), String> {
     if over {
         println!("the time is over; the same command goes on with what is left");
     }
-    Ok(())
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(format!("not measured: {}", failed.join(", "))),
+    }
 }
 
 fn chosen<'a>(all: &'a [Row], names: &[String]) -> Result<Vec<&'a Row>, String> {
@@ -137,7 +148,7 @@ async fn measure(
     ends: Option<Instant>,
 ) -> Result<bool, String> {
     let sides = sides(row, options);
-    let mut lasts = Duration::ZERO;
+    let mut lasts = Duration::from_secs_f64(cells::guess(row, &options.sizes));
     while results.pairs(row.name, &sides, binaries).len() < options.pairs {
         let earlier = results.pairs(row.name, &sides, binaries);
         if let Some(pair) = earlier.last() {
@@ -161,7 +172,7 @@ async fn measure(
                 directory: &options.directory,
             };
             let cell = cells::measure(row, &subject, &options.sizes).await;
-            let cell = cell.map_err(|why| format!("{} of {}: {why}", row.name, side.name()))?;
+            let cell = cell.map_err(|why| format!("{}: {why}", side.name()))?;
             println!(
                 "{} {} {}: {}",
                 row.name,

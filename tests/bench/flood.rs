@@ -26,7 +26,9 @@ use crate::{key, server};
 /// How long a range that failed waits before it is asked for again.
 const PAUSE: Duration = Duration::from_millis(100);
 
+// `beside` has options of this name too, and these among them.
 #[derive(Args, Clone)]
+#[group(skip)]
 pub struct Options {
     /// Where the server is; `beside` fills it in
     #[arg(long, default_value = "")]

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -10,7 +10,8 @@ use std::{
 
 use fated::pb::{
     etcdserverpb::{
-        LeaseGrantRequest, LeaseLeasesRequest, PutRequest, WatchCreateRequest, WatchResponse,
+        LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, PutRequest,
+        WatchCreateRequest, WatchResponse,
     },
     mvccpb::event::EventType,
 };
@@ -18,8 +19,8 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     cells::{Sizes, Subject},
-    client::{Conn, frame},
-    methods::{GRANT, LEASES, PUT, WATCH, put, watch},
+    client::{Conn, frame, text},
+    methods::{GRANT, KEEP_ALIVE, LEASES, PUT, WATCH, put, watch},
     record::{Figures, Record, rounded},
     workload::{connections, value},
 };
@@ -28,8 +29,8 @@ const CLIENTS: usize = 100;
 const CONNECTIONS: usize = 10;
 /// Longer than any run.
 const LONG_TTL: i64 = 24 * 60 * 60;
-/// What must be left of that when the last of them is granted.
-const END_LEFT: i64 = 3;
+/// Renewals of a stream that are on their way at a time.
+const RENEWED_TOGETHER: usize = 100;
 /// How long the end of all of them may take.
 const END_LIMIT: Duration = Duration::from_secs(180);
 
@@ -54,7 +55,7 @@ where
         });
     }
     while let Some(done) = clients.join_next().await {
-        done.map_err(|error| error.to_string())??;
+        done.map_err(text)??;
     }
     Ok(())
 }
@@ -73,7 +74,7 @@ pub async fn held(subject: &Subject<'_>, count: u64) -> Result<Figures, String> 
             let begun = Instant::now();
             let asked = LeaseGrantRequest {
                 ttl: LONG_TTL,
-                id: i64::try_from(number).expect("few") + 1,
+                id: id(number),
             };
             conn.count(&GRANT, frame(&asked)).await?;
             record.note(begun);
@@ -97,11 +98,11 @@ pub async fn held(subject: &Subject<'_>, count: u64) -> Result<Figures, String> 
     Ok(figures)
 }
 
-/// Grants leases that end in the same second, each with a key, and watches the keys go.
+/// Grants leases with a key each, renews all of them at once, and watches the keys go.
 ///
-/// A lease's end counts from when its grant was sent, so lateness is never told too small.
+/// A lease's end counts from when its renewal was sent, so lateness is never told too small.
 pub async fn ending(subject: &Subject<'_>, sizes: &Sizes) -> Result<Figures, String> {
-    let (count, end) = (sizes.leases_ending, sizes.ending_seconds);
+    let (count, ttl) = (sizes.leases_ending, sizes.ending_seconds);
     let cluster = subject.start(1).await?;
     let conns = connections(&cluster.endpoints(), CONNECTIONS).await?;
     let mut watcher = Conn::open(&cluster.members[0].endpoint).await?;
@@ -112,18 +113,13 @@ pub async fn ending(subject: &Subject<'_>, sizes: &Sizes) -> Result<Figures, Str
     });
     let mut stream = watcher.stream(&WATCH, frame(&create)).await?;
     stream.next().await?;
+    spread(&conns, count, move |conn, number| {
+        grant_with_key(conn, number, ttl)
+    })
+    .await?;
     let begun = Instant::now();
-    let ends = Arc::new(Mutex::new(vec![
-        begun;
-        usize::try_from(count).expect("few")
-    ]));
-    let granting = Arc::clone(&ends);
-    let granted = spread(&conns, count, move |conn, number| {
-        grant_with_key(conn, (number, begun, end), Arc::clone(&granting))
-    });
-    granted.await?;
-    let taken = begun.elapsed();
-    let ends = ends.lock().expect("all clients are done").clone();
+    let ends = renewed(&conns, count).await?;
+    let renewing = begun.elapsed();
     let mut late = Vec::new();
     let cpu = cluster.cpu_seconds()?;
     let going = async {
@@ -143,7 +139,7 @@ pub async fn ending(subject: &Subject<'_>, sizes: &Sizes) -> Result<Figures, Str
     note("late_p99_s", late[late.len() * 99 / 100]);
     note("late_max_s", late[late.len() - 1]);
     note("late_min_s", late[0]);
-    note("granting_s", taken.as_secs_f64());
+    note("renewing_s", renewing.as_secs_f64());
     note("cpu_us_per_op", cpu * 1e6 / count as f64);
     note("peak_mib", cluster.peak_mib()?);
     // One that ends before its time is an error.
@@ -152,26 +148,64 @@ pub async fn ending(subject: &Subject<'_>, sizes: &Sizes) -> Result<Figures, Str
     Ok(figures)
 }
 
-/// Grants a lease of what is left until all of them end, and puts a key with it.
-async fn grant_with_key(
-    mut conn: Conn,
-    (number, begun, end): (u64, Instant, i64),
-    ends: Arc<Mutex<Vec<Instant>>>,
-) -> Result<(), String> {
-    let sent = Instant::now();
-    let ttl = end - i64::try_from((sent - begun).as_secs()).expect("seconds");
-    if ttl < END_LEFT {
-        return Err("granting takes too long".to_owned());
-    }
-    let granted = conn.ask(&GRANT, &LeaseGrantRequest { ttl, id: 0 }).await?;
-    let lives = Duration::from_secs(u64::try_from(granted.ttl).unwrap_or(0));
-    let at = usize::try_from(number).expect("few");
-    ends.lock().expect("nobody panics while holding it")[at] = sent + lives;
+/// The lease of a number.
+fn id(number: u64) -> i64 {
+    i64::try_from(number).expect("few") + 1
+}
+
+/// Grants a lease, and puts a key with it.
+async fn grant_with_key(mut conn: Conn, number: u64, ttl: i64) -> Result<(), String> {
+    let asked = LeaseGrantRequest {
+        ttl,
+        id: id(number),
+    };
+    conn.count(&GRANT, frame(&asked)).await?;
     let request = PutRequest {
-        lease: granted.id,
+        lease: id(number),
         ..put(format!("e{number:07}"), &value(8))
     };
     conn.count(&PUT, frame(&request)).await.map(|_| ())
+}
+
+/// Renews all leases as fast as can be; gives when each of them ends.
+async fn renewed(conns: &[Conn], count: u64) -> Result<Vec<Instant>, String> {
+    let mut streams = JoinSet::new();
+    for (first, conn) in (0..).zip(conns.iter().cloned()) {
+        let own: Vec<u64> = (first..count).step_by(conns.len()).collect();
+        streams.spawn(renew(conn, own));
+    }
+    let mut ends = vec![Instant::now(); usize::try_from(count).expect("few")];
+    while let Some(done) = streams.join_next().await {
+        for (number, end) in done.map_err(text)?? {
+            ends[usize::try_from(number).expect("few")] = end;
+        }
+    }
+    Ok(ends)
+}
+
+/// Renews leases over one stream, so many at a time.
+async fn renew(mut conn: Conn, own: Vec<u64>) -> Result<Vec<(u64, Instant)>, String> {
+    let asked = |number| LeaseKeepAliveRequest { id: id(number) };
+    let mut ends = Vec::new();
+    let Some(first) = own.first() else {
+        return Ok(ends);
+    };
+    let mut stream = conn.stream(&KEEP_ALIVE, frame(&asked(*first))).await?;
+    stream.next().await?;
+    for together in own.chunks(RENEWED_TOGETHER) {
+        let sent = Instant::now();
+        for number in together {
+            stream.send(&asked(*number))?;
+        }
+        for number in together {
+            let ttl = u64::try_from(stream.next().await?.ttl).unwrap_or(0);
+            if ttl == 0 {
+                return Err("a lease ended before it was renewed".to_owned());
+            }
+            ends.push((*number, sent + Duration::from_secs(ttl)));
+        }
+    }
+    Ok(ends)
 }
 
 /// Notes by how many seconds the keys that went were late.

@@ -38,6 +38,7 @@ mod workload;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(about = "Measures a server under load", version)]
@@ -69,13 +70,11 @@ static ALLOCATOR: Allocator = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Beside(options) => beside::run(&options).await,
-        Command::Flood(options) => flood::run(&options).await,
-        Command::Core(options) => core::run(&options).await,
-        Command::Compare(options) => compare::run(&options).await,
-        Command::Load(options) => load::run(&options).await,
-        Command::Null(options) => null::run(&options).await,
+    let command = Cli::parse().command;
+    // Servers that were started end and their data go, however this ends.
+    let done = tokio::select! {
+        done = run(&command) => done,
+        () = stopped() => Err("it was told to stop".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,6 +82,32 @@ async fn main() -> ExitCode {
             eprintln!("fated-bench: {story}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn run(command: &Command) -> Result<(), String> {
+    match command {
+        Command::Beside(options) => beside::run(options).await,
+        Command::Flood(options) => flood::run(options).await,
+        Command::Core(options) => core::run(options).await,
+        Command::Compare(options) => compare::run(options).await,
+        Command::Load(options) => load::run(options).await,
+        Command::Null(options) => null::run(options).await,
+    }
+}
+
+/// Waits for a signal that ends a program.
+async fn stopped() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        // Without them the program ends at once, which is what is left.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
-use clap::{Args, FromArgMatches, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 
 use crate::{
+    beside,
     cells::{self, Sizes, Subject},
     client::Conn,
     null,
@@ -112,6 +113,21 @@ async fn leases_work() {
 async fn long_rows_work() {
     // Puts beside large ranges take a while even if they are few; they are a command of their own.
     cells_work(|kind| matches!(kind, Kind::Compaction | Kind::Steady | Kind::Big)).await;
+}
+
+/// No two options have one name.
+#[test]
+fn the_commands_are_sound() {
+    crate::Cli::command().debug_assert();
+}
+
+/// The options of puts beside a load can be made; a server that is not there is told.
+#[tokio::test]
+async fn beside_knows_its_defaults() {
+    let (binary, directory) = (PathBuf::from("no-such-server"), std::env::temp_dir());
+    let told = beside::figures(&binary, &directory, 1).await;
+    let why = told.expect_err("there is no server");
+    assert!(why.contains("cannot start no-such-server"), "{why}");
 }
 
 /// A failure is seen as one: nobody is there, or the server refuses.

@@ -44,7 +44,7 @@ pub struct Rpcs {
 
 #[derive(Debug)]
 struct Shared {
-    methods: BTreeMap<String, Method>,
+    methods: BTreeMap<String, Arc<Method>>,
     received_bytes: IntCounter,
     sent_bytes: IntCounter,
     clients: IntCounterVec,
@@ -68,8 +68,7 @@ struct Method {
 /// One call on its way.
 #[derive(Debug)]
 struct Running {
-    shared: Arc<Shared>,
-    path: String,
+    method: Arc<Method>,
     began: Instant,
     ended: bool,
     span: Option<Span>,
@@ -113,7 +112,7 @@ impl Rpcs {
                 handled: ends.collect(),
                 handling: handling.as_ref().map(|all| all.with_label_values(&labels)),
             };
-            (format!("/{service}/{method}"), figures)
+            (format!("/{service}/{method}"), Arc::new(figures))
         });
         let help = "Streams of clients that broke.";
         let name = "etcd_network_server_stream_failures_total";
@@ -181,8 +180,7 @@ impl Rpcs {
         let span = tracer.and_then(|tracer| tracer.on_call(path, request.headers()));
         let within = span.as_ref().map(Span::context);
         let mut running = Running {
-            shared: Arc::clone(&self.shared),
-            path: path.to_owned(),
+            method: Arc::clone(method),
             began: Instant::now(),
             ended: false,
             span,
@@ -238,9 +236,7 @@ impl Running {
         if let Some(span) = &self.span {
             span.finish(code);
         }
-        let Some(method) = self.shared.methods.get(&self.path) else {
-            return;
-        };
+        let method = &self.method;
         method.handled[code.min(CODES.len() - 1)].inc();
         if let Some(handling) = &method.handling {
             handling.observe(self.began.elapsed().as_secs_f64());

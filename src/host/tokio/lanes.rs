@@ -1,8 +1,12 @@
 //! Disk lanes: one thread each, operations in order, every ticket answered exactly once.
 
 use std::{
-    io,
-    sync::mpsc::{Sender, channel},
+    fmt, io,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Sender, channel},
+    },
     thread,
 };
 
@@ -32,10 +36,26 @@ pub struct LaneSet {
 /// Handles to the running lanes.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    wal: Sender<(Ticket, DiskOp)>,
-    keep: Sender<(Ticket, DiskOp)>,
-    backend: Sender<(Ticket, DiskOp)>,
-    snapshot: Sender<(Ticket, DiskOp)>,
+    wal: LaneHandle,
+    keep: LaneHandle,
+    backend: LaneHandle,
+    snapshot: LaneHandle,
+}
+
+/// One running lane.
+#[derive(Debug)]
+struct LaneHandle {
+    operations: Sender<(Ticket, DiskOp)>,
+    worker: Arc<Mutex<Worker>>,
+    /// Operations that were handed in and whose end was not told yet.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The work of a lane, and how it ended.
+struct Worker {
+    work: Box<dyn LaneWork>,
+    failed: Option<DiskError>,
+    meter: Meter,
 }
 
 impl Lanes {
@@ -61,48 +81,100 @@ impl Lanes {
             Lane::Backend => &self.backend,
             Lane::Snapshot => &self.snapshot,
         };
+        lane.submit(ticket, op);
+    }
+
+    /// Whether everything that was handed to the lane of the log is done and told.
+    pub(super) fn wal_is_idle(&self) -> bool {
+        self.wal.waiting.load(Ordering::Acquire) == 0
+    }
+
+    /// Writes to the log here and now, in the order of the lane, which must be idle.
+    pub(super) fn write_here(&self, op: DiskOp) -> Result<DiskOutcome, DiskError> {
+        assert!(self.wal_is_idle(), "a write that overtakes others");
+        lock(&self.wal.worker).run(op)
+    }
+}
+
+impl LaneHandle {
+    fn submit(&self, ticket: Ticket, op: DiskOp) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         // A lane's thread ends only with this process or by a panic, which is our bug.
-        lane.send((ticket, op))
+        self.operations
+            .send((ticket, op))
             .expect("a disk lane lives as long as its host");
+    }
+}
+
+impl Worker {
+    fn run(&mut self, op: DiskOp) -> Result<DiskOutcome, DiskError> {
+        let lane = op.lane();
+        let rewrite = matches!(op, DiskOp::Defragment { .. });
+        let began = self.meter.moment();
+        let outcome = match &self.failed {
+            // What stands behind a failure would leave a gap if it took effect.
+            Some(error) => Err(DiskError::clone(error)),
+            None => self.meter.disk(Timed::of(&op), || self.work.run(op)),
+        };
+        if rewrite {
+            let over = !matches!(outcome, Ok(DiskOutcome::Rewriting));
+            self.meter.on_rewriting(began, over);
+        }
+        // A rewrite that found no room for its copy has left the store as it was.
+        if let Err(error) = &outcome
+            && lane != Lane::Snapshot
+            && !(rewrite && error.kind == DiskErrorKind::Full)
+        {
+            self.failed = Some(error.clone());
+        }
+        outcome
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
     }
 }
 
 fn start(
     name: &str,
-    mut work: Box<dyn LaneWork>,
+    work: Box<dyn LaneWork>,
     events: UnboundedSender<Event>,
     meter: Meter,
-) -> io::Result<Sender<(Ticket, DiskOp)>> {
-    let (submit, operations) = channel::<(Ticket, DiskOp)>();
+) -> io::Result<LaneHandle> {
+    let (operations, taken) = channel::<(Ticket, DiskOp)>();
+    let failed = None;
+    let worker = Worker {
+        work,
+        failed,
+        meter,
+    };
+    let lane = LaneHandle {
+        operations,
+        worker: Arc::new(Mutex::new(worker)),
+        waiting: Arc::default(),
+    };
+    let (worker, waiting) = (Arc::clone(&lane.worker), Arc::clone(&lane.waiting));
     thread::Builder::new()
         .name(format!("lane-{name}"))
         .spawn(move || {
-            let mut failed = None;
-            while let Ok((ticket, op)) = operations.recv() {
-                let lane = op.lane();
-                let rewrite = matches!(op, DiskOp::Defragment { .. });
-                let began = meter.moment();
-                let outcome = match &failed {
-                    // What stands behind a failure would leave a gap if it took effect.
-                    Some(error) => Err(DiskError::clone(error)),
-                    None => meter.disk(Timed::of(&op), || work.run(op)),
-                };
-                if rewrite {
-                    meter.on_rewriting(began, !matches!(outcome, Ok(DiskOutcome::Rewriting)));
-                }
-                // A rewrite that found no room for its copy has left the store as it was.
-                if let Err(error) = &outcome
-                    && lane != Lane::Snapshot
-                    && !(rewrite && error.kind == DiskErrorKind::Full)
-                {
-                    failed = Some(error.clone());
-                }
+            while let Ok((ticket, op)) = taken.recv() {
+                let outcome = lock(&worker).run(op);
                 if events.send(Event::DiskDone { ticket, outcome }).is_err() {
                     return; // the event loop is gone, nobody waits for this any more
                 }
+                // Only now, so that nothing done elsewhere is told before this.
+                waiting.fetch_sub(1, Ordering::AcqRel);
             }
         })?;
-    Ok(submit)
+    Ok(lane)
+}
+
+fn lock(worker: &Mutex<Worker>) -> MutexGuard<'_, Worker> {
+    worker.lock().expect("no holder of the lock panics")
 }
 
 #[cfg(test)]
@@ -144,8 +216,7 @@ mod tests {
         let lane = lane.unwrap();
         for number in 1..=4 {
             let before = SegmentId::new(number);
-            lane.send((Ticket::new(number), DiskOp::WalRemove { before }))
-                .unwrap();
+            lane.submit(Ticket::new(number), DiskOp::WalRemove { before });
         }
         let outcomes: Vec<bool> = (0..4)
             .map(|_| match done.blocking_recv() {

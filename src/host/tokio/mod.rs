@@ -10,6 +10,7 @@ pub mod lanes;
 pub mod links;
 pub mod lock;
 pub mod log;
+mod lone;
 pub mod meter;
 mod rotate;
 pub mod signal;
@@ -27,6 +28,7 @@ use self::{
     lanes::{LaneSet, Lanes},
     links::Links,
     log::Log,
+    lone::Lone,
     meter::Meter,
 };
 use super::port::Host;
@@ -65,6 +67,7 @@ pub struct TokioHost {
     slow_step: Option<Duration>,
     /// When the step began that runs now.
     step_began: Option<std::time::Instant>,
+    lone: Lone,
 }
 
 impl TokioHost {
@@ -87,6 +90,7 @@ impl TokioHost {
             log,
             slow_step: None,
             step_began: None,
+            lone: Lone::default(),
         })
     }
 
@@ -95,6 +99,24 @@ impl TokioHost {
     pub fn tell_slow_steps(mut self, limit: Duration) -> Self {
         self.slow_step = Some(limit);
         self
+    }
+
+    fn begin_step(&mut self, events: &[Event]) {
+        self.lone.begin(events);
+        self.step_began = self.slow_step.map(|_| std::time::Instant::now());
+    }
+
+    /// Does the write that was kept back, if nobody is there who would wait for it.
+    fn write_alone(&mut self) -> Option<Event> {
+        let (ticket, op) = self.lone.take()?;
+        if !self.events.is_empty() {
+            self.lanes.submit(ticket, op);
+            return None;
+        }
+        let began = std::time::Instant::now();
+        let outcome = self.lanes.write_here(op);
+        self.lone.took(began.elapsed());
+        Some(Event::DiskDone { ticket, outcome })
     }
 
     fn look_at_step(&mut self) {
@@ -127,6 +149,11 @@ impl Host for TokioHost {
 
     async fn wait(&mut self, until: Option<Instant>, events: &mut Vec<Event>) {
         self.look_at_step();
+        if let Some(done) = self.write_alone() {
+            events.push(done);
+            self.begin_step(events);
+            return;
+        }
         // Lets the edge's tasks run once between two steps, so that answers leave and requests that
         // came in meanwhile share the next step and with it one write to the log.
         tokio::task::yield_now().await;
@@ -146,12 +173,20 @@ impl Host for TokioHost {
         for event in &events[first..] {
             self.links.on_handover(event);
         }
-        self.step_began = self.slow_step.map(|_| std::time::Instant::now());
+        self.begin_step(&events[first..]);
     }
 
     fn execute(&mut self, effect: Effect) {
+        if let Some((ticket, op)) = self.lone.beside(&effect) {
+            self.lanes.submit(ticket, op);
+        }
         match effect {
-            Effect::Disk { ticket, op } => self.lanes.submit(ticket, op),
+            Effect::Disk { ticket, op } => {
+                let idle = self.lanes.wal_is_idle();
+                if let Some(op) = self.lone.keep(ticket, op, idle) {
+                    self.lanes.submit(ticket, op);
+                }
+            }
             Effect::Link(op) => self.links.execute(op),
             Effect::Reply { call, result } => self.answers.reply(call, result),
             Effect::Stream { stream, item } => self.answers.stream(stream, item),

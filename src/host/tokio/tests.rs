@@ -56,6 +56,16 @@ struct Member {
 }
 
 async fn member(cluster: u64, id: u64) -> Member {
+    let wal =
+        |dir: &WalDir| Box::new(WalWriter::new(dir.clone(), Meter::default())) as Box<dyn LaneWork>;
+    member_with(cluster, id, wal).await.0
+}
+
+async fn member_with(
+    cluster: u64,
+    id: u64,
+    wal: impl FnOnce(&WalDir) -> Box<dyn LaneWork>,
+) -> (Member, UnboundedSender<Event>) {
     let home = tempfile::tempdir().unwrap();
     let dir = WalDir::open(home.path(), true).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -77,20 +87,22 @@ async fn member(cluster: u64, id: u64) -> Member {
         Meter::default(),
     );
     let lanes = LaneSet {
-        wal: Box::new(WalWriter::new(dir.clone(), Meter::default())),
+        wal: wal(&dir),
         keep: Box::new(WalKeeper::new(dir)),
         backend: Box::new(Broken),
         snapshot: Box::new(Broken),
     };
     let replies = Replies::default();
     let desk = Box::new(Desk(Arc::clone(&replies)));
+    let sender = queue.0.clone();
     let host = TokioHost::new(queue, lanes, links, desk, log, &Meter::default()).unwrap();
-    Member {
+    let member = Member {
         host,
         url,
         replies,
         _home: home,
-    }
+    };
+    (member, sender)
 }
 
 impl Member {
@@ -235,6 +247,69 @@ async fn lanes_answer_each_ticket_once_in_order() {
         [Event::DiskDone { ticket, outcome: Err(error) }]
             if ticket.get() == 99 && error.kind == DiskErrorKind::Io
     ));
+}
+
+/// A lane's work that tells the names of the threads it runs on.
+struct Named(Arc<Mutex<Vec<Option<String>>>>);
+
+impl LaneWork for Named {
+    fn run(&mut self, _op: DiskOp) -> Result<DiskOutcome, DiskError> {
+        let name = std::thread::current().name().map(str::to_owned);
+        self.0.lock().unwrap().push(name);
+        Ok(DiskOutcome::Done)
+    }
+}
+
+/// Goal: the loop writes by itself for one call that is alone, and for nobody else. Method: steps
+/// with one call and with two, and one call with something else to do; the write tells its thread.
+#[cfg(not(feature = "failpoints"))]
+#[tokio::test]
+async fn a_lone_write_is_done_by_the_loop() {
+    let threads = Arc::default();
+    let (mut one, events) = member_with(1, 10, |_| Box::new(Named(Arc::clone(&threads)))).await;
+    let call = |number| Event::Call {
+        call: CallId::new(number),
+        credentials: crate::kernel::Credentials::default(),
+        request: crate::kernel::Request::Health,
+    };
+    let write = |ticket: u64| Effect::Disk {
+        ticket: Ticket::new(ticket),
+        op: DiskOp::WalWrite {
+            segment: SegmentId::new(1),
+            offset: 0,
+            bytes: Bytes::from_static(b"12345678"),
+            sync: true,
+        },
+    };
+    let reply = || Effect::Reply {
+        call: CallId::new(1),
+        result: Err(ApiError::NoLeader),
+    };
+    for (calls, other, on_the_loop) in [
+        (1, None, true),
+        (2, None, false),
+        (1, Some(reply()), false),
+        (1, None, true),
+    ] {
+        (1..=calls).for_each(|number| events.send(call(number)).unwrap());
+        assert_eq!(one.next().await.len() as u64, calls);
+        one.host.execute(write(7));
+        if let Some(other) = other {
+            one.host.execute(other);
+        }
+        let done = one.next().await;
+        assert!(
+            matches!(&done[..], [Event::DiskDone { ticket, outcome: Ok(_) }]
+                if ticket.get() == 7)
+        );
+        let thread = threads.lock().unwrap().pop().unwrap();
+        let lane = thread.as_deref() == Some("lane-wal");
+        assert_eq!(lane, !on_the_loop, "{thread:?} wrote for {calls} calls");
+        // The lane counts what it told a moment after it told it.
+        while !one.host.lanes.wal_is_idle() {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[tokio::test]
