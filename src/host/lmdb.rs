@@ -20,6 +20,7 @@
 
 mod layout;
 mod longkey;
+mod map;
 mod pages;
 mod repack;
 mod rewrite;
@@ -144,6 +145,11 @@ impl Lmdb {
         };
         self.remove_replaced()?;
         Ok(size)
+    }
+
+    /// Gives the memory back that reading the store has taken: for who has just read all of it.
+    pub fn give_back_map(&self) {
+        self.live().store.give_back_map();
     }
 
     fn live(&self) -> Live {
@@ -271,9 +277,15 @@ impl Backend for Lmdb {
         let gone: Vec<Live> = lock(&self.shared.replaced).extract_if(.., unread).collect();
         for Live { generation, store } in gone {
             self.step("replaced: before the old store is removed")?;
-            drop(store);
             let layout = &self.shared.layout;
-            layout.discard(&layout.store(generation))?;
+            let dir = layout.store(generation);
+            let store =
+                Arc::into_inner(store).expect("it was the only one, and nobody can find it");
+            if store.close() {
+                layout::shorten(&dir.join(layout::DATA_FILE))?;
+            }
+            self.step("replaced: before its directory is removed")?;
+            layout.discard(&dir)?;
         }
         Ok(())
     }
@@ -366,7 +378,7 @@ fn create_store(dir: PathBuf) -> Result<Store, DiskError> {
 fn seal_store(layout: &Layout, store: Store) -> Result<(), DiskError> {
     let dir = store.dir().to_owned();
     store.sync()?;
-    drop(store);
+    store.close();
     layout::sync_store(&dir)?;
     layout.sync()
 }

@@ -97,7 +97,9 @@ pub fn boot(config: &ServerConfig, log: &Log, meter: &Meter) -> Result<Booted, F
     #[cfg(feature = "failpoints")]
     let lanes = super::failing::lanes(lanes);
     let entropy = Entropy::from_seed(seed());
-    let node = Node::boot(&node_config, recovered, store, entropy)?;
+    let node = Node::boot(&node_config, recovered, store.clone(), entropy)?;
+    // It has read every record once, and most of them nobody will ask for soon.
+    store.give_back_map();
     Ok(Booted {
         node,
         config: node_config,

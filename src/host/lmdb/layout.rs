@@ -5,6 +5,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +13,8 @@ use crate::kernel::{DiskError, DiskErrorKind, SnapshotId};
 
 /// The file in which LMDB keeps everything.
 pub const DATA_FILE: &str = "data.mdb";
+/// By how much a file that is to be removed is shortened at a time.
+const SHORTEN_BYTES: u64 = 8 * 1024 * 1024;
 
 /// The directory given to `Lmdb::open`.
 #[derive(Debug)]
@@ -143,6 +146,25 @@ impl Layout {
 /// Makes a directory that must not be there yet.
 pub fn create_dir(path: &Path) -> Result<(), DiskError> {
     fs::create_dir(path).map_err(|error| io_error(path, &error))
+}
+
+/// Empties a file that is to be removed, a slice at a time: a file system gives a slice back within
+/// one change of its journal, and nobody who waits for the journal waits for the whole file.
+///
+/// A file that has another name too is left to those who gave it that.
+pub fn shorten(path: &Path) -> Result<(), DiskError> {
+    let in_slices = || {
+        let file = File::options().write(true).open(path)?;
+        let about = file.metadata()?;
+        if about.nlink() > 1 {
+            return Ok(());
+        }
+        let slices = about.len() / SHORTEN_BYTES;
+        (0..=slices)
+            .rev()
+            .try_for_each(|left| file.set_len(left * SHORTEN_BYTES))
+    };
+    in_slices().map_err(|error| io_error(path, &error))
 }
 
 /// Makes the file of a closed store, and its name, durable.

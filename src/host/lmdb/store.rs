@@ -5,6 +5,7 @@ use std::{
     ops::{Bound, ControlFlow},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use heed::{CommitOrAbort, Database, Env, PutFlags, RoTxn, RwTxn, WithoutTls, typ
 use super::{
     layout::{DATA_FILE, io_error},
     longkey::{self, PREFIX_BYTES},
+    map,
     repack::{self, Sweep},
     state::{Change, State},
 };
@@ -178,6 +180,22 @@ impl Store {
         self.env
             .force_sync()
             .map_err(|failure| error(&self.dir, failure))
+    }
+
+    /// Gives the memory back that reading its map has taken. What is read again comes from the
+    /// file.
+    pub fn give_back_map(&self) {
+        map::give_back(&self.dir.join(DATA_FILE));
+    }
+
+    /// Closes the store. True when nobody else holds it open.
+    pub fn close(self) -> bool {
+        // Little is left to do then in the one call that takes the map away.
+        self.give_back_map();
+        let Self { env, .. } = self;
+        let closing = env.clone().prepare_for_closing();
+        drop(env);
+        closing.wait_timeout(Duration::ZERO)
     }
 
     /// Runs a write transaction; it leaves no trace when it fails.

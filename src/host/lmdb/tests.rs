@@ -140,7 +140,7 @@ fn interrupted_defragmentation() {
             assert_eq!(lmdb.sealed().unwrap(), None);
         },
     );
-    assert_eq!(steps, 7);
+    assert_eq!(steps, 8);
 }
 
 /// Goal: a rewriting in parts with commits between them loses none, wherever it is stopped, and an
@@ -163,7 +163,7 @@ fn interrupted_between_parts() {
         },
         |lmdb, _| assert_eq!(state(lmdb), last.get()),
     );
-    assert_eq!(steps, 8, "a part more than in one go");
+    assert_eq!(steps, 9, "a part more than in one go");
 }
 
 /// Goal: a store that was replaced keeps its files while somebody reads it, and no longer.
