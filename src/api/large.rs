@@ -201,7 +201,11 @@ impl Pieces {
             begun: Bytes::new(),
             parts: parts.collect::<Vec<_>>().into_iter(),
             left,
-            allowed: limits::RANGE_FIRST_BYTES,
+            // One that is not very large is sent at once.
+            allowed: match bytes <= limits::RANGE_FIRST_BYTES {
+                true => left,
+                false => 0,
+            },
             ended: false,
             pace,
             place: None,

@@ -107,6 +107,11 @@ impl<B: Backend> StateMachine<B> {
         Ok(self.store.walk(&query(request, limit_of(request)))?)
     }
 
+    /// No more keys than this are read, if that can be told without looking at them.
+    pub fn walk_keys_max(&self, walk: &RangeWalk) -> Option<u64> {
+        walk.keys_max(&self.store)
+    }
+
     /// Reads a part of it; whether there is more.
     pub fn walk_on(&self, walk: &mut RangeWalk, part: Part) -> Result<bool, ApplyError> {
         Ok(walk.step(&self.store, &self.view, part)?)

@@ -65,12 +65,12 @@ pub const WATCHES_PER_STREAM_MAX: usize = 1_000_000;
 /// Calls in flight at one member; further ones are refused with TooManyRequests.
 pub const CALLS_MAX: usize = 200_000;
 
-/// Keys of a range that are read at once; a larger one goes on in parts. Who lists a page of a
-/// thousand keys waits for others as little as who reads one key.
+/// A range of no more keys is read at once: who lists a page waits for others as little as who
+/// reads one key.
 pub const RANGE_FIRST_KEYS: usize = 1000;
-/// Bytes of an answer after which this first part ends, and that are sent without waiting for turns.
+/// Bytes after which that ends all the same. An answer with no more is sent at once, too.
 pub const RANGE_FIRST_BYTES: usize = 1024 * 1024;
-/// Keys of a part that one step reads then; ranges take turns.
+/// Keys of a larger range that one step reads; such ranges take turns.
 pub const RANGE_PART_KEYS: usize = 40;
 /// Calls and entries that take about as long as such a part; ranges get so many parts a step as
 /// the others allow them, so that neither starves.

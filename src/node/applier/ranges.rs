@@ -20,7 +20,7 @@ use crate::{
 /// Ranges on their way.
 #[derive(Debug)]
 pub(super) struct Ranges {
-    /// What is read at once.
+    /// What is read at once of a range that is known to have so few keys.
     first: Part,
     /// What one step reads then.
     part: Part,
@@ -76,15 +76,20 @@ impl<B: Backend> Applier<B> {
         cx: &mut Context<'_, Mail>,
     ) -> Result<(), Fault> {
         match settle(self.machine.range_walk(&request))? {
-            Ok(walk) => self.range_part(
-                Task {
+            Ok(walk) => {
+                let keys = self.machine.walk_keys_max(&walk);
+                let few = keys.is_some_and(|keys| keys <= self.ranges.first.keys_max as u64);
+                let part = match few {
+                    true => self.ranges.first,
+                    false => self.ranges.part,
+                };
+                let task = Task {
                     call,
                     request,
                     walk,
-                },
-                self.ranges.first,
-                cx,
-            ),
+                };
+                self.range_part(task, part, cx)
+            }
             Err(error) => {
                 let result = Err(error);
                 self.meter.on_read(&result, true);
