@@ -197,8 +197,8 @@ impl Node {
         }
     }
 
-    /// `last` tells that nothing stands behind the node: there keys are likely to come in order, and
-    /// full nodes stay full.
+    /// `last` tells that nothing stands behind the node: keys are likely to come in order there,
+    /// and full nodes stay full.
     fn enter<R>(
         &mut self,
         key: &[u8],
