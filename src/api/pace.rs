@@ -16,10 +16,11 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// About what a piece takes to be sent, the system's part of it included.
-const PIECE_TIME: Duration = Duration::from_micros(20);
+/// What a piece takes to be sent, the system's part of it included, and rather more than that: what
+/// pieces took and was put down to others would bring more pieces, and so on.
+const PIECE_TIME: Duration = Duration::from_micros(60);
 /// Pieces of one round, whatever the others took.
-const PIECES_MAX: usize = 32;
+const PIECES_MAX: usize = 16;
 
 /// A queue of those who have pieces to send. Clones are the same queue.
 #[derive(Clone, Debug)]
@@ -160,7 +161,7 @@ mod tests {
         assert_eq!(pace.round(7), None);
         let micros = Duration::from_micros;
         assert_eq!(pieces_beside(micros(3)), 1);
-        assert_eq!(pieces_beside(micros(500)), 25);
+        assert_eq!(pieces_beside(micros(600)), 10);
         assert_eq!(pieces_beside(micros(5_000_000)), PIECES_MAX);
     }
 }
