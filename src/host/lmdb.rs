@@ -149,7 +149,7 @@ impl Lmdb {
 
     /// Gives the memory back that reading the store has taken: for who has just read all of it.
     pub fn give_back_map(&self) {
-        self.live().store.give_back_map();
+        self.live().store.give_back_map(0);
     }
 
     fn live(&self) -> Live {
