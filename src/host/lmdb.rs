@@ -21,6 +21,8 @@
 mod layout;
 mod longkey;
 mod map;
+#[cfg(test)]
+mod order;
 mod pages;
 mod repack;
 mod rewrite;

@@ -203,6 +203,8 @@ impl Store {
         &self,
         body: impl FnOnce(&mut RwTxn<'_>) -> Result<T, Failure>,
     ) -> Result<T, DiskError> {
+        #[cfg(test)]
+        super::order::note(super::order::Call::Write(self.dir.clone()));
         let run = || {
             let mut txn = self.env.write_txn()?;
             let answer = body(&mut txn)?;
