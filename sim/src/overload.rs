@@ -78,6 +78,7 @@ impl OverloadPlan {
             keys_max: self.part_keys,
             bytes_max: self.part_bytes,
         };
+        config.range_first = config.range_part;
         config.stream_windows_bytes_max = self.windows_bytes_max;
     }
 

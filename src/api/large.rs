@@ -174,7 +174,7 @@ struct Pieces {
     ended: bool,
     pace: Pace,
     /// Its place in the queue for the next piece.
-    place: Option<oneshot::Receiver<()>>,
+    place: Option<oneshot::Receiver<usize>>,
     held: Held,
     _turn: Option<Turn>,
 }
@@ -201,7 +201,11 @@ impl Pieces {
             begun: Bytes::new(),
             parts: parts.collect::<Vec<_>>().into_iter(),
             left,
-            allowed: 0,
+            // One that is not very large is sent at once.
+            allowed: match bytes <= limits::RANGE_FIRST_BYTES {
+                true => left,
+                false => 0,
+            },
             ended: false,
             pace,
             place: None,
@@ -215,7 +219,8 @@ impl Pieces {
         while self.begun.is_empty() {
             self.begun = self.parts.next()?;
         }
-        let bytes = self.begun.len().min(self.allowed);
+        let bytes = self.begun.len().min(limits::RANGE_PIECE_BYTES);
+        let bytes = bytes.min(self.allowed);
         self.allowed -= bytes;
         self.left -= bytes;
         self.held.release(bytes);
@@ -236,9 +241,9 @@ impl HttpBody for Pieces {
             let pace = &pieces.pace;
             let place = pieces.place.get_or_insert_with(|| pace.place());
             // Whoever gives turns is gone only when the runtime ends.
-            let _ = ready!(Pin::new(place).poll(cx));
+            let given = ready!(Pin::new(place).poll(cx)).unwrap_or(1);
             pieces.place = None;
-            pieces.allowed = limits::RANGE_PIECE_BYTES;
+            pieces.allowed = given * limits::RANGE_PIECE_BYTES;
         }
         if let Some(piece) = self.next() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));

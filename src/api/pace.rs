@@ -1,32 +1,51 @@
-//! Who may do a piece of long work next: one piece at a time, and everybody else in between.
+//! Who may send pieces of a large answer next: a few at a time, and everybody else in between.
 //!
-//! Ten large answers that are ready to be sent would otherwise each encode and write a piece
-//! between two steps of the core, and a put would wait for all of them at each of its stations.
+//! Ten large answers that are ready to be sent would otherwise each write a piece between two steps
+//! of the core, and a put would wait for all of them at each of its stations. Where everybody else
+//! needs long, one piece a round would starve large answers instead; so pieces may take about as
+//! long as the others took in the round before.
 //!
-//! Invariant: while somebody waits, a task gives one turn after the other, and between two of them
-//! all other tasks that are ready have run and the sockets were looked at.
+//! Invariant: while somebody waits, a task gives rounds of turns, and between two rounds all other
+//! tasks that are ready have run and the sockets were looked at.
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
-/// A queue of those who have a piece of work to do. Clones are the same queue.
-#[derive(Clone, Debug, Default)]
-pub struct Pace(Arc<Mutex<Queue>>);
+/// About what a piece takes to be sent, the system's part of it included.
+const PIECE_TIME: Duration = Duration::from_micros(20);
+/// Pieces of one round, whatever the others took.
+const PIECES_MAX: usize = 32;
+
+/// A queue of those who have pieces to send. Clones are the same queue.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    queue: Arc<Mutex<Queue>>,
+    clock: fn() -> Instant,
+}
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<oneshot::Sender<()>>,
+    waiting: VecDeque<oneshot::Sender<usize>>,
     /// A task gives turns.
     giving: bool,
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        let queue = Arc::default();
+        let clock = Instant::now;
+        Self { queue, clock }
+    }
+}
+
 impl Pace {
-    /// Comes true when the next piece may be done. Going away gives the place up.
-    pub fn place(&self) -> oneshot::Receiver<()> {
+    /// Comes true when pieces may be sent, and says how many. Going away gives the place up.
+    pub fn place(&self) -> oneshot::Receiver<usize> {
         let (sender, place) = oneshot::channel();
         let mut queue = self.queue();
         queue.waiting.push_back(sender);
@@ -37,29 +56,54 @@ impl Pace {
     }
 
     async fn give(self) {
-        while let Some(next) = self.next() {
-            // Whoever went away needs no turn, and the next one need not wait for it.
-            if next.send(()).is_ok() {
-                tokio::task::yield_now().await;
-            }
+        let mut pieces = 1;
+        while let Some(given) = self.round(pieces) {
+            let begun = (self.clock)();
+            tokio::task::yield_now().await;
+            let round = (self.clock)().saturating_duration_since(begun);
+            pieces = pieces_beside(round.saturating_sub(PIECE_TIME * given as u32));
         }
     }
 
-    fn next(&self) -> Option<oneshot::Sender<()>> {
+    /// Gives so many pieces to those who wait, in their order; how many were taken. Nothing when
+    /// nobody waits.
+    fn round(&self, pieces: usize) -> Option<usize> {
         let mut queue = self.queue();
-        let next = queue.waiting.pop_front();
-        queue.giving = next.is_some();
-        next
+        let share = pieces.div_ceil(queue.waiting.len().max(1));
+        let mut given = 0;
+        while given < pieces {
+            let some = share.min(pieces - given);
+            match queue.waiting.pop_front() {
+                // Whoever went away needs no turn, and the next one need not wait for it.
+                Some(next) => given += next.send(some).map_or(0, |()| some),
+                None if given == 0 => {
+                    queue.giving = false;
+                    return None;
+                }
+                // Whoever was given pieces comes back for more.
+                None => break,
+            }
+        }
+        Some(given)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().expect("no holder of the lock panics")
+        self.queue.lock().expect("no holder of the lock panics")
     }
+}
+
+/// How many pieces take about as long as the others did.
+fn pieces_beside(others: Duration) -> usize {
+    let pieces = others.as_nanos() / PIECE_TIME.as_nanos();
+    usize::try_from(pieces).map_or(PIECES_MAX, |pieces| pieces.clamp(1, PIECES_MAX))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
 
@@ -67,15 +111,20 @@ mod tests {
     /// comes to an end.
     #[tokio::test]
     async fn one_piece_at_a_time() {
-        let pace = Pace::default();
+        // A clock that stands still: the others take no time.
+        static NOW: OnceLock<Instant> = OnceLock::new();
+        let pace = Pace {
+            clock: || *NOW.get_or_init(Instant::now),
+            ..Pace::default()
+        };
         let pieces = Arc::new(AtomicUsize::new(0));
         let mut workers = tokio::task::JoinSet::new();
         for _ in 0..10 {
             let (pace, pieces) = (pace.clone(), Arc::clone(&pieces));
             workers.spawn(async move {
                 for _ in 0..20 {
-                    pace.place().await.expect("a turn comes");
-                    pieces.fetch_add(1, Ordering::Relaxed);
+                    let given = pace.place().await.expect("a turn comes");
+                    pieces.fetch_add(given, Ordering::Relaxed);
                 }
             });
         }
@@ -97,5 +146,21 @@ mod tests {
             tokio::task::yield_now().await;
         }
         pace.place().await.expect("a turn comes");
+    }
+
+    // Goal: pieces are shared among those who wait, and follow what the others take.
+    #[tokio::test]
+    async fn a_round_is_shared() {
+        let pace = Pace::default();
+        let mut places: Vec<_> = (0..3).map(|_| pace.place()).collect();
+        drop(places.remove(1));
+        assert_eq!(pace.round(7), Some(6));
+        assert_eq!(places[0].try_recv(), Ok(3));
+        assert_eq!(places[1].try_recv(), Ok(3));
+        assert_eq!(pace.round(7), None);
+        let micros = Duration::from_micros;
+        assert_eq!(pieces_beside(micros(3)), 1);
+        assert_eq!(pieces_beside(micros(500)), 25);
+        assert_eq!(pieces_beside(micros(5_000_000)), PIECES_MAX);
     }
 }

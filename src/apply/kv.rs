@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{ApplyError, Notice, StateMachine, order};
 use crate::{
     backend::Backend,
-    kernel::{ApiError, LeaseId, PartedRange, RangeChunk, RangeChunkResponse, Response},
+    kernel::{ApiError, LeaseId, PartedRange, RangeChunk, RangeChunkResponse, Response, limits},
     lease::Lessor,
     mutant,
     mvcc::{Part, RangeQuery, RangeResult, RangeWalk, Store, Walked, WriteTxn},
@@ -107,17 +107,23 @@ impl<B: Backend> StateMachine<B> {
         Ok(self.store.walk(&query(request, limit_of(request)))?)
     }
 
+    /// No more keys than this are read, if that can be told without looking at them.
+    pub fn walk_keys_max(&self, walk: &RangeWalk) -> Option<u64> {
+        walk.keys_max(&self.store)
+    }
+
     /// Reads a part of it; whether there is more.
     pub fn walk_on(&self, walk: &mut RangeWalk, part: Part) -> Result<bool, ApplyError> {
         Ok(walk.step(&self.store, &self.view, part)?)
     }
 
-    /// The answer, once all is read. One of many parts stays in parts, unless it is to be sorted or
+    /// The answer, once all is read. A large one stays as it was read, unless it is to be sorted or
     /// filtered.
     pub fn range_answer(&self, request: &RangeRequest, walk: RangeWalk) -> Response {
+        let large = walk.bytes() >= limits::LARGE_READ_BYTES;
         let walked = walk.finish(&self.store);
         // Values that only decide the order are read all the same, and a plain range has no order.
-        if walked.parts.len() > 1 && order::is_plain(request) {
+        if (large || walked.parts.len() > 1) && order::is_plain(request) {
             return Response::PartedRange(parted_answer(request, walked));
         }
         let whole = PartedRange {

@@ -65,8 +65,18 @@ pub const WATCHES_PER_STREAM_MAX: usize = 1_000_000;
 /// Calls in flight at one member; further ones are refused with TooManyRequests.
 pub const CALLS_MAX: usize = 200_000;
 
-/// Keys of a range that one step reads; larger ranges take turns.
+/// A range of no more keys is read at once: who lists a page waits for others as little as who
+/// reads one key.
+pub const RANGE_FIRST_KEYS: usize = 1000;
+/// Bytes after which that ends all the same. An answer with no more is sent at once, too.
+pub const RANGE_FIRST_BYTES: usize = 1024 * 1024;
+/// Keys of a larger range that one step reads; such ranges take turns.
 pub const RANGE_PART_KEYS: usize = 40;
+/// Calls and entries that take about as long as such a part; ranges get so many parts a step as
+/// the others allow them, so that neither starves.
+pub const CALLS_PER_RANGE_PART: usize = 4;
+/// Parts of one step, whatever else it did.
+pub const RANGE_PARTS_MAX: usize = 32;
 /// Bytes of keys and values after which such a part ends, and that a chunk of a RangeStream aims
 /// at.
 pub const RANGE_PART_BYTES: usize = 256 * 1024;

@@ -76,13 +76,13 @@ impl Index {
 
     /// Adds a put and says what the key is now.
     pub fn put(&mut self, key: &[u8], at: Revision) -> KeyMeta {
-        if let Some(meta) = self.keys.change(key, at.main, |entry| entry.put(at)) {
-            return meta;
-        }
-        let entry = KeyIndex::created(at);
-        let meta = entry.latest().expect("a key that was just put exists");
-        self.keys.insert(Key::from(key), entry, at.main);
-        meta
+        let again = |entry: &mut KeyIndex| entry.put(at);
+        let first = || KeyIndex::created(at);
+        let meta = self.keys.enter(key, at.main, again, first);
+        meta.unwrap_or_else(|| {
+            let meta = first().latest();
+            meta.expect("a key that was just put exists")
+        })
     }
 
     /// Adds a tombstone. The key must exist.
@@ -94,13 +94,9 @@ impl Index {
     /// Adds a stored record; records come in revision order. `None` is a tombstone. False when the
     /// record contradicts earlier ones of its key.
     pub fn restore(&mut self, key: &[u8], at: Revision, put: Option<Restored>) -> bool {
-        let restore = |entry: &mut KeyIndex| entry.restore(at, put);
-        if let Some(sound) = self.keys.change(key, at.main, restore) {
-            return sound;
-        }
-        let entry = KeyIndex::restored(at, put);
-        self.keys.insert(Key::from(key), entry, at.main);
-        true
+        let again = |entry: &mut KeyIndex| entry.restore(at, put);
+        let first = || KeyIndex::restored(at, put);
+        self.keys.enter(key, at.main, again, first).unwrap_or(true)
     }
 
     /// One slice of a compaction at `target`: goes on after `cursor`, moves it, and removes at most

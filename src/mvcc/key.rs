@@ -1,6 +1,6 @@
 //! Keys as the index holds them, and ranges of keys as clients name them.
 
-use std::{borrow::Borrow, fmt};
+use std::{borrow::Borrow, cmp::Ordering, fmt};
 
 /// Longest key that needs no allocation of its own. Chosen so that `Key` fills 24 bytes.
 const INLINE_BYTES_MAX: usize = 22;
@@ -43,6 +43,31 @@ impl Key {
     }
 }
 
+/// The order of two keys. Keys are short, so eight bytes at a time without a call is quicker than
+/// the system's comparison: a restart compares each key with some thirty others.
+#[inline]
+pub(super) fn compare(left: &[u8], right: &[u8]) -> Ordering {
+    let (left_words, left_rest) = left.as_chunks::<8>();
+    let (right_words, right_rest) = right.as_chunks::<8>();
+    for (left, right) in left_words.iter().zip(right_words) {
+        let (left, right) = (u64::from_be_bytes(*left), u64::from_be_bytes(*right));
+        if left != right {
+            return left.cmp(&right);
+        }
+    }
+    // One of them is at its end but for less than a word, unless the other goes on.
+    match left_words.len().cmp(&right_words.len()) {
+        Ordering::Equal if left_rest.is_empty() || right_rest.is_empty() => {
+            left_rest.len().cmp(&right_rest.len())
+        }
+        Ordering::Equal => left_rest.cmp(right_rest),
+        Ordering::Less | Ordering::Greater => {
+            let from = left_words.len().min(right_words.len()) * 8;
+            left[from..].cmp(&right[from..])
+        }
+    }
+}
+
 impl From<&[u8]> for Key {
     fn from(key: &[u8]) -> Self {
         if key.len() > INLINE_BYTES_MAX {
@@ -72,14 +97,14 @@ impl PartialEq for Key {
 impl Eq for Key {}
 
 impl PartialOrd for Key {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
 impl Ord for Key {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.as_slice().cmp(other.as_slice())
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare(self.as_slice(), other.as_slice())
     }
 }
 
@@ -136,6 +161,7 @@ mod tests {
             prop_assert_eq!(left.as_slice(), &a[..]);
             prop_assert_eq!(left.cmp(&right), a.cmp(&b));
             prop_assert_eq!(left == right, a == b);
+            prop_assert_eq!(compare(&a, &b), a.cmp(&b));
         }
     }
 

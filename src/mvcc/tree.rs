@@ -14,7 +14,10 @@
 
 use std::ops::ControlFlow;
 
-use super::{key::Key, key_index::KeyIndex};
+use super::{
+    key::{Key, compare},
+    key_index::KeyIndex,
+};
 
 /// Entries of one leaf, and children of one branch. Small in tests, so that few keys make a deep
 /// tree.
@@ -49,6 +52,17 @@ struct Sum {
     exist: u64,
     /// Main revision of the last change of any of them; it may be of one that is no longer here.
     changed: i64,
+}
+
+/// What came of entering a key into a node.
+#[derive(Debug)]
+struct Entered<R> {
+    /// What the change said; nothing for a new entry.
+    answer: Option<R>,
+    /// By how much the number of keys that exist rose or fell.
+    rise: i64,
+    /// A right neighbour, when the node had to be split.
+    right: Option<Child>,
 }
 
 /// Keys from `from` on, up to but without `to`; without bounds where there is none.
@@ -97,14 +111,23 @@ impl Tree {
         self.root.change(key, at, change).map(|(answer, _)| answer)
     }
 
-    /// Adds an entry, which was made at a main revision, for a key that has none.
-    pub fn insert(&mut self, key: Key, entry: KeyIndex, at: i64) {
-        self.len += 1;
-        if let Some(right) = self.root.insert(key, entry, at, true) {
+    /// Changes the entry of a key at a main revision, or adds one where there is none. The answer
+    /// of the change; nothing when an entry was added.
+    pub fn enter<R>(
+        &mut self,
+        key: &[u8],
+        at: i64,
+        change: impl FnOnce(&mut KeyIndex) -> R,
+        make: impl FnOnce() -> KeyIndex,
+    ) -> Option<R> {
+        let entered = self.root.enter(key, at, true, change, make);
+        self.len += usize::from(entered.answer.is_none());
+        if let Some(right) = entered.right {
             let left = std::mem::replace(&mut self.root, Node::Branch(Vec::new()));
             let left = Child::of(left, right.sum.changed);
             self.root = Node::Branch(vec![left, right]);
         }
+        entered.answer
     }
 
     /// Removes the entry of a key that does not exist now.
@@ -174,52 +197,59 @@ impl Node {
         }
     }
 
-    /// A right neighbour, when the node had to be split. `last` tells that nothing stands behind
-    /// the node: there keys are likely to come in order, and full nodes stay full.
-    fn insert(&mut self, key: Key, entry: KeyIndex, at: i64, last: bool) -> Option<Child> {
+    /// `last` tells that nothing stands behind the node: keys are likely to come in order there,
+    /// and full nodes stay full.
+    fn enter<R>(
+        &mut self,
+        key: &[u8],
+        at: i64,
+        last: bool,
+        change: impl FnOnce(&mut KeyIndex) -> R,
+        make: impl FnOnce() -> KeyIndex,
+    ) -> Entered<R> {
         match self {
-            Self::Leaf(entries) => {
-                let place = place(entries, key.as_slice());
-                let place = place.expect_err("a key without an entry");
-                let right = split(entries, place, last);
-                match right {
-                    None => {
-                        entries.insert(place, (key, entry));
-                        None
-                    }
-                    Some(mut right) => {
-                        match place.checked_sub(entries.len()) {
-                            Some(behind) => right.insert(behind, (key, entry)),
-                            None => entries.insert(place, (key, entry)),
-                        }
-                        Some(Child::of(Self::Leaf(right), at))
+            Self::Leaf(entries) => match place(entries, key) {
+                Ok(place) => {
+                    let entry = &mut entries[place].1;
+                    let before = exists(entry);
+                    let answer = Some(change(entry));
+                    let rise = exists(entry) - before;
+                    Entered {
+                        answer,
+                        rise,
+                        right: None,
                     }
                 }
-            }
+                Err(place) => {
+                    let entry = make();
+                    let rise = exists(&entry);
+                    let right = add(entries, place, (Key::from(key), entry), last);
+                    Entered {
+                        answer: None,
+                        rise,
+                        right: right.map(|right| Child::of(Self::Leaf(right), at)),
+                    }
+                }
+            },
             Self::Branch(children) => {
-                let place = child_of(children, key.as_slice());
+                let place = child_of(children, key);
                 let is_last = last && place + 1 == children.len();
                 let child = &mut children[place];
-                if key < child.first {
-                    child.first = key.clone();
+                if place == 0 && compare(key, child.first.as_slice()).is_lt() {
+                    child.first = Key::from(key);
                 }
-                child.sum.exist += exists(&entry).unsigned_abs();
+                let mut entered = child.node.enter(key, at, is_last, change, make);
+                let exist = child.sum.exist.checked_add_signed(entered.rise);
+                child.sum.exist = exist.expect("no fewer than none exist");
                 child.sum.changed = child.sum.changed.max(at);
-                let changed = child.sum.changed;
-                let mut added = child.node.insert(key, entry, at, is_last)?;
-                // What is known of the whole holds for both parts.
-                added.sum.changed = changed;
-                child.sum.exist -= added.sum.exist;
-                let behind = place + 1;
-                let Some(mut right) = split(children, behind, last) else {
-                    children.insert(behind, added);
-                    return None;
-                };
-                match behind.checked_sub(children.len()) {
-                    Some(behind) => right.insert(behind, added),
-                    None => children.insert(behind, added),
+                if let Some(mut added) = entered.right.take() {
+                    // What is known of the whole holds for both parts.
+                    added.sum.changed = child.sum.changed;
+                    child.sum.exist -= added.sum.exist;
+                    let right = add(children, place + 1, added, last);
+                    entered.right = right.map(|right| Child::of(Self::Branch(right), at));
                 }
-                Some(Child::of(Self::Branch(right), at))
+                entered
             }
         }
     }
@@ -377,7 +407,8 @@ impl Child {
 impl Span<'_> {
     /// Where the span begins and ends in a leaf.
     fn of(&self, entries: &[(Key, KeyIndex)]) -> (usize, usize) {
-        let before = |bound| entries.partition_point(|(key, _)| key.as_slice() < bound);
+        let before =
+            |bound| entries.partition_point(|(key, _)| compare(key.as_slice(), bound).is_lt());
         let start = self.from.map_or(0, before);
         let end = self.to.map_or(entries.len(), before);
         (start, end.max(start))
@@ -393,13 +424,23 @@ fn exists(entry: &KeyIndex) -> i64 {
 }
 
 fn place(entries: &[(Key, KeyIndex)], key: &[u8]) -> Result<usize, usize> {
-    entries.binary_search_by(|(at, _)| at.as_slice().cmp(key))
+    entries.binary_search_by(|(at, _)| compare(at.as_slice(), key))
 }
 
 /// The child that has the key, or that would have it.
 fn child_of(children: &[Child], key: &[u8]) -> usize {
-    let behind = children.partition_point(|child| child.first.as_slice() <= key);
+    let behind = children.partition_point(|child| compare(child.first.as_slice(), key).is_le());
     behind.saturating_sub(1)
+}
+
+/// Adds something at a place. A right neighbour, when the node had to be split.
+fn add<T>(items: &mut Vec<T>, place: usize, item: T, last: bool) -> Option<Vec<T>> {
+    let mut right = split(items, place, last);
+    match (&mut right, place.checked_sub(items.len())) {
+        (Some(right), Some(behind)) => right.insert(behind, item),
+        (Some(_) | None, _) => items.insert(place, item),
+    }
+    right
 }
 
 /// Cuts a full node in two before something is added at a place.

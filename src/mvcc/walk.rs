@@ -83,6 +83,20 @@ impl RangeWalk {
         self.at
     }
 
+    /// No more keys than this are read, if that can be told without looking at them.
+    pub fn keys_max(&self, store: &Store) -> Option<u64> {
+        let range = KeyRange::new(&self.key, &self.range_end);
+        let known = match range {
+            KeyRange::One(_) => Some(1),
+            // In the past each key that has changed since must be looked at.
+            KeyRange::Span { .. } => {
+                (self.at == store.revision).then(|| store.index.count(range, self.at))
+            }
+        };
+        let limit = (self.limit > 0).then_some(self.limit as u64);
+        known.into_iter().chain(limit).min()
+    }
+
     /// Memory of what was gathered so far.
     pub fn bytes(&self) -> usize {
         self.bytes

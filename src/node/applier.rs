@@ -162,7 +162,7 @@ impl<B: Backend> Applier<B> {
             compaction_at,
             compaction_done: None,
             hashes: VecDeque::new(),
-            ranges: Ranges::new(config.range_part),
+            ranges: Ranges::new(config.range_first, config.range_part),
             size,
             marked: applied,
             log_bytes: LogBytes::default(),
@@ -235,6 +235,7 @@ impl<B: Backend> Applier<B> {
         if let Some(last) = entries.last() {
             self.committed = self.committed.max(last.id.index);
         }
+        self.ranges.beside(entries.len());
         if self.installing.is_some() {
             self.held.extend(entries);
             return Ok(());
@@ -345,6 +346,7 @@ impl<B: Backend> Applier<B> {
             self.waiting.entry(index).or_default().extend(calls);
             return Ok(());
         }
+        self.ranges.beside(calls.len());
         for (call, request) in calls {
             self.read(call, request, cx)?;
         }

@@ -50,6 +50,8 @@ pub struct NodeConfig {
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`: entries kept for slow members when the log is compacted.
     pub catchup_entries: u64,
+    /// What is read of a range at once.
+    pub range_first: Part,
     /// What one step reads of a range.
     pub range_part: Part,
     /// Bounds of the calls in flight.
@@ -156,6 +158,10 @@ impl Default for NodeConfig {
             advance_ticks: true,
             snapshot_count: 10_000,
             catchup_entries: 5_000,
+            range_first: Part {
+                keys_max: limits::RANGE_FIRST_KEYS,
+                bytes_max: limits::RANGE_FIRST_BYTES,
+            },
             range_part: Part {
                 keys_max: limits::RANGE_PART_KEYS,
                 bytes_max: limits::RANGE_PART_BYTES,

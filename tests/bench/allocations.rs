@@ -9,34 +9,36 @@ mod counting {
 
     pub static MADE: AtomicU64 = AtomicU64::new(0);
 
-    struct Counting(crate::Allocator);
+    use crate::ALLOCATOR;
+
+    struct Counting;
 
     #[global_allocator]
-    static COUNTING: Counting = Counting(crate::ALLOCATOR);
+    static COUNTING: Counting = Counting;
 
     // SAFETY: every call goes on unchanged to an allocator that keeps the contract.
     unsafe impl GlobalAlloc for Counting {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             MADE.fetch_add(1, Ordering::Relaxed);
             // SAFETY: the caller's promise is passed on.
-            unsafe { self.0.alloc(layout) }
+            unsafe { ALLOCATOR.alloc(layout) }
         }
 
         unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
             MADE.fetch_add(1, Ordering::Relaxed);
             // SAFETY: the caller's promise is passed on.
-            unsafe { self.0.alloc_zeroed(layout) }
+            unsafe { ALLOCATOR.alloc_zeroed(layout) }
         }
 
         unsafe fn realloc(&self, at: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
             MADE.fetch_add(1, Ordering::Relaxed);
             // SAFETY: the caller's promise is passed on.
-            unsafe { self.0.realloc(at, layout, bytes) }
+            unsafe { ALLOCATOR.realloc(at, layout, bytes) }
         }
 
         unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
             // SAFETY: the caller's promise is passed on.
-            unsafe { self.0.dealloc(at, layout) }
+            unsafe { ALLOCATOR.dealloc(at, layout) }
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{Answer, Edge, Stream, answered, credentials, stream};
 use crate::{
     api::{Handle, status},
     backend::stream::padding,
-    kernel::{Credentials, Request, Response, SnapshotId},
+    kernel::{ApiError, Credentials, Request, Response, SnapshotId, StoreCursor},
     pb::etcdserverpb::{
         AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest,
         DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
@@ -107,95 +107,134 @@ impl Edge {
             id,
         };
         let mut cutter = Cutter::new(bytes_estimate, self.handle.limits().storage_version());
-        let mut cursor = None;
+        let mut digest = Sha256::new();
+        let mut read = self.image_chunk(&pinned, None).await?;
         loop {
-            let read = Request::SnapshotRead { id, cursor };
-            let answer = self.ask(pinned.credentials.clone(), read).await?;
-            let Response::SnapshotChunk { data, next } = answer else {
-                return Err(status::mismatch());
-            };
-            cutter.push(&data);
-            if next.is_none() {
-                cutter.pad()?;
-            }
-            while let Some(message) = cutter.next(next.is_none()) {
-                if messages.send(Ok(message)).await.is_err() {
-                    return Ok(());
+            let (data, next) = read;
+            let cut = cutter.cut(data, next.is_none())?;
+            let blobs: Vec<Bytes> = cut.iter().map(|message| message.blob.clone()).collect();
+            // While these are sent, another thread sums them up and the next chunk is read.
+            let sum = tokio::task::spawn_blocking(move || {
+                blobs.iter().for_each(|blob| digest.update(blob));
+                digest
+            });
+            let ahead = async {
+                match next {
+                    Some(next) => self.image_chunk(&pinned, Some(next)).await.map(Some),
+                    None => Ok(None),
                 }
-            }
-            cursor = match next {
-                Some(next) => Some(next),
-                None => break,
             };
+            let send = async {
+                for message in cut {
+                    if messages.send(Ok(message)).await.is_err() {
+                        return false;
+                    }
+                }
+                true
+            };
+            let (ahead, sum, sent) = tokio::join!(ahead, sum, send);
+            if !sent {
+                return Ok(());
+            }
+            // Only a runtime that ends gives no sum.
+            digest = sum.map_err(|_| status::of(ApiError::Stopped))?;
+            match ahead? {
+                Some(chunk) => read = chunk,
+                None => break,
+            }
         }
         // A failure means that the client has gone.
-        let _ = messages.send(Ok(cutter.checksum())).await;
+        let _ = messages.send(Ok(cutter.checksum(digest))).await;
         Ok(())
+    }
+
+    async fn image_chunk(
+        &self,
+        pinned: &Pinned,
+        cursor: Option<StoreCursor>,
+    ) -> Result<(Bytes, Option<StoreCursor>), Status> {
+        let id = pinned.id;
+        let read = Request::SnapshotRead { id, cursor };
+        match self.ask(pinned.credentials.clone(), read).await? {
+            Response::SnapshotChunk { data, next } => Ok((data, next)),
+            _ => Err(status::mismatch()),
+        }
     }
 }
 
-/// Cuts what is read into messages of one size and sums it up on the way.
+/// Cuts what is read into messages of one size.
 struct Cutter {
-    waiting: BytesMut,
+    /// What is less than a message.
+    rest: BytesMut,
     total: u64,
     sent: u64,
     estimate: u64,
-    digest: Sha256,
     version: String,
 }
 
 impl Cutter {
     fn new(estimate: u64, version: String) -> Self {
         Self {
-            waiting: BytesMut::new(),
+            rest: BytesMut::new(),
             total: 0,
             sent: 0,
             estimate,
-            digest: Sha256::new(),
             version,
         }
     }
 
-    fn push(&mut self, data: &[u8]) {
-        self.waiting.extend_from_slice(data);
+    /// The messages of a chunk; the last chunk completes the last unit, and may end with a short
+    /// message.
+    fn cut(&mut self, data: Bytes, last: bool) -> Result<Vec<SnapshotResponse>, Status> {
         self.total += data.len() as u64;
-    }
-
-    /// Completes the last unit once everything was pushed.
-    fn pad(&mut self) -> Result<(), Status> {
-        let padding = padding(self.total);
-        self.push(&padding);
-        if self.total.is_multiple_of(IMAGE_UNIT_BYTES) {
-            Ok(())
-        } else {
-            Err(status::mismatch())
+        let mut messages = Vec::new();
+        self.push(data, &mut messages);
+        if last {
+            let padding = padding(self.total);
+            self.total += padding.len() as u64;
+            self.push(padding, &mut messages);
+            if !self.rest.is_empty() {
+                let blob = self.rest.split().freeze();
+                messages.push(self.piece(blob));
+            }
+            // Clients take zero for the end.
+            if let Some(end) = messages.last_mut() {
+                end.remaining_bytes = 0;
+            }
+            if !self.total.is_multiple_of(IMAGE_UNIT_BYTES) {
+                return Err(status::mismatch());
+            }
         }
+        Ok(messages)
     }
 
-    /// The next message; a short one only when `all` was pushed.
-    fn next(&mut self, all: bool) -> Option<SnapshotResponse> {
-        if self.waiting.is_empty() || (!all && self.waiting.len() < MESSAGE_BYTES) {
-            return None;
+    /// Whole messages share the bytes of the chunk; only what lies across its ends is copied.
+    fn push(&mut self, mut data: Bytes, messages: &mut Vec<SnapshotResponse>) {
+        if !self.rest.is_empty() {
+            let missing = (MESSAGE_BYTES - self.rest.len()).min(data.len());
+            self.rest.extend_from_slice(&data.split_to(missing));
+            if self.rest.len() == MESSAGE_BYTES {
+                let blob = self.rest.split().freeze();
+                messages.push(self.piece(blob));
+            }
         }
-        let length = self.waiting.len().min(MESSAGE_BYTES);
-        let blob = self.waiting.split_to(length).freeze();
-        self.digest.update(&blob);
-        self.sent += length as u64;
-        // Clients take zero for the end, so until then at least one byte is said to be left.
-        let left = if all {
-            self.total
-        } else {
-            self.total.max(self.estimate)
-        };
-        let end = all && self.waiting.is_empty();
-        let remaining_bytes = left.saturating_sub(self.sent).max(u64::from(!end));
-        Some(self.message(remaining_bytes, blob))
+        while data.len() >= MESSAGE_BYTES {
+            let blob = data.split_to(MESSAGE_BYTES);
+            messages.push(self.piece(blob));
+        }
+        self.rest.extend_from_slice(&data);
     }
 
-    fn checksum(self) -> SnapshotResponse {
-        assert!(self.waiting.is_empty(), "the checksum covers every byte");
-        let sum = self.digest.clone().finalize();
-        self.message(0, Bytes::copy_from_slice(&sum))
+    fn piece(&mut self, blob: Bytes) -> SnapshotResponse {
+        self.sent += blob.len() as u64;
+        // At least one byte is said to be left until the end.
+        let left = self.total.max(self.estimate).saturating_sub(self.sent);
+        self.message(left.max(1), blob)
+    }
+
+    fn checksum(self, digest: Sha256) -> SnapshotResponse {
+        assert!(self.rest.is_empty(), "the checksum covers every byte");
+        self.message(0, Bytes::copy_from_slice(&digest.finalize()))
     }
 
     fn message(&self, remaining_bytes: u64, blob: Bytes) -> SnapshotResponse {
@@ -219,15 +258,12 @@ mod tests {
             let mut cutter = Cutter::new(5, "3.7.0".to_owned());
             let mut messages = Vec::new();
             for chunk in 0..chunks {
-                cutter.push(&vec![7; size]);
-                let all = chunk + 1 == chunks;
-                if all {
-                    cutter.pad().unwrap();
-                }
-                messages.extend(std::iter::from_fn(|| cutter.next(all)));
+                let last = chunk + 1 == chunks;
+                let cut = cutter.cut(vec![7; size].into(), last);
+                messages.extend(cut.unwrap());
             }
-            let sum = cutter.checksum();
             let whole: Vec<u8> = messages.iter().flat_map(|m| m.blob.to_vec()).collect();
+            let sum = cutter.checksum(Sha256::new_with_prefix(&whole));
             assert_eq!(whole.len() % 512, 0);
             assert!(whole.len() >= chunks * size);
             assert_eq!(&sum.blob[..], &Sha256::digest(&whole)[..]);

@@ -74,16 +74,17 @@ impl Pair {
     fn put(&mut self, key: u8) {
         self.revision += 1;
         let at = Revision::new(self.revision, 0);
-        let changed = self.tree.change(&[key], at.main, |entry| entry.put(at));
+        let created = || KeyIndex::created(at);
+        let changed = self
+            .tree
+            .enter(&[key], at.main, |entry| entry.put(at), created);
         assert_eq!(changed.is_some(), self.model.contains_key(&key));
-        if changed.is_none() {
-            let entry = KeyIndex::created(at);
-            self.tree
-                .insert(Key::from(&[key][..]), entry.clone(), at.main);
-            self.model.insert(key, entry);
-        } else if let Some(entry) = self.model.get_mut(&key) {
-            entry.put(at);
-        }
+        let entry = self.model.entry(key);
+        entry
+            .and_modify(|entry| {
+                entry.put(at);
+            })
+            .or_insert_with(created);
     }
 
     fn delete(&mut self, key: u8) {
@@ -176,8 +177,9 @@ fn keys_in_order_fill_the_leaves() {
     let mut tree = Tree::default();
     for number in 0..64_i64 {
         let at = Revision::new(number + 1, 0);
-        let key = Key::from(&number.to_be_bytes()[..]);
-        tree.insert(key, KeyIndex::created(at), at.main);
+        let key = number.to_be_bytes();
+        let again = tree.enter(&key, at.main, |_| (), || KeyIndex::created(at));
+        assert_eq!(again, None);
         tree.check();
     }
     let mut node = &tree.root;

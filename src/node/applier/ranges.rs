@@ -1,4 +1,4 @@
-//! Large ranges, a part of one per step, in turns, so that they hold up neither writes nor each
+//! Large ranges, in parts and in turns, so that they hold up neither writes nor each
 //! other.
 //!
 //! Invariants: a range is read at the revision of its first part, whatever is written meanwhile; no
@@ -20,9 +20,13 @@ use crate::{
 /// Ranges on their way.
 #[derive(Debug)]
 pub(super) struct Ranges {
-    /// What one step reads.
+    /// What is read at once of a range that is known to have so few keys.
+    first: Part,
+    /// What one step reads then.
     part: Part,
     tasks: VecDeque<Task>,
+    /// Calls and entries since ranges last went on.
+    others: usize,
 }
 
 #[derive(Debug)]
@@ -33,9 +37,19 @@ struct Task {
 }
 
 impl Ranges {
-    pub fn new(part: Part) -> Self {
+    pub fn new(first: Part, part: Part) -> Self {
         let tasks = VecDeque::new();
-        Self { part, tasks }
+        Self {
+            first,
+            part,
+            tasks,
+            others: 0,
+        }
+    }
+
+    /// So many calls or entries were seen to.
+    pub fn beside(&mut self, others: usize) {
+        self.others = self.others.saturating_add(others);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -62,14 +76,20 @@ impl<B: Backend> Applier<B> {
         cx: &mut Context<'_, Mail>,
     ) -> Result<(), Fault> {
         match settle(self.machine.range_walk(&request))? {
-            Ok(walk) => self.range_part(
-                Task {
+            Ok(walk) => {
+                let keys = self.machine.walk_keys_max(&walk);
+                let few = keys.is_some_and(|keys| keys <= self.ranges.first.keys_max as u64);
+                let part = match few {
+                    true => self.ranges.first,
+                    false => self.ranges.part,
+                };
+                let task = Task {
                     call,
                     request,
                     walk,
-                },
-                cx,
-            ),
+                };
+                self.range_part(task, part, cx)
+            }
             Err(error) => {
                 let result = Err(error);
                 self.meter.on_read(&result, true);
@@ -79,19 +99,30 @@ impl<B: Backend> Applier<B> {
         }
     }
 
-    /// Goes on with one range.
+    /// Goes on with ranges, for about as long as others took since the last time, but for at least
+    /// one part.
     pub(super) fn ranges_go_on(&mut self, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
         if self.installing.is_some() {
             return Ok(());
         }
-        match self.ranges.tasks.pop_front() {
-            Some(task) => self.range_part(task, cx),
-            None => Ok(()),
+        let others = std::mem::take(&mut self.ranges.others);
+        let parts = 1 + others / limits::CALLS_PER_RANGE_PART;
+        for _ in 0..parts.min(limits::RANGE_PARTS_MAX) {
+            match self.ranges.tasks.pop_front() {
+                Some(task) => self.range_part(task, self.ranges.part, cx)?,
+                None => break,
+            }
         }
+        Ok(())
     }
 
-    fn range_part(&mut self, mut task: Task, cx: &mut Context<'_, Mail>) -> Result<(), Fault> {
-        let step = self.machine.walk_on(&mut task.walk, self.ranges.part);
+    fn range_part(
+        &mut self,
+        mut task: Task,
+        part: Part,
+        cx: &mut Context<'_, Mail>,
+    ) -> Result<(), Fault> {
+        let step = self.machine.walk_on(&mut task.walk, part);
         let result = match settle(step)? {
             Ok(true) => {
                 // The others wait when too much is gathered; the oldest comes to its end.

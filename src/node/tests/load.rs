@@ -127,6 +127,7 @@ fn a_large_range_is_read_in_parts_and_whole() {
         bytes_max: usize::MAX,
     };
     let config = NodeConfig {
+        range_first: range_part,
         range_part,
         ..NodeConfig::default()
     };
