@@ -21,6 +21,8 @@
 mod layout;
 mod longkey;
 mod map;
+#[cfg(test)]
+mod order;
 mod pages;
 mod repack;
 mod rewrite;
@@ -149,7 +151,7 @@ impl Lmdb {
 
     /// Gives the memory back that reading the store has taken: for who has just read all of it.
     pub fn give_back_map(&self) {
-        self.live().store.give_back_map();
+        self.live().store.give_back_map(0);
     }
 
     fn live(&self) -> Live {

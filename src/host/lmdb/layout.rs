@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[cfg(test)]
+use super::order::{Call, note};
 use crate::kernel::{DiskError, DiskErrorKind, SnapshotId};
 
 /// The file in which LMDB keeps everything.
@@ -114,6 +116,8 @@ impl Layout {
     /// Removes a directory of ours, durably; nothing happens when it is not there.
     pub fn discard(&self, path: &Path) -> Result<(), DiskError> {
         assert!(path.starts_with(&self.dir), "a removal elsewhere");
+        #[cfg(test)]
+        note(Call::Remove(path.to_owned()));
         match fs::remove_dir_all(path) {
             Ok(()) => self.sync(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -134,6 +138,8 @@ impl Layout {
 
     /// Renames; durable with the next `sync`.
     pub fn rename_unsynced(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        #[cfg(test)]
+        note(Call::Rename(from.to_owned(), to.to_owned()));
         fs::rename(from, to).map_err(|error| io_error(from, &error))
     }
 
@@ -145,6 +151,8 @@ impl Layout {
 
 /// Makes a directory that must not be there yet.
 pub fn create_dir(path: &Path) -> Result<(), DiskError> {
+    #[cfg(test)]
+    note(Call::Create(path.to_owned()));
     fs::create_dir(path).map_err(|error| io_error(path, &error))
 }
 
@@ -153,6 +161,8 @@ pub fn create_dir(path: &Path) -> Result<(), DiskError> {
 ///
 /// A file that has another name too is left to those who gave it that.
 pub fn shorten(path: &Path) -> Result<(), DiskError> {
+    #[cfg(test)]
+    note(Call::Remove(path.parent().unwrap_or(path).to_owned()));
     let in_slices = || {
         let file = File::options().write(true).open(path)?;
         let about = file.metadata()?;
@@ -174,6 +184,8 @@ pub fn sync_store(dir: &Path) -> Result<(), DiskError> {
 }
 
 fn sync_path(path: &Path) -> Result<(), DiskError> {
+    #[cfg(test)]
+    note(Call::Sync(path.to_owned()));
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(|error| io_error(path, &error))

@@ -16,21 +16,22 @@ use rustix::mm::{Advice, madvise};
 /// Where Linux tells what is mapped; elsewhere there is no such file and nothing is given back.
 const MAPS: &str = "/proc/self/maps";
 /// Small enough that who waits for one slice does not notice it.
-const SLICE_BYTES: usize = 2 * 1024 * 1024;
+const SLICE_BYTES: u64 = 2 * 1024 * 1024;
 
-/// Gives back what this process has mapped of a file. The map stays where it is and may be read.
+/// Gives back what this process has mapped of a file from a place in it on. The map stays where it
+/// is and may be read.
 ///
 /// Where memory is locked the system refuses, and then all of it stays.
-pub fn give_back(path: &Path) {
+pub fn give_back(path: &Path, from: u64) {
     let (Ok(maps), Ok(file)) = (fs::read_to_string(MAPS), fs::metadata(path)) else {
         return;
     };
     for (begin, end) in shared_maps(&maps, file.ino()) {
+        let place = |offset| begin.saturating_add(usize::try_from(offset).unwrap_or(usize::MAX));
         // Behind the end of the file nothing can have been read.
-        let bytes = usize::try_from(file.len()).unwrap_or(usize::MAX);
-        let end = end.min(begin.saturating_add(bytes));
-        for at in (begin..end).step_by(SLICE_BYTES) {
-            let length = SLICE_BYTES.min(end - at);
+        let end = end.min(place(file.len()));
+        for at in (place(from / SLICE_BYTES * SLICE_BYTES)..end).step_by(SLICE_BYTES as usize) {
+            let length = (end - at).min(SLICE_BYTES as usize);
             // SAFETY: the kernel has just said that a file is mapped here and shared, and the
             // caller keeps the store open, so it still is. Of such a map this drops what can be
             // read again; it changes no byte of it.

@@ -27,6 +27,9 @@ use crate::{
 
 /// What stays free on the file system while a copy is made: room for the log and for commits.
 const SPARE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of the copy that may be mapped before they are given back, so that closing it is short:
+/// each write reads the pages beside it.
+const MAPPED_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A copy in the making.
 pub struct Rewriting {
@@ -39,6 +42,8 @@ pub struct Rewriting {
     committed: usize,
     /// Bytes of leaves that the entries of the copy take.
     filled: u64,
+    /// Up to where the map of the copy was given back.
+    given_back: u64,
 }
 
 impl Rewriting {
@@ -50,6 +55,7 @@ impl Rewriting {
             last: None,
             committed: 0,
             filled: 0,
+            given_back: 0,
         }
     }
 
@@ -79,6 +85,11 @@ impl Rewriting {
             self.fresh.put_state(&source, self.filled)?;
         }
         self.fresh.sync()?;
+        let bytes = self.fresh.file_bytes()?;
+        if bytes >= self.given_back + MAPPED_BYTES {
+            self.fresh.give_back_map(self.given_back);
+            self.given_back = bytes;
+        }
         Ok(is_complete)
     }
 

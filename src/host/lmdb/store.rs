@@ -182,16 +182,16 @@ impl Store {
             .map_err(|failure| error(&self.dir, failure))
     }
 
-    /// Gives the memory back that reading its map has taken. What is read again comes from the
-    /// file.
-    pub fn give_back_map(&self) {
-        map::give_back(&self.dir.join(DATA_FILE));
+    /// Gives the memory back that reading its map has taken, from a place in the file on. What is
+    /// read again comes from the file.
+    pub fn give_back_map(&self, from: u64) {
+        map::give_back(&self.dir.join(DATA_FILE), from);
     }
 
     /// Closes the store. True when nobody else holds it open.
     pub fn close(self) -> bool {
         // Little is left to do then in the one call that takes the map away.
-        self.give_back_map();
+        self.give_back_map(0);
         let Self { env, .. } = self;
         let closing = env.clone().prepare_for_closing();
         drop(env);
@@ -203,6 +203,8 @@ impl Store {
         &self,
         body: impl FnOnce(&mut RwTxn<'_>) -> Result<T, Failure>,
     ) -> Result<T, DiskError> {
+        #[cfg(test)]
+        super::order::note(super::order::Call::Write(self.dir.clone()));
         let run = || {
             let mut txn = self.env.write_txn()?;
             let answer = body(&mut txn)?;
@@ -212,7 +214,8 @@ impl Store {
         run().map_err(|failure| failure.at(&self.dir))
     }
 
-    fn file_bytes(&self) -> Result<u64, DiskError> {
+    /// How long the file is.
+    pub fn file_bytes(&self) -> Result<u64, DiskError> {
         self.env
             .real_disk_size()
             .map_err(|failure| error(&self.dir, failure))

@@ -58,7 +58,7 @@ impl Stops {
 }
 
 /// A store and a batch that tells one state from another.
-fn batch(state: u64) -> WriteBatch {
+pub fn batch(state: u64) -> WriteBatch {
     let mut batch = WriteBatch::default();
     for key in 0..50_u64 {
         let key = Bytes::copy_from_slice(&key.to_be_bytes());
