@@ -250,8 +250,10 @@ async fn lanes_answer_each_ticket_once_in_order() {
 }
 
 /// A lane's work that tells the names of the threads it runs on.
+#[cfg(not(feature = "failpoints"))]
 struct Named(Arc<Mutex<Vec<Option<String>>>>);
 
+#[cfg(not(feature = "failpoints"))]
 impl LaneWork for Named {
     fn run(&mut self, _op: DiskOp) -> Result<DiskOutcome, DiskError> {
         let name = std::thread::current().name().map(str::to_owned);
