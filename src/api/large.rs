@@ -17,14 +17,13 @@ use std::{
     vec,
 };
 
-use bytes::{BufMut, Bytes};
-use http::HeaderMap;
+use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame};
 use prost::{Message as _, encoding};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tonic::{Status, body::Body};
 
-use super::pace::Pace;
+use super::{grpc::unary, pace::Pace};
 use crate::{
     kernel::{ApiError, PartedRange, limits},
     pb::etcdserverpb::{RangeRequest, RangeResponse},
@@ -126,10 +125,15 @@ impl Turns {
     }
 }
 
-/// Whether the answer is sent as it is. One of many records is not even measured, which would take
-/// long.
+/// Whether the answer is sent as it is, by a look at its keys and values: it is measured when it is
+/// encoded. One of many records is not even looked at.
 pub fn is_small(response: &RangeResponse) -> bool {
-    response.kvs.len() <= ENCODED_AT_A_TIME && response.encoded_len() < limits::LARGE_READ_BYTES
+    let bytes = response
+        .kvs
+        .iter()
+        .take(ENCODED_AT_A_TIME)
+        .map(|kv| kv.key.len() + kv.value.len());
+    response.kvs.len() <= ENCODED_AT_A_TIME && bytes.sum::<usize>() < limits::LARGE_READ_BYTES
 }
 
 /// An answer that was sorted or filtered, in parts. That of many records takes milliseconds, so
@@ -186,9 +190,8 @@ impl Pieces {
         (turn, held): (Option<Turn>, Held),
         pace: Pace,
     ) -> Self {
-        // Not compressed, and its length; then the field before the records.
-        let mut head = vec![0];
-        head.put_u32(u32::try_from(bytes).expect("the caller looked"));
+        let mut head = Vec::new();
+        unary::put_head(&mut head, bytes);
         let left = head.len() + bytes;
         let mut rest = answer.rest;
         if let Some(header) = rest.header.take() {
@@ -252,9 +255,7 @@ impl HttpBody for Pieces {
         if std::mem::replace(&mut self.ended, true) {
             return Poll::Ready(None);
         }
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        Poll::Ready(Some(Ok(Frame::trailers(unary::well()))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -107,9 +107,9 @@ impl<B: Backend> StateMachine<B> {
         Ok(self.store.walk(&query(request, limit_of(request)))?)
     }
 
-    /// No more keys than this are read, if that can be told without looking at them.
-    pub fn walk_keys_max(&self, walk: &RangeWalk) -> Option<u64> {
-        walk.keys_max(&self.store)
+    /// Whether it reads no more keys than this, as far as that can be told before.
+    pub fn walk_is_within(&self, walk: &RangeWalk, keys: usize) -> bool {
+        walk.is_within(keys, &self.store)
     }
 
     /// Reads a part of it; whether there is more.

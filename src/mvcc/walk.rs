@@ -83,18 +83,19 @@ impl RangeWalk {
         self.at
     }
 
-    /// No more keys than this are read, if that can be told without looking at them.
-    pub fn keys_max(&self, store: &Store) -> Option<u64> {
+    /// Whether no more keys than this are read, as far as that can be told without looking at them.
+    pub fn is_within(&self, keys: usize, store: &Store) -> bool {
+        if self.limit > 0 && self.limit <= keys {
+            return true; // the count is asked for at the end, and need not be now
+        }
         let range = KeyRange::new(&self.key, &self.range_end);
-        let known = match range {
-            KeyRange::One(_) => Some(1),
+        match range {
+            KeyRange::One(_) => true,
             // In the past each key that has changed since must be looked at.
             KeyRange::Span { .. } => {
-                (self.at == store.revision).then(|| store.index.count(range, self.at))
+                self.at == store.revision && store.index.count(range, self.at) <= keys as u64
             }
-        };
-        let limit = (self.limit > 0).then_some(self.limit as u64);
-        known.into_iter().chain(limit).min()
+        }
     }
 
     /// Memory of what was gathered so far.

@@ -50,7 +50,7 @@ pub struct NodeConfig {
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`: entries kept for slow members when the log is compacted.
     pub catchup_entries: u64,
-    /// What is read of a range at once.
+    /// What is read at once of a range that is known to have so few keys.
     pub range_first: Part,
     /// What one step reads of a range.
     pub range_part: Part,

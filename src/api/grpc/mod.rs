@@ -7,7 +7,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod recipe;
-mod unary;
+pub(super) mod unary;
 mod watch;
 
 use std::{convert::Infallible, pin::Pin};

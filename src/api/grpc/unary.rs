@@ -70,11 +70,9 @@ pub(super) fn answer<T: Message>(answer: Result<Outgoing<T>, Status>) -> http::R
     let bytes = framed(length, |out| {
         message.encode(out).expect("a growing buffer has room");
     });
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let body = OneMessage {
         bytes: Some(bytes),
-        trailers: Some(trailers),
+        trailers: Some(well()),
     };
     let mut response = http::Response::new(Body::new(body));
     *response.version_mut() = Version::HTTP_2;
@@ -101,10 +99,22 @@ fn length(came: &[u8]) -> Option<usize> {
 
 fn framed(length: usize, fill: impl FnOnce(&mut BytesMut)) -> Bytes {
     let mut out = BytesMut::with_capacity(HEAD_BYTES + length);
-    out.put_u8(0);
-    out.put_u32(u32::try_from(length).expect("the caller looked"));
+    put_head(&mut out, length);
     fill(&mut out);
     out.freeze()
+}
+
+/// What stands before a message: that it is not compressed, and its length.
+pub(in crate::api) fn put_head(out: &mut impl BufMut, length: usize) {
+    out.put_u8(0);
+    out.put_u32(u32::try_from(length).expect("the caller looked"));
+}
+
+/// The trailers of an answer that is no error.
+pub(in crate::api) fn well() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers
 }
 
 fn again(came: Bytes, then: Option<Result<Frame<Bytes>, Status>>, rest: Body) -> Body {

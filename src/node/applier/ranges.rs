@@ -77,10 +77,9 @@ impl<B: Backend> Applier<B> {
     ) -> Result<(), Fault> {
         match settle(self.machine.range_walk(&request))? {
             Ok(walk) => {
-                let keys = self.machine.walk_keys_max(&walk);
-                let few = keys.is_some_and(|keys| keys <= self.ranges.first.keys_max as u64);
-                let part = match few {
-                    true => self.ranges.first,
+                let first = self.ranges.first;
+                let part = match self.machine.walk_is_within(&walk, first.keys_max) {
+                    true => first,
                     false => self.ranges.part,
                 };
                 let task = Task {
