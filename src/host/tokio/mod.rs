@@ -6,6 +6,7 @@
 
 mod alarm;
 pub mod clock;
+mod direct;
 mod journal_log;
 pub mod lanes;
 pub mod links;
