@@ -51,7 +51,32 @@ pub(super) fn header(record: &[u8]) -> Result<Header<'_>, DiskError> {
 
 fn parse(mut rest: &[u8]) -> Result<Header<'_>, DecodeError> {
     let mut header = Header::default();
-    while !rest.is_empty() {
+    while let [tag, behind @ ..] = rest {
+        // The fields in their usual form, told by one byte, without the general decoder.
+        match (tag, behind) {
+            (0x0a, [len @ 0..0x80, behind @ ..]) if usize::from(*len) <= behind.len() => {
+                (header.key, rest) = behind.split_at(usize::from(*len));
+                continue;
+            }
+            (0x10 | 0x18 | 0x20, _) if let Some((number, behind)) = short_varint(behind) => {
+                match tag {
+                    0x10 => header.created = number,
+                    0x18 => header.modified = number,
+                    _ => header.version = number,
+                }
+                rest = behind;
+                continue;
+            }
+            (0x2a, _)
+                if let Some((len, behind)) = short_varint(behind)
+                    && let Ok(len) = usize::try_from(len)
+                    && let Some((_, behind)) = behind.split_at_checked(len) =>
+            {
+                rest = behind;
+                continue;
+            }
+            (_, _) => {}
+        }
         let (field, wire) = decode_key(&mut rest)?;
         match (field, wire) {
             (1, WireType::LengthDelimited) => {
@@ -73,6 +98,19 @@ fn parse(mut rest: &[u8]) -> Result<Header<'_>, DecodeError> {
         }
     }
     Ok(header)
+}
+
+/// A varint of at most five bytes, and what is behind it.
+#[inline]
+fn short_varint(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let mut number = 0;
+    for (at, byte) in bytes.iter().take(5).enumerate() {
+        number |= i64::from(byte & 0x7f) << (7 * at);
+        if *byte < 0x80 {
+            return Some((number, &bytes[at + 1..]));
+        }
+    }
+    None
 }
 
 /// The decoder's own error for what is no record.

@@ -34,12 +34,7 @@ impl Kv for Edge {
             _ => return Err(status::mismatch()),
         };
         match self.handle.turns().large(answer, turn) {
-            // Whoever serves the connection puts it in the place of the empty answer.
-            Ok(large) => {
-                let mut answer = Outgoing::new(RangeResponse::default());
-                answer.extensions_mut().insert(large);
-                Ok(answer)
-            }
+            Ok(large) => Ok(large::instead(large)),
             Err(small) => Ok(Outgoing::new(small)),
         }
     }
@@ -80,7 +75,14 @@ impl Kv for Edge {
     async fn txn(&self, incoming: Incoming<TxnRequest>) -> Answer<TxnResponse> {
         let ops_max = self.handle.limits().txn_ops_max;
         let check = |request: &TxnRequest| check::txn(request, ops_max);
-        answered!(self.checked(incoming, check, Request::Txn).await, Txn)
+        match self.checked(incoming, check, Request::Txn).await? {
+            Response::Txn(whole) => Ok(Outgoing::new(whole)),
+            Response::PartedTxn(parted) => Ok(match self.handle.turns().txn(parted) {
+                Ok(parted) => large::instead(parted),
+                Err(whole) => Outgoing::new(whole),
+            }),
+            _ => Err(status::mismatch()),
+        }
     }
 
     async fn compact(&self, incoming: Incoming<CompactionRequest>) -> Answer<CompactionResponse> {
