@@ -44,7 +44,7 @@ const TRAILER_BYTES: usize = 32;
 const RECORD_HEAD_BYTES: u64 = 4;
 
 /// Room that a chunk is given at once.
-const CHUNK_ROOM_BYTES: usize = 256 * 1024;
+const CHUNK_ROOM_BYTES: usize = 1024 * 1024;
 
 const KIND_RECORDS: u8 = 1;
 const KIND_TRAILER: u8 = 2;

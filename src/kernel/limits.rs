@@ -102,8 +102,9 @@ pub const PROPOSAL_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Bytes of one chunk of a snapshot stream between members.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
-/// Bytes of one chunk of the Snapshot RPC before the edge splits it.
-pub const SNAPSHOT_READ_BYTES: usize = 256 * 1024;
+/// Bytes of one chunk of the Snapshot RPC before the edge splits it. Each takes some changes of
+/// thread.
+pub const SNAPSHOT_READ_BYTES: usize = 1024 * 1024;
 /// Chunks of a peer snapshot on the way.
 pub const SNAPSHOT_CHUNKS_INFLIGHT_MAX: u64 = 8;
 /// Pinned images for Snapshot calls at one time; further ones are refused with TooManyRequests.
