@@ -8,7 +8,7 @@
 //! Invariant: a direct file sees only whole sectors, from memory that is aligned to a page.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
@@ -59,6 +59,29 @@ impl Way {
         }
     }
 
+    /// The whole content of a file; past the cache it is what the disk holds, and costs no memory
+    /// of the cache. A file that does not end with a sector is read through it.
+    pub(super) fn read(self, path: &Path) -> io::Result<Vec<u8>> {
+        let bytes = fs::metadata(path)?.len();
+        if self == Self::Cached || !bytes.is_multiple_of(SECTOR_BYTES as u64) {
+            return fs::read(path);
+        }
+        let mut options = OpenOptions::new();
+        options.read(true);
+        let file = options.custom_flags(self.flags()).open(path)?;
+        let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+        let mut memory = Vec::new();
+        let room = room(&mut memory, limits::WAL_PIECE_BYTES_MAX);
+        loop {
+            match file.read_at(room, content.len() as u64) {
+                Ok(0) => return Ok(content),
+                Ok(read) => content.extend_from_slice(&room[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Makes a file, or empties it.
     pub(super) fn create(self, path: &Path) -> io::Result<Output> {
         self.output(OpenOptions::new().create(true).truncate(true), path)
@@ -69,13 +92,24 @@ impl Way {
         self.output(&mut OpenOptions::new(), path)
     }
 
-    fn output(self, options: &mut OpenOptions, path: &Path) -> io::Result<Output> {
-        let flags = match self {
+    /// Opens a file that exists to write so many bytes from its beginning on.
+    pub(super) fn open_for(self, path: &Path, bytes: usize) -> io::Result<Output> {
+        match bytes.is_multiple_of(SECTOR_BYTES) {
+            true => self.open(path),
+            false => Self::Cached.open(path),
+        }
+    }
+
+    fn flags(self) -> i32 {
+        match self {
             Self::Direct => OFlags::DIRECT.bits().cast_signed(),
             Self::Cached => 0,
-        };
+        }
+    }
+
+    fn output(self, options: &mut OpenOptions, path: &Path) -> io::Result<Output> {
         Ok(Output {
-            file: options.write(true).custom_flags(flags).open(path)?,
+            file: options.write(true).custom_flags(self.flags()).open(path)?,
             way: self,
             memory: Vec::new(),
         })
@@ -137,8 +171,6 @@ fn room(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     /// Goal: what was handed in stands in the file, wherever the memory it came from lies. Method:
@@ -159,6 +191,9 @@ mod tests {
             expected.extend_from_slice(bytes);
         }
         assert_eq!(fs::read(&path).unwrap(), expected);
+        assert_eq!(way.read(&path).unwrap(), expected);
+        fs::write(home.path().join("odd"), &source[..700]).unwrap();
+        assert_eq!(way.read(&home.path().join("odd")).unwrap(), &source[..700]);
         output.write_zeros(600 * SECTOR_BYTES as u64).unwrap();
         expected[..600 * SECTOR_BYTES].fill(0);
         assert_eq!(fs::read(&path).unwrap(), expected);

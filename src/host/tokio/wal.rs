@@ -91,7 +91,8 @@ impl WalDir {
     /// The whole content of one segment.
     pub fn read(&self, segment: SegmentId) -> Result<Vec<u8>, DiskError> {
         let file = self.file(segment);
-        fs::read(&file).map_err(|error| disk_error(&file, &error))
+        let content = self.way.read(&file);
+        content.map_err(|error| disk_error(&file, &error))
     }
 
     /// The whole content of one segment, made durable: written once more and synced. A sync alone
@@ -102,8 +103,7 @@ impl WalDir {
         if self.fsync {
             let path = self.file(segment);
             let rewrite = || -> io::Result<()> {
-                // Through the cache, which has its pages now and whose view of them may be wrong.
-                let mut output = Way::Cached.open(&path)?;
+                let mut output = self.way.open_for(&path, content.len())?;
                 output.write_all_at(&content, 0)?;
                 output.sync_all()
             };
