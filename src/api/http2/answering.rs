@@ -74,7 +74,13 @@ impl<P> Answering<P> {
                 return Err(Gone);
             };
             match frame.into_data() {
-                Ok(data) => self.data(data, false).await?,
+                Ok(data) => {
+                    let ends = body.is_end_stream();
+                    self.data(data, ends).await?;
+                    if ends {
+                        return Ok(());
+                    }
+                }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
                         return self.trailers(&trailers).await;

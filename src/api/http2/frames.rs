@@ -167,7 +167,9 @@ impl<V: Serve> Reading<V> {
         let stream = match state.streams.get_mut(&head.stream) {
             Some(stream) if !stream.ended => stream,
             Some(_) | None => {
-                state.reset(head.stream, Reason::StreamClosed);
+                if !state.was_cut(head.stream, head.has(frame::END_STREAM)) {
+                    state.reset(head.stream, Reason::StreamClosed);
+                }
                 state.take(bytes);
                 return Ok(());
             }
@@ -295,8 +297,7 @@ impl<V: Serve> Reading<V> {
             let fields = self.decode(block)?;
             let odd = |field: &Field| !matches!(field.name, Name::Header(_));
             let sound = !fields.list.iter().any(odd);
-            self.on_trailers(&mut shared.lock(), id, ends && sound);
-            return Ok(());
+            return self.on_trailers(&mut shared.lock(), id, ends, sound);
         }
         self.highest = id;
         let prepared = self.prepare(block)?;
@@ -374,16 +375,27 @@ impl<V: Serve> Reading<V> {
         Ok(fields)
     }
 
-    /// A block on a stream that has begun before; `sound` if it may end one.
-    fn on_trailers(&self, state: &mut State<V::Plan>, id: u32, sound: bool) {
+    /// A block on a stream that has begun before; `sound` if its fields may be trailers.
+    fn on_trailers(
+        &self,
+        state: &mut State<V::Plan>,
+        id: u32,
+        ends: bool,
+        sound: bool,
+    ) -> Result<(), Fatal> {
         let Some(stream) = state.streams.get_mut(&id) else {
-            return state.reset(id, Reason::StreamClosed);
+            return match state.was_cut(id, ends) {
+                true => Ok(()),
+                false => Err(fatal(Reason::StreamClosed)),
+            };
         };
         if stream.ended {
-            return state.reset(id, Reason::StreamClosed);
+            state.reset(id, Reason::StreamClosed);
+            return Ok(());
         }
-        if !sound || !stream.counts(0, true) {
-            return state.reset(id, Reason::Protocol);
+        if !ends || !sound || !stream.counts(0, true) {
+            state.reset(id, Reason::Protocol);
+            return Ok(());
         }
         stream.ended = true;
         match &mut stream.inbound {
@@ -393,6 +405,7 @@ impl<V: Serve> Reading<V> {
             }
             Inbound::Pieces(..) | Inbound::Ignored => stream.wake_reader(),
         }
+        Ok(())
     }
 
     fn on_priority(&mut self, head: Head, payload: &[u8]) -> Result<(), Fatal> {
@@ -413,7 +426,9 @@ impl<V: Serve> Reading<V> {
         if payload.len() != 4 {
             return Err(FRAME_SIZE);
         }
-        self.shared.lock().abandon(head.stream);
+        let mut state = self.shared.lock();
+        state.was_cut(head.stream, true);
+        state.abandon(head.stream);
         Ok(())
     }
 

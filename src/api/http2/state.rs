@@ -5,7 +5,7 @@
 //! no room; bytes of requests that were taken in are given back to the client's window once.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
@@ -23,6 +23,9 @@ use super::{
 
 /// Bytes that may wait to be written before answers have to wait too.
 pub(super) const OUT_BYTES_MAX: usize = 128 * 1024;
+
+/// Streams remembered as cut: more than a client can have said in the time of its ignorance.
+const CUT_MAX: usize = 1024;
 
 /// One connection. Clones are the same one.
 #[derive(Debug)]
@@ -63,6 +66,8 @@ pub(super) struct State<P> {
     /// Streams that wait for room in `out` or in `window`.
     waiting: VecDeque<u32>,
     driver: Option<Waker>,
+    /// Streams that we ended before the client had: it may not know yet.
+    cut: BTreeSet<u32>,
     /// Data or headers were sent since the last ping.
     pub spoke: bool,
     /// The connection is over.
@@ -149,6 +154,7 @@ impl<P> State<P> {
             taken: 0,
             waiting: VecDeque::new(),
             driver: None,
+            cut: BTreeSet::new(),
             spoke: false,
             over: false,
         }
@@ -292,13 +298,30 @@ impl<P> State<P> {
         if !stream.ended {
             // The client need not say the rest.
             frame::put_reset(self.out.small(), id, Reason::NoError);
+            self.cut(id);
         }
         self.let_go(stream);
+    }
+
+    fn cut(&mut self, id: u32) {
+        self.cut.insert(id);
+        if self.cut.len() > CUT_MAX {
+            self.cut.pop_first();
+        }
+    }
+
+    /// Whether the client may still speak on a stream that is over; the last time if it ends.
+    pub fn was_cut(&mut self, id: u32, ends: bool) -> bool {
+        match ends {
+            true => self.cut.remove(&id),
+            false => self.cut.contains(&id),
+        }
     }
 
     /// Ends a stream by force and tells the client why.
     pub fn reset(&mut self, id: u32, reason: Reason) {
         frame::put_reset(self.out.small(), id, reason);
+        self.cut(id);
         self.abandon(id);
     }
 
