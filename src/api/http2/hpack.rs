@@ -408,3 +408,6 @@ const STATIC_TABLE: [(&str, &str); 61] = [
     ("strict-transport-security", ""), ("transfer-encoding", ""), ("user-agent", ""),
     ("vary", ""), ("via", ""), ("www-authenticate", ""),
 ];
+
+#[cfg(test)]
+mod tests;

@@ -116,3 +116,6 @@ pub async fn serve<S, V>(
         .run(stop)
         .await;
 }
+
+#[cfg(test)]
+mod tests;

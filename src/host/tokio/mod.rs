@@ -68,6 +68,30 @@ pub struct TokioHost {
     /// When the step began that runs now.
     step_began: Option<std::time::Instant>,
     lone: Lone,
+    stint: Stint,
+}
+
+/// How long this thread may run before it offers its core to others.
+///
+/// While large answers are sent the loop has always something to do. A client on the same machine
+/// that the scheduler has put on the loop's core would then wait for a tick of the clock, several
+/// milliseconds, to see an answer that was written long ago.
+const STINT: Duration = Duration::from_micros(200);
+
+/// Since when this thread has not offered its core.
+struct Stint(std::time::Instant);
+
+impl Stint {
+    fn begin() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    fn look(&mut self) {
+        if self.0.elapsed() >= STINT {
+            std::thread::yield_now();
+            *self = Self::begin();
+        }
+    }
 }
 
 impl TokioHost {
@@ -91,6 +115,7 @@ impl TokioHost {
             slow_step: None,
             step_began: None,
             lone: Lone::default(),
+            stint: Stint::begin(),
         })
     }
 
@@ -157,6 +182,7 @@ impl Host for TokioHost {
         // Lets the edge's tasks run once between two steps, so that answers leave and requests that
         // came in meanwhile share the next step and with it one write to the log.
         tokio::task::yield_now().await;
+        self.stint.look();
         let first = events.len();
         let limit = limits::EVENTS_PER_STEP_MAX.saturating_sub(first);
         assert!(limit > 0, "the event loop hands over an emptied list");
