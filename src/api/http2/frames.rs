@@ -31,6 +31,15 @@ struct Block {
     bytes: Vec<u8>,
 }
 
+type Known<P> = Arc<Prepared<P>>;
+
+/// What a block asks for.
+enum Asked<P> {
+    Request(Known<P>),
+    Malformed,
+    TooLarge,
+}
+
 /// Reads the frames of one client.
 pub(super) struct Reading<V: Serve> {
     service: V,
@@ -44,7 +53,7 @@ pub(super) struct Reading<V: Serve> {
     begun: bool,
     block: Option<Block>,
     /// The last block of a request, and what it means while the client's table stays the same.
-    last: Option<(Vec<u8>, Arc<Prepared<V::Plan>>)>,
+    last: Option<(Vec<u8>, Known<V::Plan>)>,
     /// The highest stream that the client has begun.
     highest: u32,
     /// No stream may begin any more.
@@ -146,7 +155,7 @@ impl<V: Serve> Reading<V> {
 
     /// A stream that a client may speak on: not ours, and not one it has not begun.
     fn must_have_begun(&self, stream: u32) -> Result<(), Fatal> {
-        match stream == 0 || stream % 2 == 0 || stream > self.highest {
+        match stream == 0 || stream.is_multiple_of(2) || stream > self.highest {
             true => Err(PROTOCOL),
             false => Ok(()),
         }
@@ -189,8 +198,7 @@ impl<V: Serve> Reading<V> {
             return Ok(());
         }
         stream.ended = ends;
-        state.take_of(head.stream, bytes - data.len());
-        let stream = state.streams.get_mut(&head.stream).expect("it was there");
+        let padding = bytes - data.len();
         match &mut stream.inbound {
             Inbound::Pieces(pieces, _) => {
                 if !data.is_empty() {
@@ -206,6 +214,9 @@ impl<V: Serve> Reading<V> {
                     self.on_gathered(state, head.stream, &prepared);
                 }
             }
+        }
+        if padding > 0 {
+            state.take_of(head.stream, padding);
         }
         Ok(())
     }
@@ -251,7 +262,7 @@ impl<V: Serve> Reading<V> {
     }
 
     fn on_headers(&mut self, head: Head, payload: &[u8]) -> Result<(), Fatal> {
-        if head.stream == 0 || head.stream % 2 == 0 {
+        if head.stream == 0 || head.stream.is_multiple_of(2) {
             return Err(PROTOCOL);
         }
         let mut block = frame::unpadded(head, payload).ok_or(PROTOCOL)?;
@@ -307,9 +318,9 @@ impl<V: Serve> Reading<V> {
             return Ok(());
         }
         match prepared {
-            Ok(prepared) => self.begin(&mut state, id, ends, prepared),
-            Err(Refusal::Malformed) => state.reset(id, Reason::Protocol),
-            Err(Refusal::TooLarge) => {
+            Asked::Request(prepared) => self.begin(&mut state, id, ends, prepared),
+            Asked::Malformed => state.reset(id, Reason::Protocol),
+            Asked::TooLarge => {
                 let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 state.put_head(id, status, &HeaderMap::new(), true);
                 if !ends {
@@ -320,13 +331,7 @@ impl<V: Serve> Reading<V> {
         Ok(())
     }
 
-    fn begin(
-        &self,
-        state: &mut State<V::Plan>,
-        id: u32,
-        ends: bool,
-        prepared: Arc<Prepared<V::Plan>>,
-    ) {
+    fn begin(&self, state: &mut State<V::Plan>, id: u32, ends: bool, prepared: Known<V::Plan>) {
         let length = prepared.head.length;
         if ends && length.is_some_and(|length| length > 0) {
             return state.reset(id, Reason::Protocol);
@@ -345,25 +350,25 @@ impl<V: Serve> Reading<V> {
     }
 
     /// What a block means, decoded only if it is not the one before.
-    fn prepare(&mut self, block: &[u8]) -> Result<Result<Arc<Prepared<V::Plan>>, Refusal>, Fatal> {
+    fn prepare(&mut self, block: &[u8]) -> Result<Asked<V::Plan>, Fatal> {
         if let Some((bytes, prepared)) = &self.last
             && bytes == block
         {
-            return Ok(Ok(Arc::clone(prepared)));
+            return Ok(Asked::Request(Arc::clone(prepared)));
         }
         let fields = self.decode(block)?;
         if fields.over {
-            return Ok(Err(Refusal::TooLarge));
+            return Ok(Asked::TooLarge);
         }
         let Ok(head) = head::Head::of(fields.list) else {
-            return Ok(Err(Refusal::Malformed));
+            return Ok(Asked::Malformed);
         };
         let plan = self.service.plan(&head);
         let prepared = Arc::new(Prepared { head, plan });
         if !fields.changed {
             self.last = Some((block.to_vec(), Arc::clone(&prepared)));
         }
-        Ok(Ok(prepared))
+        Ok(Asked::Request(prepared))
     }
 
     fn decode(&mut self, block: &[u8]) -> Result<Fields, Fatal> {
@@ -443,7 +448,7 @@ impl<V: Serve> Reading<V> {
                 Err(FRAME_SIZE)
             };
         }
-        if payload.len() % 6 != 0 {
+        if !payload.len().is_multiple_of(6) {
             return Err(FRAME_SIZE);
         }
         let mut state = self.shared.lock();
@@ -505,12 +510,6 @@ impl<V: Serve> Reading<V> {
         }
         Ok(())
     }
-}
-
-/// Why a block is no request that is looked at.
-enum Refusal {
-    Malformed,
-    TooLarge,
 }
 
 /// Whether this is one plain message and nothing else.

@@ -121,7 +121,7 @@ async fn answers_keep_within_the_windows() {
         ))
         .await;
         raw.says(&window(0, 3)).await;
-        let mut kinds = vec![raw.hears().await, raw.hears().await];
+        let mut kinds = [raw.hears().await, raw.hears().await];
         kinds.sort_by_key(|came| came.kind);
         assert_eq!((kinds[0].kind, kinds[0].payload.len()), (DATA, 3));
         assert_eq!((kinds[1].kind, kinds[1].stream), (HEADERS, 3));
