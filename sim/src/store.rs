@@ -245,35 +245,22 @@ impl ReadSnapshot for Snapshot {
         self.same("value", memory, |lmdb| lmdb.get(bucket, key))
     }
 
-    fn look(
-        &self,
-        bucket: Bucket,
-        key: &[u8],
-        look: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool, DiskError> {
+    fn find(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, DiskError> {
+        let memory = self.memory.find(bucket, key)?;
         let Some(lmdb) = &self.lmdb else {
-            return self.memory.look(bucket, key, look);
+            return Ok(memory);
         };
-        let mut shown = None;
-        let found = lmdb.look(bucket, key, &mut |value| {
-            shown = Some(Bytes::copy_from_slice(value));
-            look(value);
-        })?;
-        assert_eq!(found, shown.is_some(), "LMDB shows what it has");
-        assert_eq!(
-            shown,
-            self.memory.get(bucket, key)?,
-            "LMDB shows another value than memory"
-        );
+        let found = lmdb.find(bucket, key)?;
+        assert_eq!(found, memory, "LMDB shows another value than memory");
         Ok(found)
     }
 
-    fn range(
-        &self,
+    fn range<'s>(
+        &'s self,
         bucket: Bucket,
         from: &[u8],
         to: Option<&[u8]>,
-        visit: Visit<'_>,
+        visit: Visit<'_, 's>,
     ) -> Result<(), DiskError> {
         let Some(lmdb) = &self.lmdb else {
             return self.memory.range(bucket, from, to, visit);

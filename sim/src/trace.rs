@@ -248,6 +248,7 @@ pub fn digest_effect(effect: &Effect) -> u64 {
                 Ok(Response::Range(response)) => encoded(d, response),
                 Ok(Response::PartedRange(range)) => encoded(d, &range.clone().joined()),
                 Ok(Response::Txn(response)) => encoded(d, response),
+                Ok(Response::PartedTxn(txn)) => encoded(d, &txn.clone().joined()),
                 Ok(response) => debug(d, response),
                 Err(error) => d.number(u64::from(error.number())),
             }

@@ -17,16 +17,15 @@ use std::{
     vec,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::body::{Body as HttpBody, Frame};
-use prost::{Message as _, encoding};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tonic::{Status, body::Body};
+use tonic::{Response, Status, body::Body};
 
 use super::{grpc::unary, pace::Pace};
 use crate::{
-    kernel::{ApiError, PartedRange, limits},
-    pb::etcdserverpb::{RangeRequest, RangeResponse},
+    kernel::{ApiError, PartedRange, PartedTxn, limits},
+    pb::etcdserverpb::{RangeRequest, RangeResponse, TxnResponse},
 };
 
 /// How long a range waits for its turn: as long as a call may take.
@@ -119,9 +118,26 @@ impl Turns {
         if bytes < limits::LARGE_READ_BYTES || u32::try_from(bytes).is_err() {
             return Err(answer.joined());
         }
-        let held = Held::new(bytes, &self.held);
-        let pieces = Pieces::new(answer, bytes, (turn, held), self.pace.clone());
-        Ok(Large(Arc::new(Mutex::new(Some(pieces)))))
+        let mut head = Vec::new();
+        unary::put_head(&mut head, bytes);
+        Ok(self.in_pieces(answer.into_message(head), turn))
+    }
+
+    /// The same for a transaction, large or not. It comes back if it is more than a message holds.
+    pub fn txn(&self, answer: PartedTxn) -> Result<Large, TxnResponse> {
+        let bytes = answer.encoded_len();
+        if u32::try_from(bytes).is_err() {
+            return Err(answer.joined());
+        }
+        let mut head = Vec::with_capacity(bytes.min(limits::RANGE_PART_BYTES));
+        unary::put_head(&mut head, bytes);
+        Ok(self.in_pieces(answer.into_message(head), None))
+    }
+
+    fn in_pieces(&self, message: Vec<Bytes>, turn: Option<Turn>) -> Large {
+        let held = Held::new(message.iter().map(Bytes::len).sum(), &self.held);
+        let pieces = Pieces::new(message, (turn, held), self.pace.clone());
+        Large(Arc::new(Mutex::new(Some(pieces))))
     }
 }
 
@@ -153,6 +169,13 @@ pub async fn parted(mut response: RangeResponse) -> PartedRange {
     }
 }
 
+/// An empty answer, in the place of which whoever serves the connection puts a large one.
+pub fn instead<T: Default>(large: Large) -> Response<T> {
+    let mut answer = Response::new(T::default());
+    answer.extensions_mut().insert(large);
+    answer
+}
+
 /// An answer on its way from the service to the connection, as an extension of the response.
 #[derive(Clone)]
 pub struct Large(Arc<Mutex<Option<Pieces>>>);
@@ -162,6 +185,23 @@ impl Large {
     pub fn into_body(self) -> Option<Body> {
         let pieces = self.0.lock().expect("no holder of the lock panics").take();
         pieces.map(Body::new)
+    }
+
+    /// The whole message with its head if it is not large after all, or else the body to send.
+    pub fn into_message(self) -> Result<Bytes, Body> {
+        let pieces = self.0.lock().expect("no holder of the lock panics").take();
+        match pieces {
+            Some(pieces) if pieces.left < limits::LARGE_READ_BYTES => {
+                let mut message = BytesMut::with_capacity(pieces.left);
+                message.extend_from_slice(&pieces.begun);
+                for part in pieces.parts {
+                    message.extend_from_slice(&part);
+                }
+                Ok(message.freeze())
+            }
+            Some(pieces) => Err(Body::new(pieces)),
+            None => Err(Body::empty()),
+        }
     }
 }
 
@@ -184,28 +224,14 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn new(
-        answer: PartedRange,
-        bytes: usize,
-        (turn, held): (Option<Turn>, Held),
-        pace: Pace,
-    ) -> Self {
-        let mut head = Vec::new();
-        unary::put_head(&mut head, bytes);
-        let left = head.len() + bytes;
-        let mut rest = answer.rest;
-        if let Some(header) = rest.header.take() {
-            encoding::message::encode(1, &header, &mut head);
-        }
-        let tail = rest.encode_to_vec();
-        let ends = |bytes: Vec<u8>| [Bytes::from(bytes)].into_iter();
-        let parts = ends(head).chain(answer.parts).chain(ends(tail));
+    fn new(message: Vec<Bytes>, (turn, held): (Option<Turn>, Held), pace: Pace) -> Self {
+        let left = held.bytes;
         Self {
             begun: Bytes::new(),
-            parts: parts.collect::<Vec<_>>().into_iter(),
+            parts: message.into_iter(),
             left,
             // One that is not very large is sent at once.
-            allowed: match bytes <= limits::RANGE_FIRST_BYTES {
+            allowed: match left <= limits::RANGE_FIRST_BYTES {
                 true => left,
                 false => 0,
             },
@@ -266,6 +292,7 @@ impl HttpBody for Pieces {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
+    use prost::Message as _;
 
     use super::*;
     use crate::pb::{etcdserverpb::ResponseHeader, mvccpb::KeyValue};

@@ -153,7 +153,11 @@ fn describe(slow: &mut SlowRequest, request: &Request, answer: Option<&Response>
             put_keys(&mut slow.content, &delete.key, &delete.range_end);
         }
         Request::Txn(txn) => {
-            let succeeded = matches!(answer, Some(Response::Txn(txn)) if txn.succeeded);
+            let succeeded = match answer {
+                Some(Response::Txn(txn)) => txn.succeeded,
+                Some(Response::PartedTxn(txn)) => txn.rest.succeeded,
+                _ => false,
+            };
             let taken = if succeeded {
                 &txn.success
             } else {
@@ -180,6 +184,7 @@ fn describe(slow: &mut SlowRequest, request: &Request, answer: Option<&Response>
             size(delete.encoded_len())
         }
         Some(Response::Txn(txn)) => size(txn.encoded_len()),
+        Some(Response::PartedTxn(txn)) => size(txn.encoded_len()),
         _ => 0,
     };
 }

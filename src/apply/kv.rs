@@ -126,12 +126,8 @@ impl<B: Backend> StateMachine<B> {
         if (large || walked.parts.len() > 1) && order::is_plain(request) {
             return Response::PartedRange(parted_answer(request, walked));
         }
-        let whole = PartedRange {
-            rest: RangeResponse::default(),
-            parts: walked.parts,
-        };
         let result = RangeResult {
-            kvs: whole.joined().kvs,
+            kvs: PartedRange::records(walked.parts),
             count: walked.count,
             revision: walked.revision,
         };
@@ -329,6 +325,20 @@ pub(super) fn range_of(
 ) -> Result<RangeResponse, ApplyError> {
     let result = read(&query(request, limit_of(request)))?;
     Ok(answer_of(request, result))
+}
+
+/// Whether a Range may have many records, and its answer is what is read but for its end.
+pub(super) fn is_parted(request: &RangeRequest) -> bool {
+    !request.range_end.is_empty() && !request.count_only && order::is_plain(request)
+}
+
+/// The answer to such a Range; its records stay encoded.
+pub(super) fn parted_of(
+    request: &RangeRequest,
+    read: impl Fn(&RangeQuery<'_>) -> Result<Walked, ApplyError>,
+) -> Result<PartedRange, ApplyError> {
+    let walked = read(&query(request, limit_of(request)))?;
+    Ok(parted_answer(request, walked))
 }
 
 /// How many records must be read; zero is all.

@@ -255,9 +255,9 @@ impl<B: Backend> StateMachine<B> {
             }
             Body::Txn(request) if crate::mutant!("compare-at-propose") => {
                 let holds = origin.is_some_and(|origin| origin.request.get() % 2 == 1);
-                Response::Txn(self.txn_as_foreseen(request, holds, revisions)?)
+                txn::answered(self.txn_as_foreseen(request, holds, revisions)?)
             }
-            Body::Txn(request) => Response::Txn(self.txn(request, revisions)?),
+            Body::Txn(request) => txn::answered(self.txn(request, revisions)?),
             Body::Compact(request) => Response::Compact(self.compact(&request, notices)?),
             Body::LeaseGrant(request) => {
                 Response::LeaseGrant(self.lease_grant(&request, birth, now, notices)?)

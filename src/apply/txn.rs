@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     backend::Backend,
-    kernel::ApiError,
+    kernel::{ApiError, PartedTxn, Response as Answer},
     lease::Lessor,
     mutant,
     mvcc::{RangeQuery, WriteTxn},
@@ -65,7 +65,7 @@ impl<B: Backend> StateMachine<B> {
         &mut self,
         mut request: TxnRequest,
         revisions: &mut Vec<(i64, Vec<Event>)>,
-    ) -> Result<TxnResponse, ApplyError> {
+    ) -> Result<PartedTxn, ApplyError> {
         let mut path = self.checked_path(&request)?;
         let mut txn = self.store.write(&mut self.view);
         let outcome = execute(&mut txn, &mut self.lessor, &mut request, &mut path);
@@ -86,18 +86,18 @@ impl<B: Backend> StateMachine<B> {
         mut request: TxnRequest,
         holds: bool,
         revisions: &mut Vec<(i64, Vec<Event>)>,
-    ) -> Result<TxnResponse, ApplyError> {
+    ) -> Result<PartedTxn, ApplyError> {
         request.compare.clear();
         if !holds {
             request.success = std::mem::take(&mut request.failure);
         }
         let mut response = self.txn(request, revisions)?;
-        response.succeeded = holds;
+        response.rest.succeeded = holds;
         Ok(response)
     }
 
     /// Runs a transaction of ranges alone.
-    pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ApplyError> {
+    pub fn read_txn(&self, request: &TxnRequest) -> Result<Answer, ApplyError> {
         let mut path = self.checked_path(request)?;
         let succeeded = path.take();
         let branch = if succeeded {
@@ -105,21 +105,23 @@ impl<B: Backend> StateMachine<B> {
         } else {
             &request.failure
         };
-        let mut responses = Vec::with_capacity(branch.len());
+        let mut answer = begun(branch.len());
         for op in branch {
             let Some(Request::RequestRange(range)) = &op.request else {
                 unreachable!("a transaction with another operation is not read-only")
             };
-            let response = self.range(range)?;
-            responses.push(ResponseOp {
-                response: Some(Response::ResponseRange(response)),
+            if kv::is_parted(range) {
+                let read = |query: &RangeQuery<'_>| Ok(self.store.walked(&self.view, query)?);
+                answer.push_range(kv::parted_of(range, read)?);
+                continue;
+            }
+            answer.push(ResponseOp {
+                response: Some(Response::ResponseRange(self.range(range)?)),
             });
         }
-        Ok(TxnResponse {
-            header: header(self.store.revision()),
-            succeeded,
-            responses,
-        })
+        answer.rest.header = header(self.store.revision());
+        answer.rest.succeeded = succeeded;
+        Ok(answered(answer))
     }
 
     /// Chooses the branches, then refuses what would fail in them, before anything is written.
@@ -253,16 +255,21 @@ fn execute<B: Backend>(
     lessor: &mut Lessor,
     request: &mut TxnRequest,
     path: &mut Path,
-) -> Result<TxnResponse, ApplyError> {
+) -> Result<PartedTxn, ApplyError> {
     let succeeded = path.take();
     let branch = if succeeded || mutant!("else-runs-then") {
         &mut request.success
     } else {
         &mut request.failure
     };
-    let mut responses = Vec::with_capacity(branch.len());
+    let mut answer = begun(branch.len());
     for op in branch.drain(..) {
         let response = match op.request {
+            Some(Request::RequestRange(range)) if kv::is_parted(&range) => {
+                let read = |query: &RangeQuery<'_>| Ok(txn.walked(query)?);
+                answer.push_range(kv::parted_of(&range, read)?);
+                continue;
+            }
             Some(Request::RequestRange(range)) => {
                 let read = |query: &RangeQuery<'_>| Ok(txn.range(query)?);
                 Some(Response::ResponseRange(kv::range_of(&range, read)?))
@@ -274,18 +281,35 @@ fn execute<B: Backend>(
                 kv::delete_in(txn, lessor, &delete)?,
             )),
             Some(Request::RequestTxn(mut nested)) => {
-                let mut response = execute(txn, lessor, &mut nested, path)?;
+                let mut response = execute(txn, lessor, &mut nested, path)?.joined();
                 // Only the outermost answer carries a revision.
                 response.header = header(0);
                 Some(Response::ResponseTxn(response))
             }
             None => None,
         };
-        responses.push(ResponseOp { response });
+        answer.push(ResponseOp { response });
     }
-    Ok(TxnResponse {
-        header: header(txn.revision_seen()),
-        succeeded,
-        responses,
-    })
+    answer.rest.header = header(txn.revision_seen());
+    answer.rest.succeeded = succeeded;
+    Ok(answer)
+}
+
+/// An answer with room for so many responses.
+fn begun(responses: usize) -> PartedTxn {
+    PartedTxn {
+        rest: TxnResponse {
+            responses: Vec::with_capacity(responses),
+            ..TxnResponse::default()
+        },
+        records: Vec::with_capacity(responses),
+    }
+}
+
+/// The answer as it is sent: plain, unless a range in it was read in parts.
+pub(super) fn answered(answer: PartedTxn) -> Answer {
+    match answer.is_parted() {
+        true => Answer::PartedTxn(answer),
+        false => Answer::Txn(answer.rest),
+    }
 }

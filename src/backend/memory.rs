@@ -240,23 +240,19 @@ impl ReadSnapshot for Image {
         Ok(table.and_then(|table| table.get(key)).cloned())
     }
 
-    fn look(
-        &self,
-        bucket: Bucket,
-        key: &[u8],
-        look: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool, DiskError> {
-        let value = self.get(bucket, key)?;
-        value.iter().for_each(|value| look(value));
-        Ok(value.is_some())
+    fn find(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, DiskError> {
+        let table = self.tables.get(&bucket);
+        Ok(table
+            .and_then(|table| table.get(key))
+            .map(|value| &value[..]))
     }
 
-    fn range(
-        &self,
+    fn range<'s>(
+        &'s self,
         bucket: Bucket,
         from: &[u8],
         to: Option<&[u8]>,
-        visit: Visit<'_>,
+        visit: Visit<'_, 's>,
     ) -> Result<(), DiskError> {
         let Some(table) = self.tables.get(&bucket) else {
             return Ok(());

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use super::{Bucket, WriteBatch};
 use crate::kernel::{BackendSize, DiskError, EntryId, SnapshotId};
 
-/// Called for each key in order; `Break` ends the walk.
-pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+/// Called for each key in order; `Break` ends the walk. Values lie in the state that is read and
+/// may be kept for as long as that.
+pub type Visit<'a, 's> = &'a mut dyn FnMut(&[u8], &'s [u8]) -> ControlFlow<()>;
 
 /// An ordered, durable store. Clones are handles to the same store: the node keeps one to read, a
 /// disk lane keeps one to write.
@@ -67,21 +68,16 @@ pub trait ReadSnapshot: Send + 'static {
     /// The value of a key.
     fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Bytes>, DiskError>;
 
-    /// Shows the value of a key where it lies, without a copy. Whether there is one.
-    fn look(
-        &self,
-        bucket: Bucket,
-        key: &[u8],
-        look: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool, DiskError>;
+    /// The value of a key where it lies, without a copy.
+    fn find(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, DiskError>;
 
     /// Visits keys from `from` on, up to but without `to`, in byte order.
-    fn range(
-        &self,
+    fn range<'s>(
+        &'s self,
         bucket: Bucket,
         from: &[u8],
         to: Option<&[u8]>,
-        visit: Visit<'_>,
+        visit: Visit<'_, 's>,
     ) -> Result<(), DiskError>;
 
     /// The last entry whose effects are inside.

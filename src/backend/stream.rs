@@ -16,7 +16,10 @@
 //! lost, repeated or moved is noticed by order or count; a chunk is a whole number of blocks; the
 //! first chunk begins with the header and the last one ends with the trailer.
 
-use std::{fmt, ops::ControlFlow};
+use std::{
+    fmt,
+    ops::{ControlFlow, Range},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -39,6 +42,9 @@ const BLOCK_HEAD_BYTES: usize = 9;
 const TRAILER_BYTES: usize = 32;
 /// Bucket and two lengths, for the usual sizes.
 const RECORD_HEAD_BYTES: u64 = 4;
+
+/// Room that a chunk is given at once.
+const CHUNK_ROOM_BYTES: usize = 1024 * 1024;
 
 const KIND_RECORDS: u8 = 1;
 const KIND_TRAILER: u8 = 2;
@@ -387,30 +393,33 @@ impl From<StreamError> for DiskError {
     }
 }
 
-/// Builds one chunk.
+/// Builds one chunk. Records are written where they stay, and the head of a block in front of it
+/// when it closes.
 struct Encoder {
-    out: BytesMut,
-    block: BytesMut,
+    out: Vec<u8>,
+    /// Where the open block begins.
+    open: Option<usize>,
     bytes_max: usize,
     last_bucket: Option<Bucket>,
-    last_key: Vec<u8>,
+    /// Where the last key lies.
+    last_key: Range<usize>,
 }
 
 impl Encoder {
     fn new(bytes_max: usize) -> Self {
         Self {
-            out: BytesMut::new(),
-            block: BytesMut::new(),
+            out: Vec::with_capacity(bytes_max.min(CHUNK_ROOM_BYTES)),
+            open: None,
             bytes_max,
             last_bucket: None,
-            last_key: Vec::new(),
+            last_key: 0..0,
         }
     }
 
     fn cursor(&self) -> Option<StoreCursor> {
         self.last_bucket.map(|bucket| StoreCursor {
             bucket: bucket.number(),
-            key: Bytes::copy_from_slice(&self.last_key),
+            key: Bytes::copy_from_slice(&self.out[self.last_key.clone()]),
         })
     }
 
@@ -425,21 +434,32 @@ impl Encoder {
         let bytes =
             1 + varint_bytes(key.len()) + varint_bytes(value.len()) + key.len() + value.len();
         assert!(bytes <= BLOCK_BYTES_MAX, "a record of {bytes} bytes");
-        if !self.block.is_empty() && self.block.len() + bytes > BLOCK_BYTES {
+        if let Some(begin) = self.open
+            && self.out.len() - begin - BLOCK_HEAD_BYTES + bytes > BLOCK_BYTES
+        {
             self.close();
         }
-        let total = self.out.len() + BLOCK_HEAD_BYTES + self.block.len() + bytes;
+        let head = if self.open.is_some() {
+            0
+        } else {
+            BLOCK_HEAD_BYTES
+        };
+        let total = self.out.len() + head + bytes;
         if self.last_bucket.is_some() && total > self.bytes_max {
             return false;
         }
-        self.block.put_u8(bucket.number());
-        put_varint(&mut self.block, key.len());
-        put_varint(&mut self.block, value.len());
-        self.block.put_slice(key);
-        self.block.put_slice(value);
+        if self.open.is_none() {
+            self.open = Some(self.out.len());
+            self.out.put_slice(&[0; BLOCK_HEAD_BYTES]);
+        }
+        self.out.reserve(bytes);
+        self.out.put_u8(bucket.number());
+        put_varint(&mut self.out, key.len());
+        put_varint(&mut self.out, value.len());
         self.last_bucket = Some(bucket);
-        self.last_key.clear();
-        self.last_key.extend_from_slice(key);
+        self.last_key = self.out.len()..self.out.len() + key.len();
+        self.out.put_slice(key);
+        self.out.put_slice(value);
         true
     }
 
@@ -454,24 +474,28 @@ impl Encoder {
     }
 
     fn close(&mut self) {
-        if !self.block.is_empty() {
-            put_block(&mut self.out, KIND_RECORDS, &self.block);
-            self.block.clear();
+        if let Some(begin) = self.open.take() {
+            let (head, payload) = self.out[begin..].split_at_mut(BLOCK_HEAD_BYTES);
+            put_block_head(&mut &mut *head, KIND_RECORDS, payload);
         }
     }
 
     fn finish(mut self) -> Bytes {
         self.close();
-        self.out.freeze()
+        self.out.into()
     }
 }
 
-fn put_block(out: &mut BytesMut, kind: u8, payload: &[u8]) {
+fn put_block(out: &mut impl BufMut, kind: u8, payload: &[u8]) {
+    put_block_head(out, kind, payload);
+    out.put_slice(payload);
+}
+
+fn put_block_head(out: &mut impl BufMut, kind: u8, payload: &[u8]) {
     let length = u32::try_from(payload.len()).expect("blocks are bounded");
     out.put_u8(kind);
     out.put_u32(length);
     out.put_u32(block_checksum(kind, payload));
-    out.put_slice(payload);
 }
 
 fn block_checksum(kind: u8, payload: &[u8]) -> u32 {
@@ -513,7 +537,7 @@ fn split_varint(payload: &[u8], at: &mut usize) -> Option<usize> {
     None
 }
 
-fn put_varint(out: &mut BytesMut, mut value: usize) {
+fn put_varint(out: &mut Vec<u8>, mut value: usize) {
     while value >= 0x80 {
         out.put_u8((value & 0x7f) as u8 | 0x80);
         value >>= 7;

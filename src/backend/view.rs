@@ -51,29 +51,23 @@ impl<B: Backend> View<B> {
         self.base.get(bucket, key)
     }
 
-    /// Shows the value of a key where it lies. Whether there is one.
-    pub fn look(
-        &self,
-        bucket: Bucket,
-        key: &[u8],
-        look: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool, DiskError> {
+    /// The value of a key where it lies, without a copy.
+    pub fn find(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, DiskError> {
         for batch in self.layers() {
             if let Some(answer) = batch.get(bucket, key) {
-                answer.into_iter().for_each(|value| look(value));
-                return Ok(answer.is_some());
+                return Ok(answer.map(|value| &value[..]));
             }
         }
-        self.base.look(bucket, key, look)
+        self.base.find(bucket, key)
     }
 
     /// Visits keys from `from` on, up to but without `to`, in byte order.
-    pub fn range(
-        &self,
+    pub fn range<'s>(
+        &'s self,
         bucket: Bucket,
         from: &[u8],
         to: Option<&[u8]>,
-        visit: Visit<'_>,
+        visit: Visit<'_, 's>,
     ) -> Result<(), DiskError> {
         if to.is_some_and(|to| to <= from) {
             return Ok(());

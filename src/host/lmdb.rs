@@ -23,6 +23,7 @@ mod longkey;
 mod map;
 #[cfg(test)]
 mod order;
+mod order_of_bytes;
 mod pages;
 mod repack;
 mod rewrite;

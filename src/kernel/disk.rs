@@ -26,7 +26,8 @@ pub enum DiskOp {
     /// Keep lane: create a segment of `bytes` zero bytes, durable together with its directory
     /// entry.
     WalPrepare { segment: SegmentId, bytes: u64 },
-    /// Wal lane: write into a prepared segment; when `sync`, durable before completion.
+    /// Wal lane: write whole sectors into a prepared segment; when `sync`, durable before
+    /// completion.
     WalWrite {
         segment: SegmentId,
         offset: u64,

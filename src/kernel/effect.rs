@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    ApiError, CallId, DiskOp, Fault, LinkId, MemberId, PartedRange, SnapshotId, StoreCursor,
-    StreamId, Ticket, figure::Metric,
+    ApiError, CallId, DiskOp, Fault, LinkId, MemberId, PartedRange, PartedTxn, SnapshotId,
+    StoreCursor, StreamId, Ticket, figure::Metric,
 };
 use crate::pb::etcdserverpb as rpc;
 
@@ -55,6 +55,7 @@ pub enum Response {
     Put(rpc::PutResponse),
     DeleteRange(rpc::DeleteRangeResponse),
     Txn(rpc::TxnResponse),
+    PartedTxn(PartedTxn),
     Compact(rpc::CompactionResponse),
     LeaseGrant(rpc::LeaseGrantResponse),
     LeaseRevoke(rpc::LeaseRevokeResponse),
@@ -87,11 +88,12 @@ pub enum Response {
 }
 
 impl Response {
-    /// The same answer with the records of a large range in one list.
+    /// The same answer with the records of ranges in one list.
     #[must_use]
     pub fn joined(self) -> Self {
         match self {
             Self::PartedRange(range) => Self::Range(range.joined()),
+            Self::PartedTxn(txn) => Self::Txn(txn.joined()),
             other => other,
         }
     }

@@ -33,6 +33,8 @@ pub const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes of one WAL write; further batches wait for the next.
 pub const WAL_WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of it, or of the zeros of a new segment, that the system gets at a time.
+pub const WAL_PIECE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Default of `--backend-batch-limit`: operations in one backend commit.
 pub const BATCH_OPERATIONS_MAX: usize = 10_000;
@@ -100,8 +102,9 @@ pub const PROPOSAL_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Bytes of one chunk of a snapshot stream between members.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
-/// Bytes of one chunk of the Snapshot RPC before the edge splits it.
-pub const SNAPSHOT_READ_BYTES: usize = 256 * 1024;
+/// Bytes of one chunk of the Snapshot RPC before the edge splits it. Each takes some changes of
+/// thread.
+pub const SNAPSHOT_READ_BYTES: usize = 1024 * 1024;
 /// Chunks of a peer snapshot on the way.
 pub const SNAPSHOT_CHUNKS_INFLIGHT_MAX: u64 = 8;
 /// Pinned images for Snapshot calls at one time; further ones are refused with TooManyRequests.

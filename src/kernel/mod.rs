@@ -13,6 +13,7 @@ pub mod id;
 pub mod limits;
 pub mod mutant;
 mod parted;
+mod parted_txn;
 pub mod store;
 pub mod time;
 pub mod trace;
@@ -29,5 +30,6 @@ pub use id::{
     SnapshotId, StreamId, Term, Ticket, WatchId,
 };
 pub use parted::PartedRange;
+pub use parted_txn::PartedTxn;
 pub use store::{Bucket, WriteBatch};
 pub use time::{Instant, WallTime};

@@ -29,6 +29,12 @@ pub struct PartedRange {
 }
 
 impl PartedRange {
+    /// How many bytes an encoded record adds to a part.
+    pub fn appended_bytes(record: &[u8]) -> usize {
+        let length = encoding::encoded_len_varint(record.len() as u64);
+        encoding::key_len(RECORDS_TAG) + length + record.len()
+    }
+
     /// Adds an encoded record to a part.
     pub fn append(part: &mut Vec<u8>, record: &[u8]) {
         encoding::encode_key(RECORDS_TAG, WireType::LengthDelimited, part);
@@ -54,6 +60,17 @@ impl PartedRange {
         self.rest.encoded_len() + self.parts.iter().map(Bytes::len).sum::<usize>()
     }
 
+    /// The whole message behind what is already in `out`, as parts.
+    pub fn into_message(self, mut out: Vec<u8>) -> Vec<Bytes> {
+        let mut rest = self.rest;
+        if let Some(header) = rest.header.take() {
+            encoding::message::encode(1, &header, &mut out);
+        }
+        let ends = |bytes: Vec<u8>| [Bytes::from(bytes)].into_iter();
+        let tail = rest.encode_to_vec();
+        ends(out).chain(self.parts).chain(ends(tail)).collect()
+    }
+
     /// Takes the last record away.
     pub fn pop(&mut self) {
         let part = self.parts.last_mut().expect("there is a record");
@@ -66,6 +83,12 @@ impl PartedRange {
         if last == 0 {
             self.parts.pop();
         }
+    }
+
+    /// The records of parts. Keys and values share their bytes.
+    pub fn records(parts: Vec<Bytes>) -> Vec<KeyValue> {
+        let rest = RangeResponse::default();
+        Self { rest, parts }.joined().kvs
     }
 
     /// The answer as one message. Keys and values share the bytes of the parts.
@@ -130,6 +153,8 @@ mod tests {
             assert_eq!(parted.encoded_len(), whole.encoded_len());
             assert_eq!(parted.clone().joined(), whole);
             assert!(parted.parts.iter().all(|part| !part.is_empty()));
+            let message = parted.clone().into_message(b"head".to_vec()).concat();
+            assert_eq!(RangeResponse::decode(&message[4..]).unwrap(), whole);
             if whole.kvs.pop().is_none() {
                 break;
             }

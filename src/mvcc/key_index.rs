@@ -7,7 +7,8 @@
 //! Invariants:
 //! - marks rise strictly; there is at least one, except between a compaction that emptied the
 //!   history and its removal from the index;
-//! - a tombstone is the last mark of its generation, and the mark after it begins the next.
+//! - a tombstone is the last mark of its generation, and the mark after it begins the next;
+//! - what the last mark says is beside the lists, because most reads want that and nothing else.
 
 use std::{collections::VecDeque, num::NonZeroU32};
 
@@ -51,6 +52,10 @@ pub(super) enum KeyIndex {
 /// The long form of a history.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Marks {
+    /// What the last mark says of the key.
+    latest: Option<KeyMeta>,
+    /// Main revision of the last mark; of no meaning while there is none.
+    changed: i64,
     marks: VecDeque<Mark>,
     /// Marks compacted away. A mark keeps its position, `dropped` + its place in `marks`, for life.
     dropped: u64,
@@ -120,11 +125,7 @@ impl KeyIndex {
             created,
             version,
         });
-        history.marks.push_back(Mark {
-            main: at.main,
-            sub: at.sub,
-            tombstone: put.is_none(),
-        });
+        history.add(at, put.is_none());
         Self::Many(Box::new(history))
     }
 
@@ -132,6 +133,7 @@ impl KeyIndex {
     pub fn at(&self, main: i64) -> Option<KeyMeta> {
         match self {
             Self::One { main: at, .. } => (*at <= main).then(|| self.latest()).flatten(),
+            Self::Many(history) if history.changed <= main => history.latest,
             Self::Many(history) => history.meta(history.upto(main).checked_sub(1)?),
         }
     }
@@ -150,7 +152,7 @@ impl KeyIndex {
                 sub: *sub,
                 version: i64::from(version.get()),
             }),
-            Self::Many(history) => history.meta(history.marks.len().checked_sub(1)?),
+            Self::Many(history) => history.latest,
         }
     }
 
@@ -248,11 +250,7 @@ impl KeyIndex {
                 created,
                 version: i64::from(version.get()),
             });
-            history.marks.push_back(Mark {
-                main,
-                sub,
-                tombstone: false,
-            });
+            history.add(Revision::new(main, sub), false);
             *self = Self::Many(Box::new(history));
         }
         let Self::Many(history) = self else {
@@ -316,10 +314,6 @@ impl Mark {
 impl Marks {
     /// How many marks are not after a main revision.
     fn upto(&self, main: i64) -> usize {
-        // Most reads want the present.
-        if self.marks.back().is_some_and(|last| last.main <= main) {
-            return self.marks.len();
-        }
         self.marks.partition_point(|mark| mark.main <= main)
     }
 
@@ -361,11 +355,18 @@ impl Marks {
                 version,
             });
         }
+        self.add(at, tombstone);
+    }
+
+    /// Adds a mark to the last generation.
+    fn add(&mut self, at: Revision, tombstone: bool) {
         self.marks.push_back(Mark {
             main: at.main,
             sub: at.sub,
             tombstone,
         });
+        self.latest = self.meta(self.marks.len() - 1);
+        self.changed = at.main;
     }
 
     /// How many of the oldest marks a compaction drops.
@@ -398,6 +399,9 @@ impl Marks {
             .pop_front()
             .expect("only counted marks are dropped");
         self.dropped += 1;
+        if self.marks.is_empty() {
+            self.latest = None;
+        }
         if self
             .generations
             .get(1)

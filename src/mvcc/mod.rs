@@ -20,6 +20,7 @@ mod key;
 mod key_index;
 mod read;
 mod record;
+mod records;
 pub mod revision;
 mod store;
 mod tree;

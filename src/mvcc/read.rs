@@ -2,18 +2,17 @@
 
 use std::{fmt, ops::ControlFlow};
 
-use prost::Message as _;
-
 use super::{
     key::KeyRange,
     key_index::KeyMeta,
     record,
-    revision::{RecordKey, Revision, corrupt},
+    records::{self, Wanted},
+    revision::RecordKey,
     store::Store,
 };
 use crate::{
     backend::{Backend, Bucket, View},
-    kernel::{DiskError, PartedRange},
+    kernel::DiskError,
     mutant,
     pb::mvccpb::KeyValue,
 };
@@ -113,26 +112,20 @@ impl Store {
         } else {
             query.limit
         };
-        let (mut more, mut failed) = (false, None);
+        let (mut wanted, mut more) = (Vec::new(), false);
         self.index.visit(range, at, |key, meta| {
-            if result.kvs.len() == limit {
+            if wanted.len() == limit {
                 more = true;
                 return ControlFlow::Break(());
             }
-            match read(view, key, meta, query.keys_only) {
-                Ok(kv) => {
-                    result.kvs.push(kv);
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
+            wanted.push(Wanted { key, meta });
+            ControlFlow::Continue(())
         });
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
+        result.kvs = match (query.keys_only, &wanted[..]) {
+            (true, _) => wanted.iter().map(Wanted::known).collect(),
+            (false, [one]) => vec![fetch(view, one.key, one.meta)?],
+            (false, _) => records::read(view, &wanted)?,
+        };
         result.count = match more && !query.uncounted {
             true => self.index.count(range, at),
             false => result.kvs.len() as u64,
@@ -161,72 +154,6 @@ impl Store {
     }
 }
 
-/// The record of a key, or what the index alone knows of it.
-pub(super) fn read<B: Backend>(
-    view: &View<B>,
-    key: &[u8],
-    meta: KeyMeta,
-    keys_only: bool,
-) -> Result<KeyValue, DiskError> {
-    match keys_only {
-        true => Ok(known(key, meta)),
-        false => fetch(view, key, meta),
-    }
-}
-
-/// The same as a record of an answer that is already encoded. A stored record is copied as it lies.
-pub(super) fn append<B: Backend>(
-    view: &View<B>,
-    key: &[u8],
-    meta: KeyMeta,
-    keys_only: bool,
-    answer: &mut Vec<u8>,
-) -> Result<(), DiskError> {
-    if keys_only {
-        PartedRange::append(answer, &known(key, meta).encode_to_vec());
-        return Ok(());
-    }
-    let revision = meta.revision();
-    let mut checked = Ok(());
-    let found = view.look(
-        Bucket::Key,
-        RecordKey::put(revision).encode().as_slice(),
-        &mut |stored| {
-            checked = record::header(stored).and_then(|header| {
-                let told = (header.key, header.created, header.modified, header.version);
-                match told == (key, meta.create, meta.modified, meta.version) {
-                    true => Ok(()),
-                    false => Err(of_another(revision)),
-                }
-            });
-            PartedRange::append(answer, stored);
-        },
-    )?;
-    match found {
-        true => checked,
-        false => Err(gone(revision)),
-    }
-}
-
-/// What the index alone knows of a key.
-fn known(key: &[u8], meta: KeyMeta) -> KeyValue {
-    KeyValue {
-        key: bytes::Bytes::copy_from_slice(key),
-        create_revision: meta.create,
-        mod_revision: meta.modified,
-        version: meta.version,
-        ..KeyValue::default()
-    }
-}
-
-fn gone(revision: Revision) -> DiskError {
-    corrupt(format!("record of {revision:?} is gone"))
-}
-
-fn of_another(revision: Revision) -> DiskError {
-    corrupt(format!("record of {revision:?} is another's"))
-}
-
 /// The record the index speaks of; the index was built from it, so its absence is damage.
 pub(super) fn fetch<B: Backend>(
     view: &View<B>,
@@ -236,17 +163,10 @@ pub(super) fn fetch<B: Backend>(
     let revision = meta.revision();
     let stored = RecordKey::put(revision).encode();
     let Some(bytes) = view.get(Bucket::Key, stored.as_slice())? else {
-        return Err(gone(revision));
+        return Err(records::gone(revision));
     };
-    let kv = record::decode(bytes)?;
-    let same = kv.key == key
-        && kv.mod_revision == meta.modified
-        && kv.create_revision == meta.create
-        && kv.version == meta.version;
-    if !same {
-        return Err(of_another(revision));
-    }
-    Ok(kv)
+    Wanted { key, meta }.check(&bytes)?;
+    record::decode(bytes)
 }
 
 impl From<DiskError> for ReadError {

@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use super::{
     key::KeyRange,
-    read::{RangeQuery, ReadError, append},
+    read::{RangeQuery, ReadError},
+    records::{self, Wanted},
     store::Store,
 };
 use crate::backend::{Backend, View};
@@ -61,12 +62,41 @@ pub struct Walked {
 impl Store {
     /// Begins to walk a range. Counting alone is no walk.
     pub fn walk(&self, query: &RangeQuery<'_>) -> Result<RangeWalk, ReadError> {
+        self.walk_seen_at(query, self.revision)
+    }
+
+    /// Walks a range to its end at once.
+    pub fn walked<B: Backend>(
+        &self,
+        view: &View<B>,
+        query: &RangeQuery<'_>,
+    ) -> Result<Walked, ReadError> {
+        self.walked_seen_at(view, query, self.revision)
+    }
+
+    /// The same while the current revision is `current`, one ahead within a write transaction.
+    pub(super) fn walked_seen_at<B: Backend>(
+        &self,
+        view: &View<B>,
+        query: &RangeQuery<'_>,
+        current: i64,
+    ) -> Result<Walked, ReadError> {
+        let mut walk = self.walk_seen_at(query, current)?;
+        let part = Part {
+            keys_max: records::TOGETHER_MAX,
+            bytes_max: usize::MAX,
+        };
+        while walk.step(self, view, part)? {}
+        Ok(walk.finish(self))
+    }
+
+    fn walk_seen_at(&self, query: &RangeQuery<'_>, current: i64) -> Result<RangeWalk, ReadError> {
         assert!(!query.count_only, "a walk reads records");
         Ok(RangeWalk {
             key: Bytes::copy_from_slice(query.key),
             range_end: Bytes::copy_from_slice(query.range_end),
-            at: self.readable(query.revision, self.revision)?,
-            current: self.revision,
+            at: self.readable(query.revision, current)?,
+            current,
             limit: query.limit,
             keys_only: query.keys_only,
             parts: Vec::new(),
@@ -116,41 +146,34 @@ impl RangeWalk {
             last
         });
         let range = KeyRange::new(next.as_deref().unwrap_or(&self.key), &self.range_end);
-        // Parts of one range are much alike.
-        let expected = self
-            .parts
-            .last()
-            .map_or(0, |part| part.len() + part.len() / 32);
-        let mut bytes = Vec::with_capacity(expected);
-        let (mut keys, mut last) = (0, None);
-        let (mut more, mut failed) = (false, None);
+        let left = match self.limit {
+            0 => usize::MAX,
+            limit => limit - self.records,
+        };
+        let (mut wanted, mut more) = (Vec::new(), false);
         store.index.visit(range, self.at, |key, meta| {
-            if self.limit > 0 && self.records + keys == self.limit {
+            if wanted.len() == left {
                 return ControlFlow::Break(());
             }
-            if keys == part.keys_max || bytes.len() >= part.bytes_max {
+            if wanted.len() == part.keys_max {
                 more = true;
                 return ControlFlow::Break(());
             }
-            if let Err(error) = append(view, key, meta, self.keys_only, &mut bytes) {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-            keys += 1;
-            last = Some(key);
+            wanted.push(Wanted { key, meta });
             ControlFlow::Continue(())
         });
-        self.last = last.map(<[u8]>::to_vec);
-        self.records += keys;
-        if keys > 0 {
-            bytes.shrink_to(bytes.len() + bytes.len() / 16);
+        let (bytes, taken) = match self.keys_only {
+            true => records::append_known(&wanted, part.bytes_max),
+            false => records::append(&wanted, &records::find(view, &wanted)?, part.bytes_max)?,
+        };
+        more |= taken < wanted.len();
+        self.last = taken.checked_sub(1).map(|last| wanted[last].key.to_vec());
+        self.records += taken;
+        if taken > 0 {
             self.bytes += bytes.capacity();
             self.parts.push(bytes.into());
         }
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(more),
-        }
+        Ok(more)
     }
 
     /// What was read, once there is no more.

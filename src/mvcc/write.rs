@@ -15,6 +15,7 @@ use super::{
     record,
     revision::{RecordKey, Revision},
     store::Store,
+    walk::Walked,
 };
 use crate::{
     backend::{Backend, Bucket, View},
@@ -92,6 +93,12 @@ impl<B: Backend> WriteTxn<'_, B> {
     pub fn range(&self, query: &RangeQuery<'_>) -> Result<RangeResult, ReadError> {
         self.store
             .range_seen_at(self.view, query, self.revision_seen())
+    }
+
+    /// The same, with the records as they are stored.
+    pub fn walked(&self, query: &RangeQuery<'_>) -> Result<Walked, ReadError> {
+        self.store
+            .walked_seen_at(self.view, query, self.revision_seen())
     }
 
     /// One key as it is now.

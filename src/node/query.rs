@@ -35,7 +35,7 @@ pub fn answer<B: Backend>(
     Ok(match request {
         Request::Range(request) => Response::Range(machine.range(&request)?),
         Request::RangeChunk(chunk) => Response::RangeChunk(machine.range_chunk(&chunk)?),
-        Request::Txn(request) => Response::Txn(machine.read_txn(&request)?),
+        Request::Txn(request) => machine.read_txn(&request)?,
         Request::LeaseTimeToLive(request) => {
             Response::LeaseTimeToLive(time_to_live(machine, &request, now)?)
         }

@@ -46,6 +46,7 @@ fn members_of(response: &mut Response) -> &mut [Member] {
         | Response::Put(_)
         | Response::DeleteRange(_)
         | Response::Txn(_)
+        | Response::PartedTxn(_)
         | Response::Compact(_)
         | Response::LeaseGrant(_)
         | Response::LeaseRevoke(_)
@@ -76,6 +77,7 @@ pub fn fill(response: &mut Response, cluster: ClusterId, member: MemberId, term:
         Response::Put(response) => &mut response.header,
         Response::DeleteRange(response) => &mut response.header,
         Response::Txn(response) => &mut response.header,
+        Response::PartedTxn(txn) => &mut txn.rest.header,
         Response::Compact(response) => &mut response.header,
         Response::LeaseGrant(response) => &mut response.header,
         Response::LeaseRevoke(response) => &mut response.header,

@@ -62,6 +62,10 @@ pub enum Operation {
     Range,
     /// Reads of one key without the barrier
     Serializable,
+    /// Linearizable reads of 1,000 keys
+    RangeKeys,
+    /// Transactions, half a range of 100 keys, half a put
+    TxnMixed,
 }
 
 impl Operation {
@@ -70,6 +74,8 @@ impl Operation {
             Self::Put => "put",
             Self::Range => "range",
             Self::Serializable => "serializable",
+            Self::RangeKeys => "range-keys",
+            Self::TxnMixed => "txn-mixed",
         }
     }
 }

@@ -29,16 +29,8 @@ impl Kv for Edge {
 
     async fn range(&self, incoming: Incoming<RangeRequest>) -> Answer<RangeResponse> {
         let credentials = credentials(incoming.metadata())?;
-        let answer = self.range_of(credentials, incoming.into_inner()).await?;
-        Ok(match answer {
-            Ranged::Small(answer) => Outgoing::new(answer),
-            // Whoever serves the connection puts it in the place of the empty answer.
-            Ranged::Large(large) => {
-                let mut answer = Outgoing::new(RangeResponse::default());
-                answer.extensions_mut().insert(large);
-                answer
-            }
-        })
+        let answer = self.range_of(credentials, incoming.into_inner()).await;
+        answer.map(Sent::into_outgoing)
     }
 
     async fn range_stream(
@@ -81,7 +73,7 @@ impl Kv for Edge {
     async fn txn(&self, incoming: Incoming<TxnRequest>) -> Answer<TxnResponse> {
         let credentials = credentials(incoming.metadata())?;
         let answer = self.txn_of(credentials, incoming.into_inner()).await;
-        answer.map(Outgoing::new)
+        answer.map(Sent::into_outgoing)
     }
 
     async fn compact(&self, incoming: Incoming<CompactionRequest>) -> Answer<CompactionResponse> {
@@ -89,12 +81,21 @@ impl Kv for Edge {
     }
 }
 
-/// What a range comes to.
-pub(super) enum Ranged {
+/// What a read comes to.
+pub(super) enum Sent<T> {
     /// One message.
-    Small(RangeResponse),
-    /// One message that is sent in pieces.
+    Whole(T),
+    /// One message that is sent as it was read, in pieces.
     Large(Large),
+}
+
+impl<T: Default> Sent<T> {
+    fn into_outgoing(self) -> Outgoing<T> {
+        match self {
+            Self::Whole(whole) => Outgoing::new(whole),
+            Self::Large(large) => large::instead(large),
+        }
+    }
 }
 
 impl Edge {
@@ -102,20 +103,20 @@ impl Edge {
         &self,
         credentials: Credentials,
         request: RangeRequest,
-    ) -> Result<Ranged, Status> {
+    ) -> Result<Sent<RangeResponse>, Status> {
         let turn = self.handle.turns().wait(&request).await;
         let turn = turn.map_err(status::of)?;
         let checked = check::range(&request);
         let answer = self.ask(credentials, found(checked, Request::Range(request)));
         let answer = match answer.await? {
-            Response::Range(whole) if large::is_small(&whole) => return Ok(Ranged::Small(whole)),
+            Response::Range(whole) if large::is_small(&whole) => return Ok(Sent::Whole(whole)),
             Response::Range(whole) => large::parted(whole).await,
             Response::PartedRange(parted) => parted,
             _ => return Err(status::mismatch()),
         };
         Ok(match self.handle.turns().large(answer, turn) {
-            Ok(large) => Ranged::Large(large),
-            Err(small) => Ranged::Small(small),
+            Ok(large) => Sent::Large(large),
+            Err(small) => Sent::Whole(small),
         })
     }
 
@@ -143,10 +144,17 @@ impl Edge {
         &self,
         credentials: Credentials,
         request: TxnRequest,
-    ) -> Result<TxnResponse, Status> {
+    ) -> Result<Sent<TxnResponse>, Status> {
         let checked = check::txn(&request, self.handle.limits().txn_ops_max);
         let answer = self.ask(credentials, found(checked, Request::Txn(request)));
-        message!(answer.await, Txn)
+        match answer.await? {
+            Response::Txn(whole) => Ok(Sent::Whole(whole)),
+            Response::PartedTxn(parted) => Ok(match self.handle.turns().txn(parted) {
+                Ok(large) => Sent::Large(large),
+                Err(whole) => Sent::Whole(whole),
+            }),
+            _ => Err(status::mismatch()),
+        }
     }
 
     /// Asks for chunk after chunk. Each is asked for only when the one before has been taken, so a

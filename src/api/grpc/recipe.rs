@@ -77,7 +77,7 @@ impl Desk {
     /// A transaction.
     pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
         check::txn(&request, self.handle.limits().txn_ops_max).map_err(told)?;
-        match self.ask(Request::Txn(request)).await? {
+        match self.ask(Request::Txn(request)).await?.joined() {
             Response::Txn(answer) => Ok(answer),
             _ => Err(status::mismatch()),
         }

@@ -8,7 +8,7 @@ use http::Method;
 use prost::Message;
 use tonic::Status;
 
-use super::{Edge, Services, credentials_of, unary};
+use super::{Edge, Services, credentials_of, kv::Sent, unary};
 use crate::{
     api::{
         http2::{Head, Reply},
@@ -103,23 +103,23 @@ enum Call {
 impl Edge {
     async fn answer(&self, credentials: Credentials, call: Call) -> Result<Reply, Status> {
         match call {
-            Call::Range(request) => {
-                let answer = self.range_of(credentials, request).await?;
-                let (message, large) = match answer {
-                    super::kv::Ranged::Small(message) => (message, None),
-                    super::kv::Ranged::Large(large) => (Default::default(), Some(large)),
-                };
-                let Some(body) = large.and_then(crate::api::large::Large::into_body) else {
-                    return unary::reply(&message);
-                };
-                Ok(Reply::Response(Box::new(unary::response(body))))
-            }
+            Call::Range(request) => sent(self.range_of(credentials, request).await?),
             Call::Put(request) => unary::reply(&self.put_of(credentials, request).await?),
-            Call::Txn(request) => unary::reply(&self.txn_of(credentials, request).await?),
+            Call::Txn(request) => sent(self.txn_of(credentials, request).await?),
             Call::DeleteRange(request) => {
                 unary::reply(&self.delete_range_of(credentials, request).await?)
             }
         }
+    }
+}
+
+fn sent<T: Message + Default>(answer: Sent<T>) -> Result<Reply, Status> {
+    match answer {
+        Sent::Whole(message) => unary::reply(&message),
+        Sent::Large(large) => Ok(match large.into_message() {
+            Ok(message) => Reply::Message(message),
+            Err(body) => Reply::Response(Box::new(unary::response(body))),
+        }),
     }
 }
 

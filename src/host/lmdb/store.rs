@@ -9,12 +9,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use heed::{CommitOrAbort, Database, Env, PutFlags, RoTxn, RwTxn, WithoutTls, types};
+use heed::{
+    CommitOrAbort, Database, DatabaseOpener, Env, PutFlags, RoTxn, RwTxn, WithoutTls, types,
+};
 
 use super::{
     layout::{DATA_FILE, io_error},
     longkey::{self, PREFIX_BYTES},
     map,
+    order_of_bytes::ByteOrder,
     repack::{self, Sweep},
     state::{Change, State},
 };
@@ -24,7 +27,7 @@ use crate::{
 };
 
 /// One database of the environment.
-pub type Table = Database<'static, types::Bytes, types::Bytes>;
+pub type Table = Database<'static, types::Bytes, types::Bytes, ByteOrder>;
 /// What a batch writes to a table.
 pub type Writes = std::collections::BTreeMap<Bytes, Option<Bytes>>;
 
@@ -288,7 +291,7 @@ impl LmdbSnapshot {
         &self,
         table: Table,
         from: Bound<&[u8]>,
-    ) -> Result<heed::RoRange<'_, types::Bytes, types::Bytes>, heed::Error> {
+    ) -> Result<heed::RoRange<'_, types::Bytes, types::Bytes, ByteOrder>, heed::Error> {
         table.range(&self.txn, &(from, Bound::Unbounded))
     }
 
@@ -305,12 +308,12 @@ impl LmdbSnapshot {
         (self.state.filled, walked)
     }
 
-    fn walk(
-        &self,
+    fn walk<'s>(
+        &'s self,
         bucket: Bucket,
         from: &[u8],
         to: Option<&[u8]>,
-        visit: Visit<'_>,
+        visit: Visit<'_, 's>,
     ) -> Result<(), Failure> {
         let start = &from[..from.len().min(PREFIX_BYTES)];
         let lower = if start.is_empty() {
@@ -349,7 +352,7 @@ impl LmdbSnapshot {
     }
 
     /// The value of a key, where it lies in the map.
-    fn find(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, Failure> {
+    fn entry(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, Failure> {
         let table = self.tables.bucket(bucket);
         Ok(match key.split_at_checked(PREFIX_BYTES) {
             None if key.is_empty() => None,
@@ -364,29 +367,20 @@ impl LmdbSnapshot {
 
 impl ReadSnapshot for LmdbSnapshot {
     fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Bytes>, DiskError> {
-        let found = self.find(bucket, key);
-        let found = found.map_err(|failure| failure.at(&self.dir))?;
-        Ok(found.map(Bytes::copy_from_slice))
+        Ok(self.find(bucket, key)?.map(Bytes::copy_from_slice))
     }
 
-    fn look(
-        &self,
-        bucket: Bucket,
-        key: &[u8],
-        look: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool, DiskError> {
-        let found = self.find(bucket, key);
-        let found = found.map_err(|failure| failure.at(&self.dir))?;
-        found.into_iter().for_each(look);
-        Ok(found.is_some())
+    fn find(&self, bucket: Bucket, key: &[u8]) -> Result<Option<&[u8]>, DiskError> {
+        let found = self.entry(bucket, key);
+        found.map_err(|failure| failure.at(&self.dir))
     }
 
-    fn range(
-        &self,
+    fn range<'s>(
+        &'s self,
         bucket: Bucket,
         from: &[u8],
         to: Option<&[u8]>,
-        visit: Visit<'_>,
+        visit: Visit<'_, 's>,
     ) -> Result<(), DiskError> {
         self.walk(bucket, from, to, visit)
             .map_err(|failure| failure.at(&self.dir))
@@ -451,18 +445,28 @@ fn open_tables(env: &Env<WithoutTls>) -> Result<Tables, heed::Error> {
     let opened = env.create_databases_and_commit(txn, |opener, txn| {
         let mut buckets = Vec::with_capacity(Bucket::ALL.len());
         for bucket in Bucket::ALL {
-            buckets.push(opener.create_database(txn, Some(bucket.name()))?);
+            buckets.push(open_table(opener, txn, bucket.name())?);
         }
         let buckets: [_; Bucket::ALL.len()] = buckets
             .try_into()
             .unwrap_or_else(|_| unreachable!("one database was opened for each bucket"));
-        let internal = opener.create_database(txn, Some(INTERNAL_NAME))?;
+        let internal = open_table(opener, txn, INTERNAL_NAME)?;
         Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((buckets, internal)))
     })?;
     let (buckets, internal) = opened
         .commit()
         .expect("the closure above never answers with an abort");
     Ok(Tables { buckets, internal })
+}
+
+fn open_table<'e>(
+    opener: &DatabaseOpener<'e, WithoutTls>,
+    txn: &mut RwTxn<'_>,
+    name: &str,
+) -> Result<Database<'e, types::Bytes, types::Bytes, ByteOrder>, heed::Error> {
+    let options = opener.database_options();
+    let mut options = options.types().key_comparator::<ByteOrder>();
+    options.name(name).create(txn)
 }
 
 /// Writes in key order; past the old end of the table in append mode, which fills pages to the

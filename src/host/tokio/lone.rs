@@ -7,17 +7,20 @@
 //! by then, the loop does the write.
 //!
 //! Who comes while it does waits for the rest of that one write. Invariants: a write that would
-//! leave something else waiting is never kept back, and none while another is on the lane; after
-//! one that took long, the next `RESPITE` writes go to the lane whatever the step looks like, so
-//! that on a slow disk few waits are of this kind.
+//! leave something else waiting is never kept back, and none while another is on the lane; when
+//! they have taken long of late, the next `RESPITE` writes go to the lane whatever the step looks
+//! like, so that on a slow disk few waits are of this kind. A single one that took long says
+//! nothing about the disk: good ones do that a few times in a thousand.
 
 use std::time::Duration;
 
 use crate::kernel::{DiskOp, Effect, Event, Ticket, effect::LogLine};
 
-/// A write that takes longer than this was worth a lane.
+/// Writes that take longer than this are worth a lane.
 const LONG: Duration = Duration::from_millis(1);
-/// Writes that go to the lane after one that took long.
+/// A write counts for so much of how long they take of late.
+const WEIGHT: u32 = 16;
+/// Writes that go to the lane when they have taken long.
 const RESPITE: u32 = 200;
 /// Larger writes go to the lane.
 const BYTES_MAX: usize = 16 * 1024;
@@ -29,6 +32,8 @@ pub(super) struct Lone {
     fits: bool,
     held: Option<(Ticket, DiskOp)>,
     respite: u32,
+    /// How long writes have taken of late, nothing at first.
+    of_late: Duration,
 }
 
 impl Lone {
@@ -85,8 +90,54 @@ impl Lone {
 
     /// The loop did a write in this time.
     pub(super) fn took(&mut self, time: Duration) {
-        if time > LONG {
+        self.of_late = self.of_late - self.of_late / WEIGHT + time / WEIGHT;
+        if self.of_late > LONG {
             self.respite = RESPITE;
+            self.of_late = Duration::ZERO;
         }
+    }
+}
+
+#[cfg(all(test, not(feature = "failpoints")))]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::kernel::{CallId, Credentials, Request, SegmentId};
+
+    fn is_kept(lone: &mut Lone) -> bool {
+        let call = Event::Call {
+            call: CallId::new(1),
+            credentials: Credentials::default(),
+            request: Request::Health,
+        };
+        lone.begin(&[call]);
+        let op = DiskOp::WalWrite {
+            segment: SegmentId::new(1),
+            offset: 0,
+            bytes: Bytes::from_static(b"x"),
+            sync: true,
+        };
+        lone.keep(Ticket::new(1), op, true);
+        lone.take().is_some()
+    }
+
+    /// Goal: a slow disk gets its lane for a while, a good one that was slow once does not.
+    #[test]
+    fn writes_that_take_long_go_to_the_lane_for_a_while() {
+        let mut lone = Lone::default();
+        for round in 1..200 {
+            assert!(is_kept(&mut lone));
+            let slow = round % 20 == 0;
+            lone.took(Duration::from_micros(if slow { 6000 } else { 80 }));
+        }
+        let mut slow = 0;
+        while is_kept(&mut lone) {
+            lone.took(Duration::from_millis(4));
+            slow += 1;
+        }
+        assert!((1..=6).contains(&slow), "{slow} slow writes in a row");
+        let away = (1..).take_while(|_| !is_kept(&mut lone)).count();
+        assert_eq!(away + 1, RESPITE as usize);
     }
 }

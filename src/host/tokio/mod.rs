@@ -4,7 +4,9 @@
 //! order. Invariants: each disk ticket comes back exactly once; a link's frames come in order
 //! between its `LinkUp` and its one `LinkDown`; nothing here knows what the bytes mean.
 
+mod alarm;
 pub mod clock;
+mod direct;
 mod journal_log;
 pub mod lanes;
 pub mod links;
@@ -24,6 +26,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use self::{
+    alarm::Alarm,
     clock::Clock,
     lanes::{LaneSet, Lanes},
     links::Links,
@@ -68,30 +71,7 @@ pub struct TokioHost {
     /// When the step began that runs now.
     step_began: Option<std::time::Instant>,
     lone: Lone,
-    stint: Stint,
-}
-
-/// How long this thread may run before it offers its core to others.
-///
-/// While large answers are sent the loop has always something to do. A client on the same machine
-/// that the scheduler has put on the loop's core would then wait for a tick of the clock, several
-/// milliseconds, to see an answer that was written long ago.
-const STINT: Duration = Duration::from_micros(200);
-
-/// Since when this thread has not offered its core.
-struct Stint(std::time::Instant);
-
-impl Stint {
-    fn begin() -> Self {
-        Self(std::time::Instant::now())
-    }
-
-    fn look(&mut self) {
-        if self.0.elapsed() >= STINT {
-            std::thread::yield_now();
-            *self = Self::begin();
-        }
-    }
+    alarm: Alarm,
 }
 
 impl TokioHost {
@@ -115,7 +95,7 @@ impl TokioHost {
             slow_step: None,
             step_began: None,
             lone: Lone::default(),
-            stint: Stint::begin(),
+            alarm: Alarm::default(),
         })
     }
 
@@ -180,9 +160,11 @@ impl Host for TokioHost {
             return;
         }
         // Lets the edge's tasks run once between two steps, so that answers leave and requests that
-        // came in meanwhile share the next step and with it one write to the log.
-        tokio::task::yield_now().await;
-        self.stint.look();
+        // came in meanwhile share the next step and with it one write to the log. Where nothing has
+        // come in, waiting lets them run as well.
+        if !self.events.is_empty() {
+            tokio::task::yield_now().await;
+        }
         let first = events.len();
         let limit = limits::EVENTS_PER_STEP_MAX.saturating_sub(first);
         assert!(limit > 0, "the event loop hands over an emptied list");
@@ -192,8 +174,9 @@ impl Host for TokioHost {
                 receive.await;
             }
             Some(at) => {
-                // A timeout is no error: the deadline itself is what the loop waited for.
-                let _ = tokio::time::timeout_at(self.clock.deadline(at), receive).await;
+                let at = self.clock.deadline(at);
+                // Both will do: something happened, or what the loop waited for has come.
+                let _ = self.alarm.before(at, receive).await;
             }
         }
         for event in &events[first..] {

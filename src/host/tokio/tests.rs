@@ -209,7 +209,7 @@ async fn lanes_answer_each_ticket_once_in_order() {
         host.execute(Effect::Disk { ticket, op });
     };
     let segment = SegmentId::new(1);
-    let bytes = 4096;
+    let bytes = 64 * 512;
     disk(&mut one.host, 0, DiskOp::WalPrepare { segment, bytes });
     assert!(matches!(
         one.next().await[..],
@@ -221,8 +221,8 @@ async fn lanes_answer_each_ticket_once_in_order() {
     for ticket in 1..=50 {
         let op = DiskOp::WalWrite {
             segment,
-            offset: ticket * 8,
-            bytes: Bytes::from_static(b"12345678"),
+            offset: ticket * 512,
+            bytes: Bytes::from_static(&[7; 512]),
             sync: ticket % 10 == 0,
         };
         disk(&mut one.host, ticket, op);

@@ -2,35 +2,42 @@
 //!
 //! Invariants: a segment appears under its name only after all of its blocks were written and
 //! synced, so a later write into it moves no metadata; `sync` writes are durable before they
-//! complete; a failed sync is reported once and never retried here.
+//! complete; a failed sync is reported once and never retried here. Writes go past the system's
+//! cache where that is possible (`direct`), unless they are never synced.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, FileExt},
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Instant,
 };
 
-use super::{lanes::LaneWork, meter::Meter};
+use super::{
+    direct::{Output, Way},
+    lanes::LaneWork,
+    meter::Meter,
+};
 use crate::{
     host::failpoint,
     kernel::{DiskError, DiskErrorKind, DiskOp, DiskOutcome, SegmentId},
 };
 
-/// Zeros are written in pieces of this size.
-const ZEROS_BYTES: usize = 256 * 1024;
 /// Segments the WAL lane keeps open: the one in use and the one after it.
 const SEGMENTS_OPEN_MAX: usize = 2;
 /// Ends the name of a segment that is not finished yet.
 const TEMPORARY: &str = ".tmp";
+/// The file on which it is tried how the log can be written; it is removed like an unfinished
+/// segment if a crash leaves it.
+const TRIAL: &str = "trial.tmp";
 
 /// The directory of the log.
 #[derive(Clone, Debug)]
 pub struct WalDir {
     path: PathBuf,
     fsync: bool,
+    way: Way,
 }
 
 impl WalDir {
@@ -45,8 +52,13 @@ impl WalDir {
                 fs::remove_file(&file).map_err(|error| disk_error(&file, &error))?;
             }
         }
+        let way = match fsync {
+            true => way_of(path)?,
+            // Nobody waits for the disk then.
+            false => Way::Cached,
+        };
         let path = path.to_owned();
-        let dir = Self { path, fsync };
+        let dir = Self { path, fsync, way };
         dir.sync_directory()?;
         Ok(dir)
     }
@@ -90,9 +102,10 @@ impl WalDir {
         if self.fsync {
             let path = self.file(segment);
             let rewrite = || -> io::Result<()> {
-                let file = OpenOptions::new().write(true).open(&path)?;
-                file.write_all_at(&content, 0)?;
-                file.sync_all()
+                // Through the cache, which has its pages now and whose view of them may be wrong.
+                let mut output = Way::Cached.open(&path)?;
+                output.write_all_at(&content, 0)?;
+                output.sync_all()
             };
             rewrite().map_err(|error| disk_error(&path, &error))?;
         }
@@ -105,16 +118,10 @@ impl WalDir {
         temporary.push(TEMPORARY);
         let temporary = PathBuf::from(temporary);
         let write = || -> io::Result<()> {
-            let mut file = File::create(&temporary)?;
-            let zeros = vec![0; ZEROS_BYTES];
-            let mut left = bytes;
-            while left > 0 {
-                let piece = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS_BYTES);
-                file.write_all(&zeros[..piece])?;
-                left -= piece as u64;
-            }
+            let mut output = self.way.create(&temporary)?;
+            output.write_zeros(bytes)?;
             if self.fsync {
-                file.sync_all()?;
+                output.sync_all()?;
             }
             fs::rename(&temporary, &target)
         };
@@ -144,7 +151,7 @@ impl WalDir {
 #[derive(Debug)]
 pub struct WalWriter {
     dir: WalDir,
-    open: BTreeMap<SegmentId, File>,
+    open: BTreeMap<SegmentId, Output>,
     meter: Meter,
 }
 
@@ -167,20 +174,17 @@ impl WalWriter {
     ) -> Result<(), DiskError> {
         let path = self.dir.file(segment);
         let failed = |error: io::Error| disk_error(&path, &error);
-        let file = match self.open.entry(segment) {
+        let output = match self.open.entry(segment) {
             Entry::Occupied(open) => open.into_mut(),
-            Entry::Vacant(vacant) => {
-                let opened = OpenOptions::new().write(true).open(&path);
-                vacant.insert(opened.map_err(failed)?)
-            }
+            Entry::Vacant(vacant) => vacant.insert(self.dir.way.open(&path).map_err(failed)?),
         };
         let began = Instant::now();
-        file.write_all_at(bytes, offset).map_err(failed)?;
+        output.write_all_at(bytes, offset).map_err(failed)?;
         let written = Instant::now();
         self.meter.on_write(bytes.len(), written - began);
         if sync && self.dir.fsync {
             failpoint::hit("walBeforeSync");
-            file.sync_data().map_err(failed)?;
+            output.sync_data().map_err(failed)?;
             self.meter.on_fsync(written.elapsed());
             failpoint::hit("walAfterSync");
         }
@@ -263,6 +267,16 @@ pub fn create_private(path: &Path) -> Result<(), DiskError> {
     Ok(())
 }
 
+/// How files in the directory can be written.
+fn way_of(directory: &Path) -> Result<Way, DiskError> {
+    let trial = directory.join(TRIAL);
+    let way = Way::of(&trial);
+    match fs::remove_file(&trial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk_error(&trial, &error)),
+        Ok(()) | Err(_) => Ok(way),
+    }
+}
+
 /// Makes the entries of a directory durable.
 pub fn sync_directory(path: &Path) -> Result<(), DiskError> {
     File::open(path)
@@ -319,7 +333,7 @@ mod tests {
     fn prepare(segment: u64) -> DiskOp {
         DiskOp::WalPrepare {
             segment: SegmentId::new(segment),
-            bytes: 300_000,
+            bytes: 512 * 600,
         }
     }
 
@@ -329,16 +343,17 @@ mod tests {
         let dir = WalDir::open(&home.path().join("member/wal"), true).unwrap();
         let mut keeper = WalKeeper::new(dir.clone());
         let mut writer = WalWriter::new(dir.clone(), Meter::default());
-        let missing = writer.run(write(1, 0, b"x")).unwrap_err();
+        let missing = writer.run(write(1, 0, &[1; 512])).unwrap_err();
         assert_eq!(missing.kind, DiskErrorKind::Missing);
         for segment in 1..=4 {
             keeper.run(prepare(segment)).unwrap();
-            writer.run(write(segment, 5, b"hello")).unwrap();
+            writer.run(write(segment, 1024, &[7; 512])).unwrap();
         }
         let content = dir.read_durable(SegmentId::new(3)).unwrap();
         assert_eq!(content, dir.read(SegmentId::new(3)).unwrap());
-        assert_eq!(content.len(), 300_000);
-        assert_eq!(&content[..12], b"\0\0\0\0\0hello\0\0");
+        let mut expected = vec![0; 512 * 600];
+        expected[1024..1536].fill(7);
+        assert_eq!(content, expected);
         let before = SegmentId::new(3);
         keeper.run(DiskOp::WalRemove { before }).unwrap();
         let left: Vec<u64> = dir.segments().unwrap().iter().map(|id| id.get()).collect();

@@ -3,5 +3,6 @@
 mod hash;
 mod model;
 mod random;
+mod records;
 mod scripted;
 mod walk;

@@ -12,7 +12,7 @@ use crate::{
     apply::{Applied, StateMachine},
     backend::Backend,
     kernel::{
-        ApiError, Instant, Response, WallTime,
+        ApiError, Instant, PartedTxn, Response, WallTime,
         figure::{Figure, Histogram, Scale, Sheet},
     },
     pb::{
@@ -135,7 +135,7 @@ impl Meter {
     }
 
     fn on_response(&mut self, response: &Response) {
-        if let Response::Txn(txn) = response {
+        if let Response::Txn(txn) | Response::PartedTxn(PartedTxn { rest: txn, .. }) = response {
             self.txns += 1;
             self.on_txn(txn);
         }

@@ -11,7 +11,9 @@ use fated::{
     kernel::{
         ApiError, CallId, Credentials, Event, Request, Response, Signal, StreamId, StreamItem,
     },
-    pb::etcdserverpb::{PutRequest, RangeRequest},
+    pb::etcdserverpb::{
+        PutRequest, RangeRequest, RequestOp, TxnRequest, request_op::Request as Operated,
+    },
 };
 use hdrhistogram::Histogram;
 use prometheus::Registry;
@@ -21,7 +23,11 @@ use super::{
     Operation, Plan,
     usage::{Usage, syncs},
 };
-use crate::key;
+use crate::{key, workload::scattered};
+
+/// Keys of a range of many, and of one within a transaction; as in the load.
+const RANGE_KEYS: u64 = 1000;
+const TXN_KEYS: u64 = 100;
 
 /// Delays above this count as this much.
 const DELAY_MAX: Duration = Duration::from_secs(60);
@@ -117,9 +123,7 @@ impl State {
         let slot = usize::try_from(place).expect("a place in memory");
         self.in_flight -= 1;
         match result {
-            Ok(Response::Range(range)) if range.kvs.len() != 1 => {
-                self.fail(ApiError::KeyNotFound);
-            }
+            Ok(answer) if !self.is_whole(&answer) => self.fail(ApiError::KeyNotFound),
             Ok(_) => {}
             Err(error) => self.fail(error),
         }
@@ -169,18 +173,17 @@ impl State {
         if filling && self.sent == self.plan.keys {
             return;
         }
-        let key = Bytes::from(key(self.sent % self.plan.keys));
-        let request = match self.plan.op {
-            op if filling || op == Operation::Put => Request::Put(PutRequest {
-                key,
-                value: self.value.clone(),
-                ..PutRequest::default()
-            }),
-            op => Request::Range(RangeRequest {
-                key,
-                serializable: op == Operation::Serializable,
+        let request = match (filling, self.plan.op) {
+            (true, _) | (false, Operation::Put) => Request::Put(self.put(self.sent)),
+            (false, Operation::Range | Operation::Serializable) => Request::Range(RangeRequest {
+                key: self.key(self.sent),
+                serializable: self.plan.op == Operation::Serializable,
                 ..RangeRequest::default()
             }),
+            (false, Operation::RangeKeys) => {
+                Request::Range(self.range(scattered(self.sent), RANGE_KEYS))
+            }
+            (false, Operation::TxnMixed) => Request::Txn(self.txn(scattered(self.sent))),
         };
         self.sent += 1;
         self.in_flight += 1;
@@ -192,6 +195,55 @@ impl State {
             credentials: Credentials::default(),
             request,
         });
+    }
+
+    fn key(&self, number: u64) -> Bytes {
+        key(number % self.plan.keys).into()
+    }
+
+    fn put(&self, number: u64) -> PutRequest {
+        PutRequest {
+            key: self.key(number),
+            value: self.value.clone(),
+            ..PutRequest::default()
+        }
+    }
+
+    /// A range of so many keys, wherever that many are left.
+    fn range(&self, number: u64, keys: u64) -> RangeRequest {
+        let from = number % self.plan.keys.saturating_sub(keys).max(1);
+        RangeRequest {
+            key: key(from).into(),
+            range_end: key(from + keys).into(),
+            ..RangeRequest::default()
+        }
+    }
+
+    /// Half a put, half a range.
+    fn txn(&self, number: u64) -> TxnRequest {
+        let operation = match number % 2 {
+            0 => Operated::RequestRange(self.range(number / 2, TXN_KEYS)),
+            _ => Operated::RequestPut(self.put(number / 2)),
+        };
+        TxnRequest {
+            success: vec![RequestOp {
+                request: Some(operation),
+            }],
+            ..TxnRequest::default()
+        }
+    }
+
+    /// Whether a range has what it must have.
+    fn is_whole(&self, answer: &Response) -> bool {
+        let keys = RANGE_KEYS.min(self.plan.keys);
+        match (self.plan.op, answer) {
+            (Operation::RangeKeys, Response::PartedRange(range)) => {
+                range.rest.count.unsigned_abs() == keys
+            }
+            (Operation::RangeKeys, Response::Range(range)) => range.kvs.len() as u64 == keys,
+            (_, Response::Range(range)) => range.kvs.len() == 1,
+            (_, _) => true,
+        }
     }
 
     fn tell(&self, event: Event) {
