@@ -34,7 +34,7 @@ pub const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes of one WAL write; further batches wait for the next.
 pub const WAL_WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of it, or of the zeros of a new segment, that the system gets at a time.
-pub const WAL_PIECE_BYTES_MAX: usize = 1024 * 1024;
+pub const WAL_PIECE_BYTES_MAX: usize = 256 * 1024;
 
 /// Default of `--backend-batch-limit`: operations in one backend commit.
 pub const BATCH_OPERATIONS_MAX: usize = 10_000;

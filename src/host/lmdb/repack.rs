@@ -13,7 +13,7 @@
 //! Invariants: a sweep changes where records are and never what they are; which page a record is on
 //! is read from committed pages only, which lie in the map one page behind the other.
 
-use std::{collections::VecDeque, ops::Bound};
+use std::{collections::VecDeque, iter::Peekable, ops::Bound};
 
 use heed::{RoTxn, RwTxn};
 
@@ -24,7 +24,9 @@ const WINDOW_PAGES: usize = 16;
 /// Leaves that one removal pays for.
 const PAGES_PER_REMOVAL: usize = 4;
 /// The most leaves that are looked at for one commit.
-const LOOK_PAGES_MAX: usize = 2048;
+const LOOK_PAGES_MAX: usize = 1024;
+/// Removals pay ahead for so many sweeps through the whole table.
+const SWEEPS_AHEAD: usize = 2;
 /// The most and the least leaves that are written anew in one commit.
 const WRITE_PAGES_MAX: usize = 512;
 const WRITE_PAGES_MIN: usize = 16;
@@ -68,9 +70,7 @@ type Record = (Vec<u8>, Vec<u8>);
 impl Sweep {
     /// So many records were removed.
     pub fn pay(&mut self, removals: usize) {
-        let credit = self.credit.saturating_add(removals * PAGES_PER_REMOVAL);
-        // What a burst of removals pays for beyond this is looked at for the next ones.
-        self.credit = credit.min(1 << 20);
+        self.credit = self.credit.saturating_add(removals * PAGES_PER_REMOVAL);
     }
 
     /// Goes on and answers what is to be written anew with a batch, behind its writes.
@@ -89,6 +89,8 @@ impl Sweep {
             return Ok(ranges);
         }
         let leaves = table.stat(txn)?.leaf_pages;
+        // A table that was looked at all over since the last removal has no more to show.
+        self.credit = self.credit.min(leaves.max(1) * SWEEPS_AHEAD);
         let write_max = (leaves / WRITE_SHARE).clamp(WRITE_PAGES_MIN, WRITE_PAGES_MAX);
         let look_max = self.credit.min(LOOK_PAGES_MAX).min(leaves.max(1));
         let (mut looked, mut written) = (0, 0);
@@ -96,7 +98,8 @@ impl Sweep {
         while looked < look_max && written < write_max {
             let after = self.cursor.as_deref();
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-            let window = Window::read(txn, table, from, page_bytes, None)?;
+            let nothing = &mut std::iter::empty().peekable();
+            let window = Window::read(txn, table, from, page_bytes, nothing)?;
             looked += window.pages.max(1);
             self.cursor = window.more.then_some(window.last.clone());
             written += window.add_to(&mut ranges, &mut goes_on);
@@ -115,23 +118,25 @@ fn around_removals(
     writes: &Writes,
 ) -> Result<Vec<Range>, Failure> {
     let mut ranges = Vec::new();
-    let mut removed = writes.iter().filter(|(_, value)| value.is_none());
-    let Some((first, _)) = removed.next() else {
+    let removed = writes.iter().filter(|(_, value)| value.is_none());
+    let removed = removed.map(|(key, _)| &key[..]);
+    let ends = removed.clone().next().zip(removed.clone().next_back());
+    let Some((first, last)) = ends else {
         return Ok(ranges);
     };
-    let last = removed.next_back().map_or(first, |(key, _)| key);
-    let mut window = Window::read(txn, table, Bound::Included(first), page_bytes, Some(writes))?;
+    let removed = &mut removed.peekable();
+    let mut window = Window::read(txn, table, Bound::Included(first), page_bytes, removed)?;
     let (mut looked, mut written) = (window.pages, 0);
     let mut goes_on = false;
     loop {
-        let is_end = !window.more || window.last[..] >= last[..];
+        let is_end = !window.more || window.last[..] >= *last;
         let behind = window.last.clone();
         written += window.add_to(&mut ranges, &mut goes_on);
         if is_end || looked >= LOOK_PAGES_MAX || written >= WRITE_PAGES_MAX {
             return Ok(ranges);
         }
         let from = Bound::Excluded(&behind[..]);
-        window = Window::read(txn, table, from, page_bytes, Some(writes))?;
+        window = Window::read(txn, table, from, page_bytes, removed)?;
         looked += window.pages;
     }
 }
@@ -318,12 +323,14 @@ struct Window {
 }
 
 impl Window {
-    fn read(
+    /// Reads on from a key; what will be removed comes in order, and none of it is before that key
+    /// but what earlier windows have passed.
+    fn read<'w>(
         txn: &RoTxn<'_>,
         table: Table,
         from: Bound<&[u8]>,
         page_bytes: usize,
-        writes: Option<&Writes>,
+        removed: &mut Peekable<impl Iterator<Item = &'w [u8]>>,
     ) -> Result<Self, Failure> {
         let mut window = Self {
             page_bytes,
@@ -333,6 +340,7 @@ impl Window {
         let mut page = None;
         let mut touched = None;
         let mut filled = room;
+        let mut ends: Option<(&[u8], &[u8])> = None;
         for entry in table.range(txn, &(from, Bound::Unbounded))? {
             let (key, value) = entry?;
             let on = key.as_ptr() as usize / page_bytes;
@@ -344,8 +352,8 @@ impl Window {
                 window.pages += 1;
                 page = Some(on);
             }
-            let is_removed = |writes: &Writes| writes.get(key).is_some_and(Option::is_none);
-            if writes.is_some_and(is_removed) {
+            while removed.next_if(|removed| *removed < key).is_some() {}
+            if removed.peek().is_some_and(|removed| *removed == key) {
                 window.touched += usize::from(touched != page);
                 touched = page;
             } else {
@@ -357,11 +365,11 @@ impl Window {
                 }
                 window.value_bytes += value.len();
             }
-            if window.first.is_empty() {
-                window.first = key.to_vec();
-            }
-            window.last.clear();
-            window.last.extend_from_slice(key);
+            ends = Some((ends.map_or(key, |(first, _)| first), key));
+        }
+        if let Some((first, last)) = ends {
+            window.first = first.to_vec();
+            window.last = last.to_vec();
         }
         Ok(window)
     }
