@@ -17,7 +17,7 @@ use std::{
     vec,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::body::{Body as HttpBody, Frame};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tonic::{Response, Status, body::Body};
@@ -185,6 +185,23 @@ impl Large {
     pub fn into_body(self) -> Option<Body> {
         let pieces = self.0.lock().expect("no holder of the lock panics").take();
         pieces.map(Body::new)
+    }
+
+    /// The whole message with its head if it is not large after all, or else the body to send.
+    pub fn into_message(self) -> Result<Bytes, Body> {
+        let pieces = self.0.lock().expect("no holder of the lock panics").take();
+        match pieces {
+            Some(pieces) if pieces.left < limits::LARGE_READ_BYTES => {
+                let mut message = BytesMut::with_capacity(pieces.left);
+                message.extend_from_slice(&pieces.begun);
+                for part in pieces.parts {
+                    message.extend_from_slice(&part);
+                }
+                Ok(message.freeze())
+            }
+            Some(pieces) => Err(Body::new(pieces)),
+            None => Err(Body::empty()),
+        }
     }
 }
 

@@ -9,13 +9,13 @@
 pub mod check;
 
 #[cfg(feature = "server")]
-pub mod authority;
-#[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "server")]
 pub mod handle;
 #[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "server")]
+pub mod http2;
 #[cfg(feature = "server")]
 pub mod large;
 #[cfg(feature = "server")]
@@ -23,7 +23,7 @@ pub mod metrics;
 #[cfg(feature = "server")]
 mod pace;
 #[cfg(feature = "server")]
-pub mod pings;
+mod resumed;
 #[cfg(feature = "server")]
 pub mod serve;
 #[cfg(feature = "server")]

@@ -3,43 +3,28 @@
 //! Invariants: one slow client never holds up another or the accept loop; what one connection may
 //! make us hold is bounded by its HTTP/2 windows and header limits.
 
-use std::{convert::Infallible, future::Future, io, path::PathBuf, pin::pin, time::Duration};
-
-use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+use std::{
+    convert::Infallible, future::Future, io, path::PathBuf, pin::pin, sync::Arc, time::Duration,
 };
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::{TcpListener, UnixListener},
     sync::watch,
 };
 use tonic::{Status, body::Body};
 
 use super::{
-    EdgeLimits, Handle,
-    authority::{self, Forgiving},
-    grpc,
-    http::router,
-    large::Large,
-    pings::Policed,
-    status,
+    EdgeLimits, Handle, grpc, http::router, http2, large::Large, resumed::Resumed, status,
 };
 use crate::kernel::ApiError;
 
-/// Bytes a client may send ahead on one stream.
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Bytes a client may send ahead on one connection.
-const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// Bytes of answers buffered per stream before its producer has to wait.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// Bytes of all headers of one request.
-const HEADERS_BYTES_MAX: u32 = 64 * 1024;
-/// Calls a client may have given up before we looked at them; one more ends its connection. A burst
-/// of time-outs at a busy moment is no attack, and each costs only a little memory.
-const RESETS_WAITING_MAX: usize = 4096;
+/// Bytes of the first read of a connection.
+const BEGINNING_BYTES: usize = 1024;
 /// How long a client may take to send the headers of a plain request.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(300);
 /// The pause after a failed accept, for example when there are no file descriptors left.
@@ -133,37 +118,56 @@ impl Service {
     }
 
     /// Serves one connection to its end.
-    async fn connection<S>(self, socket: S, mut stop: watch::Receiver<bool>)
+    async fn connection<S>(self, mut socket: S, mut stop: watch::Receiver<bool>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let limits = self.handle.limits().clone();
-        let apart_min = limits.keepalive_min_time;
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let began = tokio::select! {
+            began = tokio::time::timeout(HEADERS_TIMEOUT, beginning(&mut socket)) => began,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let Ok(Ok(began)) = began else {
+            return; // a client that went, or never said anything
+        };
+        if began.starts_with(http2::PREFACE) {
+            let limits = self.handle.limits();
+            let rules = http2::Rules {
+                streams_max: limits.streams_max,
+                ping_apart_min: limits.keepalive_min_time,
+                ping_after: limits.keepalive_interval,
+                ping_patience: limits.keepalive_timeout,
+            };
+            http2::serve(
+                socket,
+                began,
+                Connection::new(self, stop.clone()),
+                rules,
+                stop,
+            )
+            .await;
+            return;
+        }
+        self.plain(Resumed::new(socket, began), stop).await;
+    }
+
+    /// Serves a connection of HTTP/1 to its end.
+    async fn plain<S>(self, socket: S, mut stop: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = http1::Builder::new();
         builder
-            .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_TIMEOUT)
             .title_case_headers(true);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(limits.streams_max)
-            .keep_alive_interval(limits.keepalive_interval)
-            .keep_alive_timeout(limits.keepalive_timeout)
-            .max_frame_size(authority::FRAME_BYTES_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_header_list_size(HEADERS_BYTES_MAX)
-            .max_pending_accept_reset_streams(RESETS_WAITING_MAX)
-            .max_send_buf_size(SEND_BUFFER_BYTES);
         let stopping = stop.clone();
-        let service = hyper::service::service_fn(move |request| {
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let (service, stop) = (self.clone(), stopping.clone());
+            let request = request.map(Body::new);
             async move { Ok::<_, Infallible>(service.answer(request, stop).await) }
         });
-        let socket = TokioIo::new(Forgiving::new(Policed::new(socket, apart_min)));
-        let mut connection = pin!(builder.serve_connection_with_upgrades(socket, service));
+        let connection = builder.serve_connection(TokioIo::new(socket), service);
+        let mut connection = pin!(connection.with_upgrades());
         // A connection that breaks is the client's affair; its calls are cancelled as they drop.
         tokio::select! {
             _ = connection.as_mut() => return,
@@ -172,14 +176,10 @@ impl Service {
         let _ = connection.await;
     }
 
-    async fn answer(
-        self,
-        request: Request<Incoming>,
-        stop: watch::Receiver<bool>,
-    ) -> Response<Body> {
+    async fn answer(self, request: Request<Body>, stop: watch::Receiver<bool>) -> Response<Body> {
         match (self.traffic, is_grpc(request.headers())) {
-            (Traffic::Both | Traffic::Grpc, true) => self.grpc(request.map(Body::new)).await,
-            (Traffic::Figures, _) => router::figures(&self.handle, &request).await,
+            (Traffic::Both | Traffic::Grpc, true) => self.grpc(request).await,
+            (Traffic::Figures, _) => router::figures(&self.handle, request).await,
             (Traffic::Both | Traffic::Http, _) => router::answer(self, request, stop).await,
             (Traffic::Grpc, false) => unsupported(),
         }
@@ -206,6 +206,59 @@ impl Service {
             *response.body_mut() = body;
         }
         response
+    }
+}
+
+/// The services as one connection uses them.
+#[derive(Clone)]
+struct Connection(Arc<(Service, watch::Receiver<bool>)>);
+
+impl Connection {
+    fn new(service: Service, stop: watch::Receiver<bool>) -> Self {
+        Self(Arc::new((service, stop)))
+    }
+}
+
+impl http2::Serve for Connection {
+    type Plan = grpc::Plan;
+
+    fn plan(&self, head: &http2::Head) -> Option<grpc::Plan> {
+        let (service, _) = &*self.0;
+        let takes_grpc = matches!(service.traffic, Traffic::Both | Traffic::Grpc);
+        match takes_grpc && is_grpc(&head.headers) {
+            true => service.services.plan(head),
+            false => None,
+        }
+    }
+
+    fn begin(
+        &self,
+        plan: &grpc::Plan,
+        message: Bytes,
+    ) -> Result<impl Future<Output = http2::Reply> + Send + 'static, Bytes> {
+        self.0.0.services.begin(plan, message)
+    }
+
+    fn answer(
+        &self,
+        request: Request<Body>,
+    ) -> impl Future<Output = Response<Body>> + Send + 'static {
+        let (service, stop) = &*self.0;
+        service.clone().answer(request, stop.clone())
+    }
+}
+
+/// Reads until it is clear whether a client speaks HTTP/2.
+async fn beginning(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut began = Vec::with_capacity(BEGINNING_BYTES);
+    loop {
+        let seen = began.len().min(http2::PREFACE.len());
+        if seen == http2::PREFACE.len() || began[..seen] != http2::PREFACE[..seen] {
+            return Ok(began);
+        }
+        if socket.read_buf(&mut began).await? == 0 {
+            return Ok(began); // what it is too short for is for HTTP/1 to say
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
         atomic::{AtomicI64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -55,6 +55,13 @@ fn a_rolling_restart_loses_nothing_and_waits_for_no_election() {
             let status = cluster.members[place].terminate(SOON);
             assert!(status.success(), "it ends in good order");
             cluster.members[place].start();
+            // Members come and go so quickly that the load would hardly see it.
+            let before = load.ledger.acknowledged();
+            let begun = Instant::now();
+            while load.ledger.acknowledged() < before + 20 {
+                assert!(begun.elapsed() < SOON, "nothing is written any more");
+                thread::sleep(Duration::from_millis(10));
+            }
         }
     }
     assert!(handed_over > 0, "no leader was restarted");

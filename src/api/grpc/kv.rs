@@ -5,9 +5,13 @@ use prost::Message;
 use tokio::sync::mpsc;
 use tonic::{Request as Incoming, Response as Outgoing, Status};
 
-use super::{Answer, Edge, Stream, answered, credentials, found, stream};
+use super::{Answer, Edge, Stream, answered, credentials, found, message, stream};
 use crate::{
-    api::{check, large, status},
+    api::{
+        check,
+        large::{self, Large},
+        status,
+    },
     kernel::{Credentials, Request, Response, event::RangeChunk, limits},
     pb::etcdserverpb::{
         CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
@@ -24,19 +28,9 @@ impl Kv for Edge {
     type RangeStreamStream = Stream<RangeStreamResponse>;
 
     async fn range(&self, incoming: Incoming<RangeRequest>) -> Answer<RangeResponse> {
-        let turn = self.handle.turns().wait(incoming.get_ref()).await;
-        let turn = turn.map_err(status::of)?;
-        let answer = self.checked(incoming, check::range, Request::Range);
-        let answer = match answer.await? {
-            Response::Range(whole) if large::is_small(&whole) => return Ok(Outgoing::new(whole)),
-            Response::Range(whole) => large::parted(whole).await,
-            Response::PartedRange(parted) => parted,
-            _ => return Err(status::mismatch()),
-        };
-        match self.handle.turns().large(answer, turn) {
-            Ok(large) => Ok(large::instead(large)),
-            Err(small) => Ok(Outgoing::new(small)),
-        }
+        let credentials = credentials(incoming.metadata())?;
+        let answer = self.range_of(credentials, incoming.into_inner()).await;
+        answer.map(Sent::into_outgoing)
     }
 
     async fn range_stream(
@@ -60,29 +54,26 @@ impl Kv for Edge {
     }
 
     async fn put(&self, incoming: Incoming<PutRequest>) -> Answer<PutResponse> {
-        let answer = self.checked(incoming, check::put, Request::Put);
-        answered!(answer.await, Put)
+        let credentials = credentials(incoming.metadata())?;
+        let answer = self.put_of(credentials, incoming.into_inner()).await;
+        answer.map(Outgoing::new)
     }
 
     async fn delete_range(
         &self,
         incoming: Incoming<DeleteRangeRequest>,
     ) -> Answer<DeleteRangeResponse> {
-        let answer = self.checked(incoming, check::delete_range, Request::DeleteRange);
-        answered!(answer.await, DeleteRange)
+        let credentials = credentials(incoming.metadata())?;
+        let answer = self
+            .delete_range_of(credentials, incoming.into_inner())
+            .await;
+        answer.map(Outgoing::new)
     }
 
     async fn txn(&self, incoming: Incoming<TxnRequest>) -> Answer<TxnResponse> {
-        let ops_max = self.handle.limits().txn_ops_max;
-        let check = |request: &TxnRequest| check::txn(request, ops_max);
-        match self.checked(incoming, check, Request::Txn).await? {
-            Response::Txn(whole) => Ok(Outgoing::new(whole)),
-            Response::PartedTxn(parted) => Ok(match self.handle.turns().txn(parted) {
-                Ok(parted) => large::instead(parted),
-                Err(whole) => Outgoing::new(whole),
-            }),
-            _ => Err(status::mismatch()),
-        }
+        let credentials = credentials(incoming.metadata())?;
+        let answer = self.txn_of(credentials, incoming.into_inner()).await;
+        answer.map(Sent::into_outgoing)
     }
 
     async fn compact(&self, incoming: Incoming<CompactionRequest>) -> Answer<CompactionResponse> {
@@ -90,7 +81,82 @@ impl Kv for Edge {
     }
 }
 
+/// What a read comes to.
+pub(super) enum Sent<T> {
+    /// One message.
+    Whole(T),
+    /// One message that is sent as it was read, in pieces.
+    Large(Large),
+}
+
+impl<T: Default> Sent<T> {
+    fn into_outgoing(self) -> Outgoing<T> {
+        match self {
+            Self::Whole(whole) => Outgoing::new(whole),
+            Self::Large(large) => large::instead(large),
+        }
+    }
+}
+
 impl Edge {
+    pub(super) async fn range_of(
+        &self,
+        credentials: Credentials,
+        request: RangeRequest,
+    ) -> Result<Sent<RangeResponse>, Status> {
+        let turn = self.handle.turns().wait(&request).await;
+        let turn = turn.map_err(status::of)?;
+        let checked = check::range(&request);
+        let answer = self.ask(credentials, found(checked, Request::Range(request)));
+        let answer = match answer.await? {
+            Response::Range(whole) if large::is_small(&whole) => return Ok(Sent::Whole(whole)),
+            Response::Range(whole) => large::parted(whole).await,
+            Response::PartedRange(parted) => parted,
+            _ => return Err(status::mismatch()),
+        };
+        Ok(match self.handle.turns().large(answer, turn) {
+            Ok(large) => Sent::Large(large),
+            Err(small) => Sent::Whole(small),
+        })
+    }
+
+    pub(super) async fn put_of(
+        &self,
+        credentials: Credentials,
+        request: PutRequest,
+    ) -> Result<PutResponse, Status> {
+        let checked = check::put(&request);
+        let answer = self.ask(credentials, found(checked, Request::Put(request)));
+        message!(answer.await, Put)
+    }
+
+    pub(super) async fn delete_range_of(
+        &self,
+        credentials: Credentials,
+        request: DeleteRangeRequest,
+    ) -> Result<DeleteRangeResponse, Status> {
+        let checked = check::delete_range(&request);
+        let answer = self.ask(credentials, found(checked, Request::DeleteRange(request)));
+        message!(answer.await, DeleteRange)
+    }
+
+    pub(super) async fn txn_of(
+        &self,
+        credentials: Credentials,
+        request: TxnRequest,
+    ) -> Result<Sent<TxnResponse>, Status> {
+        let checked = check::txn(&request, self.handle.limits().txn_ops_max);
+        let answer = self.ask(credentials, found(checked, Request::Txn(request)));
+        match answer.await? {
+            Response::Txn(whole) => Ok(Sent::Whole(whole)),
+            Response::PartedTxn(parted) => Ok(match self.handle.turns().txn(parted) {
+                Ok(large) => Sent::Large(large),
+                Err(whole) => Sent::Whole(whole),
+            }),
+            _ => Err(status::mismatch()),
+        }
+    }
+
     /// Asks for chunk after chunk. Each is asked for only when the one before has been taken, so a
     /// slow client holds one chunk and no more.
     async fn send_chunks(

@@ -7,11 +7,13 @@ mod lease;
 mod lock;
 mod maintenance;
 mod recipe;
+mod short;
 pub(super) mod unary;
 mod watch;
 
 use std::{convert::Infallible, pin::Pin};
 
+use http::HeaderMap;
 use opentelemetry::{Context, trace::FutureExt};
 use prost::Message;
 use tokio::sync::mpsc;
@@ -19,7 +21,7 @@ use tonic::{Request as Incoming, Response as Outgoing, Status, body::Body, metad
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{Service, ServiceExt};
 
-use super::{Handle, status};
+use super::{Handle, metrics::Rpcs, status};
 use crate::{
     kernel::{ApiError, Credentials, Request, Response, limits},
     pb::{
@@ -91,6 +93,11 @@ impl Services {
             edge,
             bytes_max,
         }
+    }
+
+    /// What calls are counted with.
+    fn rpcs(&self) -> &Rpcs {
+        self.edge.handle.instruments().rpcs()
     }
 
     /// Answers one call. Most are of a few methods, and those need no look at the table of routes.
@@ -203,19 +210,6 @@ impl Edge {
         self.ask(credentials, wrap(incoming.into_inner())).await
     }
 
-    /// Calls when a look at the request finds nothing wrong. Metadata come first, as with etcd.
-    async fn checked<T>(
-        &self,
-        incoming: Incoming<T>,
-        check: impl FnOnce(&T) -> Result<(), ApiError>,
-        wrap: fn(T) -> Request,
-    ) -> Result<Response, Status> {
-        let credentials = credentials(incoming.metadata())?;
-        let checked = check(incoming.get_ref());
-        let request = wrap(incoming.into_inner());
-        self.ask(credentials, found(checked, request)).await
-    }
-
     async fn ask(&self, credentials: Credentials, request: Request) -> Result<Response, Status> {
         let answer = self.handle.call(credentials, request).await;
         answer.map_err(status::of)
@@ -254,20 +248,33 @@ where
     Outgoing::new(Stream::new(receiver))
 }
 
+pub use self::short::Plan;
+
 /// Takes the expected kind out of an answer.
-macro_rules! answered {
+macro_rules! message {
     ($answer:expr, $kind:ident) => {
         match $answer? {
-            $crate::kernel::Response::$kind(response) => Ok(tonic::Response::new(response)),
+            $crate::kernel::Response::$kind(response) => Ok(response),
             _ => Err($crate::api::status::mismatch()),
         }
+    };
+}
+use message;
+
+/// The same, as tonic wants it.
+macro_rules! answered {
+    ($answer:expr, $kind:ident) => {
+        $crate::api::grpc::message!($answer, $kind).map(tonic::Response::new)
     };
 }
 use answered;
 
 /// Reads who asks out of the metadata.
 fn credentials(metadata: &MetadataMap) -> Result<Credentials, Status> {
-    let headers = metadata.as_ref();
+    credentials_of(metadata.as_ref())
+}
+
+fn credentials_of(headers: &HeaderMap) -> Result<Credentials, Status> {
     if let Some(version) = headers.get("client-api-version")
         && std::str::from_utf8(version.as_bytes()).is_err()
     {

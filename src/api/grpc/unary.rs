@@ -18,8 +18,10 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prost::Message;
 use tonic::{Response as Outgoing, Status, body::Body};
 
+use crate::api::http2::Reply;
+
 /// Bytes in front of a message: whether it is compressed, and its length.
-const HEAD_BYTES: usize = 5;
+pub(super) const HEAD_BYTES: usize = 5;
 
 /// The only message of a body, or, if the body is not plain, one that gives the same again.
 pub(super) async fn message(mut body: Body, bytes_max: usize) -> Result<Bytes, Body> {
@@ -62,24 +64,41 @@ pub(super) fn answer<T: Message>(answer: Result<Outgoing<T>, Status>) -> http::R
         Ok(outgoing) => outgoing.into_parts(),
         Err(status) => return status.into_http(),
     };
-    let length = message.encoded_len();
-    if u32::try_from(length).is_err() {
-        let story = format!("an answer of {length} bytes is more than a message can hold");
-        return Status::resource_exhausted(story).into_http();
-    }
-    let bytes = framed(length, |out| {
-        message.encode(out).expect("a growing buffer has room");
-    });
-    let body = OneMessage {
+    let bytes = match encoded(&message) {
+        Ok(bytes) => bytes,
+        Err(status) => return status.into_http(),
+    };
+    let mut response = response(Body::new(OneMessage {
         bytes: Some(bytes),
         trailers: Some(well()),
-    };
-    let mut response = http::Response::new(Body::new(body));
-    *response.version_mut() = Version::HTTP_2;
+    }));
     *response.extensions_mut() = extensions;
+    response
+}
+
+/// A message as the short way sends it.
+pub(super) fn reply(message: &impl Message) -> Result<Reply, Status> {
+    encoded(message).map(Reply::Message)
+}
+
+/// The answer with this body.
+pub(super) fn response(body: Body) -> http::Response<Body> {
+    let mut response = http::Response::new(body);
+    *response.version_mut() = Version::HTTP_2;
     let kind = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
+}
+
+fn encoded(message: &impl Message) -> Result<Bytes, Status> {
+    let length = message.encoded_len();
+    if u32::try_from(length).is_err() {
+        let story = format!("an answer of {length} bytes is more than a message can hold");
+        return Err(Status::resource_exhausted(story));
+    }
+    Ok(framed(length, |out| {
+        message.encode(out).expect("a growing buffer has room");
+    }))
 }
 
 /// Whether what came so far may become one plain message.

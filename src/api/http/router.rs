@@ -1,7 +1,6 @@
 //! Which path is answered by whom, one line each; and what goes before all of them.
 
 use http::{Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
 use tokio::sync::watch;
 use tonic::body::Body;
 
@@ -14,7 +13,7 @@ const BETA: &str = "/v3beta/";
 /// Answers a request that is not gRPC.
 pub async fn answer(
     service: Service,
-    mut request: Request<Incoming>,
+    mut request: Request<Body>,
     stop: watch::Receiver<bool>,
 ) -> Response<Body> {
     if let Some(refusal) = access::refusal(service.limits(), &request) {
@@ -36,30 +35,36 @@ pub async fn answer(
 
 async fn mounted(
     service: Service,
-    request: Request<Incoming>,
+    request: Request<Body>,
     stop: watch::Receiver<bool>,
 ) -> Response<Body> {
     let path = request.uri().path();
     match path {
-        "/version" => whole(endpoints::version(service.handle(), &request).await),
-        "/debug/vars" => whole(endpoints::variables(service.handle(), &request).await),
+        "/version" => whole(endpoints::version(service.handle(), &bare(request)).await),
+        "/debug/vars" => whole(endpoints::variables(service.handle(), &bare(request)).await),
         "/config/local/log" => whole(level::answer(service.handle(), request).await),
         _ if path.starts_with("/v3/") && service.limits().gateway => {
             match websocket::is_asked(request.headers()) {
                 true => websocket::upgrade(service, request, stop),
-                false => gateway::answer(service, request.map(Body::new)).await,
+                false => gateway::answer(service, request).await,
             }
         }
-        _ => figures(service.handle(), &request).await,
+        _ => figures(service.handle(), request).await,
     }
 }
 
+/// The request without its body, which nobody looks at.
+fn bare(request: Request<Body>) -> Request<()> {
+    request.map(drop)
+}
+
 /// Answers what the metrics URLs answer as well.
-pub async fn figures(handle: &Handle, request: &Request<Incoming>) -> Response<Body> {
+pub async fn figures(handle: &Handle, request: Request<Body>) -> Response<Body> {
+    let request = bare(request);
     whole(match request.uri().path() {
         "/metrics" => endpoints::figures(handle).await,
         _ => {
-            let health = health::answer(handle, request).await;
+            let health = health::answer(handle, &request).await;
             health.unwrap_or_else(not_found)
         }
     })

@@ -14,7 +14,10 @@ use prometheus::{
     Encoder, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
-pub use self::{rpc::Rpcs, watch::WatchMeter};
+pub use self::{
+    rpc::{Counted, Rpcs, Short},
+    watch::WatchMeter,
+};
 use crate::kernel::figure::Metric;
 
 /// The form of the text.

@@ -33,6 +33,7 @@ use crate::api::trace::{Span, Tracer};
 const CLIENT_VERSIONS_MAX: usize = 64;
 /// What a client is that does not say its version.
 const CLIENT_UNKNOWN: &str = "unknown";
+const OK: usize = 0;
 const CANCELLED: usize = 1;
 const UNKNOWN: usize = 2;
 
@@ -179,7 +180,7 @@ impl Rpcs {
         let tracer = self.tracer();
         let span = tracer.and_then(|tracer| tracer.on_call(path, request.headers()));
         let within = span.as_ref().map(Span::context);
-        let mut running = Running {
+        let running = Running {
             method: Arc::clone(method),
             began: Instant::now(),
             ended: false,
@@ -192,12 +193,20 @@ impl Rpcs {
             Some(within) => answer(request).with_context(within).await,
             None => answer(request).await,
         };
-        if let Some(code) = code_of(response.headers()) {
-            running.end(code);
-            return response;
+        shared.answered(running, response)
+    }
+
+    /// How calls of one kind are counted that go the short way; none of those that are traced.
+    pub fn short(&self, path: &str, headers: &HeaderMap) -> Option<Short> {
+        if self.tracer().is_some() {
+            return None;
         }
-        let (messages, bytes) = (method.sent.clone(), shared.sent_bytes.clone());
-        response.map(|body| Body::new(Metered::outbound(body, messages, bytes, running)))
+        let method = Arc::clone(self.shared.methods.get(path)?);
+        Some(Short {
+            client: self.shared.client(headers).map(|[_, unary]| unary),
+            shared: Arc::clone(&self.shared),
+            method,
+        })
     }
 
     /// A client's stream of requests broke, for another reason than that the client left.
@@ -209,22 +218,91 @@ impl Rpcs {
 
 impl Shared {
     fn on_client(&self, headers: &HeaderMap, unary: bool) {
+        if let Some(counters) = self.client(headers) {
+            counters[usize::from(unary)].inc();
+        }
+    }
+
+    /// The counters of streams and of other calls of clients like this one.
+    fn client(&self, headers: &HeaderMap) -> Option<[IntCounter; 2]> {
         let said = headers.get("client-api-version");
+        // A version that is no text is refused; it is nobody's name.
         let said = said.map_or(Ok(CLIENT_UNKNOWN), |value| {
             std::str::from_utf8(value.as_bytes())
         });
-        // A version that is no text is refused; it is nobody's name.
-        let Ok(said) = said else { return };
+        let said = said.ok()?;
         let mut versions = self.versions.lock().expect("no holder of the lock panics");
         let known = versions.contains_key(said) || versions.len() < CLIENT_VERSIONS_MAX;
         let version = if known { said } else { "other" };
         if let Some(counters) = versions.get(version) {
-            return counters[usize::from(unary)].inc();
+            return Some(counters.clone());
         }
         let counters =
             ["stream", "unary"].map(|kind| self.clients.with_label_values(&[kind, version]));
-        counters[usize::from(unary)].inc();
-        versions.insert(version.to_owned(), counters);
+        versions.insert(version.to_owned(), counters.clone());
+        Some(counters)
+    }
+}
+
+/// Counts calls of one kind that go the short way.
+#[derive(Debug)]
+pub struct Short {
+    shared: Arc<Shared>,
+    method: Arc<Method>,
+    client: Option<IntCounter>,
+}
+
+impl Short {
+    /// A call begins with a message of so many bytes.
+    pub fn begin(&self, bytes: usize) -> Counted {
+        self.method.started.inc();
+        self.method.received.inc();
+        self.shared.received_bytes.inc_by(bytes as u64);
+        if let Some(client) = &self.client {
+            client.inc();
+        }
+        Counted {
+            shared: Arc::clone(&self.shared),
+            running: Running {
+                method: Arc::clone(&self.method),
+                began: Instant::now(),
+                ended: false,
+                span: None,
+            },
+        }
+    }
+}
+
+/// One call that is counted; going away before its end cancels it.
+#[derive(Debug)]
+pub struct Counted {
+    shared: Arc<Shared>,
+    running: Running,
+}
+
+impl Counted {
+    /// It ends well with a message of so many bytes.
+    pub fn end_well(mut self, bytes: usize) {
+        self.running.method.sent.inc();
+        self.shared.sent_bytes.inc_by(bytes as u64);
+        self.running.end(OK);
+    }
+
+    /// It ends as this answer does.
+    pub fn end_with(self, response: Response<Body>) -> Response<Body> {
+        self.shared.answered(self.running, response)
+    }
+}
+
+impl Shared {
+    /// The call ends with what this answer says, now or when its body has been sent.
+    fn answered(&self, mut running: Running, response: Response<Body>) -> Response<Body> {
+        if let Some(code) = code_of(response.headers()) {
+            running.end(code);
+            return response;
+        }
+        let (messages, bytes) = (running.method.sent.clone(), self.sent_bytes.clone());
+        response.map(|body| Body::new(Metered::outbound(body, messages, bytes, running)))
     }
 }
 

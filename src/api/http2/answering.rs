@@ -1,0 +1,143 @@
+//! The task's side of a stream: it sends the answer as the client takes it.
+//!
+//! Invariant: a stream ends with its answer, or by force when whoever answers goes away before.
+
+use std::{future::poll_fn, pin::pin};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use tonic::body::Body;
+
+use super::{
+    Reply,
+    frame::Reason,
+    state::{Gone, Shared},
+};
+
+/// One answer on its way.
+pub(super) struct Answering<P> {
+    shared: Shared<P>,
+    stream: u32,
+}
+
+impl<P> Answering<P> {
+    pub fn new(shared: Shared<P>, stream: u32) -> Self {
+        Self { shared, stream }
+    }
+
+    /// Sends what the short way came to.
+    pub async fn reply(self, reply: Reply) {
+        match reply {
+            Reply::Message(message) => {
+                // The stream may be gone, and then nobody is there to hear of it.
+                let _ = self.message(message).await;
+            }
+            Reply::Response(response) => self.response(*response, &Method::POST).await,
+        }
+    }
+
+    async fn message(&self, message: Bytes) -> Result<(), Gone> {
+        {
+            let mut state = self.shared.lock();
+            if state.put_whole(self.stream, &message)? {
+                state.finish(self.stream);
+                return Ok(());
+            }
+        }
+        let mut headers = HeaderMap::with_capacity(1);
+        let kind = http::HeaderValue::from_static("application/grpc");
+        headers.insert(http::header::CONTENT_TYPE, kind);
+        self.head(StatusCode::OK, &headers, false).await?;
+        self.data(message, false).await?;
+        self.trailers(&crate::api::grpc::unary::well()).await
+    }
+
+    /// Sends any answer.
+    pub async fn response(self, response: Response<Body>, method: &Method) {
+        let (parts, body) = response.into_parts();
+        let ends = body.is_end_stream() || *method == Method::HEAD;
+        let head = self.head(parts.status, &parts.headers, ends).await;
+        if head.is_ok() && !ends {
+            // As above.
+            let _ = self.body(body).await;
+        }
+    }
+
+    async fn body(&self, body: Body) -> Result<(), Gone> {
+        let mut body = pin!(body);
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else {
+                let mut state = self.shared.lock();
+                state.reset(self.stream, Reason::Internal);
+                return Err(Gone);
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    let ends = body.is_end_stream();
+                    self.data(data, ends).await?;
+                    if ends {
+                        return Ok(());
+                    }
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        return self.trailers(&trailers).await;
+                    }
+                }
+            }
+        }
+        self.data(Bytes::new(), true).await
+    }
+
+    async fn head(&self, status: StatusCode, headers: &HeaderMap, ends: bool) -> Result<(), Gone> {
+        self.room(0).await?;
+        let mut state = self.shared.lock();
+        state.put_head(self.stream, status, headers, ends);
+        if ends {
+            state.finish(self.stream);
+        }
+        state.wake_driver();
+        Ok(())
+    }
+
+    async fn data(&self, mut data: Bytes, ends: bool) -> Result<(), Gone> {
+        loop {
+            let some = self.room(data.len()).await?;
+            let mut state = self.shared.lock();
+            let piece = data.split_to(some);
+            let last = data.is_empty();
+            state.put_data(self.stream, piece, ends && last);
+            if ends && last {
+                state.finish(self.stream);
+            }
+            state.wake_driver();
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn trailers(&self, trailers: &HeaderMap) -> Result<(), Gone> {
+        self.room(0).await?;
+        let mut state = self.shared.lock();
+        state.put_trailers(self.stream, trailers);
+        state.finish(self.stream);
+        Ok(())
+    }
+
+    /// Waits until some of these bytes may be sent, and says how many.
+    async fn room(&self, bytes: usize) -> Result<usize, Gone> {
+        poll_fn(|cx| self.shared.lock().poll_room(self.stream, bytes, cx)).await
+    }
+}
+
+impl<P> Drop for Answering<P> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if state.streams.contains_key(&self.stream) {
+            state.reset(self.stream, Reason::Internal);
+        }
+    }
+}
