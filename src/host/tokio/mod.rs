@@ -160,9 +160,10 @@ impl Host for TokioHost {
             return;
         }
         // Lets the edge's tasks run once between two steps, so that answers leave and requests that
-        // came in meanwhile share the next step and with it one write to the log. Where nothing has
-        // come in, waiting lets them run as well.
-        if !self.events.is_empty() {
+        // came in meanwhile share the next step and with it one write to the log. Where there is
+        // something to wait for, waiting lets them run as well.
+        let is_due = until.is_some_and(|at| at <= self.clock.now());
+        if is_due || !self.events.is_empty() {
             tokio::task::yield_now().await;
         }
         let first = events.len();

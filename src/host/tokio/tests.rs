@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -328,4 +331,26 @@ async fn waiting_ends_at_the_deadline_and_replies_reach_the_edge() {
     });
     let replies = one.replies.lock().unwrap();
     assert_eq!(replies.get(&CallId::new(4)), Some(&Err(ApiError::NoLeader)));
+}
+
+/// Goal: a loop that has always something to do, such as a large range to read on, lets others run
+/// between any two of its steps. Method: a task that counts its turns beside a loop whose moment has
+/// always come.
+#[tokio::test]
+async fn others_run_between_two_steps() {
+    let mut member = member(1, 1).await;
+    let turns = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&turns);
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    for step in 1..=100 {
+        let due = member.host.now();
+        member.host.wait(Some(due), &mut Vec::new()).await;
+        assert!(turns.load(Ordering::Relaxed) >= step, "the others waited");
+    }
+    other.abort();
 }
