@@ -17,6 +17,7 @@ pub mod meter;
 mod rotate;
 pub mod signal;
 pub mod socket;
+mod stint;
 pub mod wal;
 mod wire;
 
@@ -33,6 +34,7 @@ use self::{
     log::Log,
     lone::Lone,
     meter::Meter,
+    stint::Stint,
 };
 use super::port::Host;
 use crate::kernel::{
@@ -72,6 +74,7 @@ pub struct TokioHost {
     step_began: Option<std::time::Instant>,
     lone: Lone,
     alarm: Alarm,
+    stint: Stint,
 }
 
 impl TokioHost {
@@ -96,6 +99,7 @@ impl TokioHost {
             step_began: None,
             lone: Lone::default(),
             alarm: Alarm::default(),
+            stint: Stint::begin(),
         })
     }
 
@@ -165,6 +169,7 @@ impl Host for TokioHost {
         let is_due = until.is_some_and(|at| at <= self.clock.now());
         if is_due || !self.events.is_empty() {
             tokio::task::yield_now().await;
+            self.stint.look();
         }
         let first = events.len();
         let limit = limits::EVENTS_PER_STEP_MAX.saturating_sub(first);
