@@ -23,6 +23,8 @@ const GATHERED_BYTES_MAX: usize = 64 * 1024;
 /// Bytes in front of a message.
 const MESSAGE_HEAD_BYTES: usize = 5;
 const PRIORITY_BYTES: usize = 5;
+/// Settings that may come with one read: each may be a look at every stream.
+const SETTINGS_MAX: u32 = 100;
 
 /// A header block of which more is to come.
 struct Block {
@@ -58,6 +60,8 @@ pub(super) struct Reading<V: Serve> {
     highest: u32,
     /// No stream may begin any more.
     closing: bool,
+    /// Settings that came with one read.
+    settings: u32,
 }
 
 const fn fatal(reason: Reason) -> Fatal {
@@ -82,6 +86,7 @@ impl<V: Serve> Reading<V> {
             last: None,
             highest: 0,
             closing: false,
+            settings: 0,
         }
     }
 
@@ -102,6 +107,7 @@ impl<V: Serve> Reading<V> {
 
     /// Takes in what came; the rest is the beginning of a frame.
     pub fn take<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], Fatal> {
+        self.settings = 0;
         let expected = &super::PREFACE[self.preface..];
         if !expected.is_empty() {
             let count = expected.len().min(bytes.len());
@@ -451,10 +457,22 @@ impl<V: Serve> Reading<V> {
         if !payload.len().is_multiple_of(6) {
             return Err(FRAME_SIZE);
         }
+        self.settings += 1;
+        if self.settings > SETTINGS_MAX {
+            return Err(fatal(Reason::EnhanceYourCalm));
+        }
         let mut state = self.shared.lock();
+        let mut window = None;
         for mut setting in payload.chunks_exact(6) {
             let (name, value) = (setting.get_u16(), setting.get_u32());
-            set(&mut state, name, value)?;
+            match name {
+                setting::INITIAL_WINDOW_SIZE => window = Some(value),
+                _ => set(&mut state, name, value)?,
+            }
+        }
+        // Each is a look at every stream, so only the last of them counts.
+        if let Some(window) = window {
+            set_window(&mut state, i64::from(window))?;
         }
         frame::put_settings_ack(state.out.small());
         Ok(())
@@ -541,21 +559,23 @@ fn set<P>(state: &mut State<P>, name: u16, value: u32) -> Result<(), Fatal> {
             // Longer frames would only hold up others.
             state.frame_max = (value as usize).min(4 * frame::FRAME_BYTES_MAX);
         }
-        setting::INITIAL_WINDOW_SIZE => {
-            let window = i64::from(value);
-            if window > frame::WINDOW_MAX {
-                return Err(FLOW_CONTROL);
-            }
-            let more = window - std::mem::replace(&mut state.stream_window, window);
-            for stream in state.streams.values_mut() {
-                stream.window += more;
-                if stream.window > frame::WINDOW_MAX {
-                    return Err(FLOW_CONTROL);
-                }
-                stream.wake_sender();
-            }
-        }
         _ => {}
+    }
+    Ok(())
+}
+
+/// A stream that begins has this window, and others get or lose the difference.
+fn set_window<P>(state: &mut State<P>, window: i64) -> Result<(), Fatal> {
+    if window > frame::WINDOW_MAX {
+        return Err(FLOW_CONTROL);
+    }
+    let more = window - std::mem::replace(&mut state.stream_window, window);
+    for stream in state.streams.values_mut() {
+        stream.window += more;
+        if stream.window > frame::WINDOW_MAX {
+            return Err(FLOW_CONTROL);
+        }
+        stream.wake_sender();
     }
     Ok(())
 }

@@ -27,6 +27,9 @@ pub(super) const OUT_BYTES_MAX: usize = 128 * 1024;
 /// Streams remembered as cut: more than a client can have said in the time of its ignorance.
 const CUT_MAX: usize = 1024;
 
+/// A queue that is not worth a look.
+const WAITING_MIN: usize = 64;
+
 /// One connection. Clones are the same one.
 #[derive(Debug)]
 pub(super) struct Shared<P>(Arc<Mutex<State<P>>>);
@@ -211,8 +214,18 @@ impl<P> State<P> {
         // Who waits for its own window is woken by it alone.
         if (!has_room || window <= 0) && !std::mem::replace(&mut stream.is_waiting, true) {
             self.waiting.push_back(id);
+            self.forget_gone();
         }
         Poll::Pending
+    }
+
+    /// Streams that ended while they waited leave the queue at times, for a client that gives us
+    /// no window may begin and give up as many as it likes.
+    fn forget_gone(&mut self) {
+        if self.waiting.len() > 2 * self.streams.len() + WAITING_MIN {
+            let streams = &self.streams;
+            self.waiting.retain(|id| streams.contains_key(id));
+        }
     }
 
     /// Appends the head of an answer.
@@ -380,5 +393,26 @@ impl<P> State<P> {
             frame::put_window_update(self.out.small(), id, taken);
             self.wake_driver();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: what a client begins and gives up leaves nothing behind, whatever it waited for.
+    #[test]
+    fn streams_that_are_given_up_leave_no_trace() {
+        let mut state: State<()> = State::new();
+        state.window = 0;
+        let mut cx = Context::from_waker(Waker::noop());
+        for id in (1..100_000).step_by(2) {
+            let inbound = Inbound::Pieces(VecDeque::new(), None);
+            state.streams.insert(id, Stream::new(inbound, 100, None));
+            assert!(state.poll_room(id, 10, &mut cx).is_pending());
+            state.reset(id, Reason::Refused);
+        }
+        assert!(state.waiting.len() <= WAITING_MIN + 1);
+        assert!(state.cut.len() <= CUT_MAX);
     }
 }

@@ -334,8 +334,8 @@ async fn waiting_ends_at_the_deadline_and_replies_reach_the_edge() {
 }
 
 /// Goal: a loop that has always something to do, such as a large range to read on, lets others run
-/// between any two of its steps. Method: a task that counts its turns beside a loop whose moment has
-/// always come.
+/// between any two of its steps. Method: a task that counts its turns beside a loop whose moment
+/// has always come.
 #[tokio::test]
 async fn others_run_between_two_steps() {
     let mut member = member(1, 1).await;

@@ -130,6 +130,11 @@ async fn connections_end_for_the_right_reason() {
             Reason::FlowControl,
         ),
         (
+            "a flood of settings",
+            settings(&[]).repeat(1000),
+            Reason::EnhanceYourCalm,
+        ),
+        (
             "a promise",
             frame(PUSH_PROMISE, 4, 1, &[0; 4]),
             Reason::Protocol,
