@@ -12,6 +12,7 @@ pub mod figure;
 pub mod id;
 pub mod limits;
 pub mod mutant;
+pub mod order;
 mod parted;
 mod parted_txn;
 pub mod store;

@@ -2,6 +2,8 @@
 
 use std::{borrow::Borrow, cmp::Ordering, fmt};
 
+use crate::kernel::order::compare;
+
 /// Longest key that needs no allocation of its own. Chosen so that `Key` fills 24 bytes.
 const INLINE_BYTES_MAX: usize = 22;
 
@@ -39,31 +41,6 @@ impl Key {
         match self {
             Self::Inline { len, bytes } => &bytes[..usize::from(*len)],
             Self::Heap(bytes) => bytes,
-        }
-    }
-}
-
-/// The order of two keys. Keys are short, so eight bytes at a time without a call is quicker than
-/// the system's comparison: a restart compares each key with some thirty others.
-#[inline]
-pub(super) fn compare(left: &[u8], right: &[u8]) -> Ordering {
-    let (left_words, left_rest) = left.as_chunks::<8>();
-    let (right_words, right_rest) = right.as_chunks::<8>();
-    for (left, right) in left_words.iter().zip(right_words) {
-        let (left, right) = (u64::from_be_bytes(*left), u64::from_be_bytes(*right));
-        if left != right {
-            return left.cmp(&right);
-        }
-    }
-    // One of them is at its end but for less than a word, unless the other goes on.
-    match left_words.len().cmp(&right_words.len()) {
-        Ordering::Equal if left_rest.is_empty() || right_rest.is_empty() => {
-            left_rest.len().cmp(&right_rest.len())
-        }
-        Ordering::Equal => left_rest.cmp(right_rest),
-        Ordering::Less | Ordering::Greater => {
-            let from = left_words.len().min(right_words.len()) * 8;
-            left[from..].cmp(&right[from..])
         }
     }
 }
@@ -161,7 +138,6 @@ mod tests {
             prop_assert_eq!(left.as_slice(), &a[..]);
             prop_assert_eq!(left.cmp(&right), a.cmp(&b));
             prop_assert_eq!(left == right, a == b);
-            prop_assert_eq!(compare(&a, &b), a.cmp(&b));
         }
     }
 

@@ -13,7 +13,6 @@ use std::{cmp::Ordering, ops::ControlFlow};
 use prost::Message as _;
 
 use super::{
-    key::compare,
     key_index::KeyMeta,
     record,
     revision::{RecordKey, Revision, corrupt},
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Bucket, View},
-    kernel::{DiskError, PartedRange},
+    kernel::{DiskError, PartedRange, order::compare},
     pb::mvccpb::KeyValue,
 };
 

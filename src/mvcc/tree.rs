@@ -14,10 +14,8 @@
 
 use std::ops::ControlFlow;
 
-use super::{
-    key::{Key, compare},
-    key_index::KeyIndex,
-};
+use super::{key::Key, key_index::KeyIndex};
+use crate::kernel::order::compare;
 
 /// Entries of one leaf, and children of one branch. Small in tests, so that few keys make a deep
 /// tree.

@@ -11,15 +11,14 @@ mod short;
 pub(super) mod unary;
 mod watch;
 
-use std::{convert::Infallible, pin::Pin};
+use std::convert::Infallible;
 
 use http::HeaderMap;
 use opentelemetry::{Context, trace::FutureExt};
-use prost::Message;
 use tokio::sync::mpsc;
 use tonic::{Request as Incoming, Response as Outgoing, Status, body::Body, metadata::MetadataMap};
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 
 use super::{Handle, metrics::Rpcs, status};
 use crate::{
@@ -27,11 +26,8 @@ use crate::{
     pb::{
         self,
         etcdserverpb::{
-            cluster_server::ClusterServer,
-            kv_server::{Kv, KvServer},
-            lease_server::LeaseServer,
-            maintenance_server::MaintenanceServer,
-            watch_server::WatchServer,
+            cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+            maintenance_server::MaintenanceServer, watch_server::WatchServer,
         },
         v3electionpb::election_server::ElectionServer,
         v3lockpb::lock_server::LockServer,
@@ -65,16 +61,11 @@ struct Edge {
     handle: Handle,
 }
 
-/// One method of a service, as the generated trait has it.
-type Method<T, R> =
-    for<'a> fn(&'a Edge, Incoming<T>) -> Pin<Box<dyn Future<Output = Answer<R>> + Send + 'a>>;
-
 /// Every service of the client port.
 #[derive(Clone)]
 pub struct Services {
     routes: tonic::service::Routes,
     edge: Edge,
-    kv: KvServer<Edge>,
     bytes_max: usize,
 }
 
@@ -87,9 +78,6 @@ impl Services {
         };
         Self {
             routes: routes(handle),
-            kv: KvServer::new(edge.clone())
-                .max_decoding_message_size(bytes_max)
-                .max_encoding_message_size(usize::MAX),
             edge,
             bytes_max,
         }
@@ -100,45 +88,12 @@ impl Services {
         self.edge.handle.instruments().rpcs()
     }
 
-    /// Answers one call. Most are of a few methods, and those need no look at the table of routes.
+    /// Answers one call in the general way.
     pub async fn answer(
         self,
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, Infallible> {
-        match request.uri().path() {
-            "/etcdserverpb.KV/Range" => self.unary(request, |edge, call| edge.range(call)).await,
-            "/etcdserverpb.KV/Put" => self.unary(request, |edge, call| edge.put(call)).await,
-            "/etcdserverpb.KV/Txn" => self.unary(request, |edge, call| edge.txn(call)).await,
-            "/etcdserverpb.KV/DeleteRange" => {
-                let method: Method<_, _> = |edge, call| edge.delete_range(call);
-                self.unary(request, method).await
-            }
-            _ => self.routes.oneshot(request).await,
-        }
-    }
-
-    /// Answers a call of the KV service by the short way if it is plain.
-    async fn unary<T: Message + Default, R: Message>(
-        mut self,
-        request: http::Request<Body>,
-        method: Method<T, R>,
-    ) -> Result<http::Response<Body>, Infallible> {
-        if request.headers().contains_key("grpc-encoding") {
-            return self.kv.call(request).await;
-        }
-        let (parts, body) = request.into_parts();
-        let odd = match unary::message(body, self.bytes_max).await {
-            Ok(bytes) => match T::decode(bytes.clone()) {
-                Ok(message) => {
-                    let metadata = MetadataMap::from_headers(parts.headers);
-                    let incoming = Incoming::from_parts(metadata, parts.extensions, message);
-                    return Ok(unary::answer(method(&self.edge, incoming).await));
-                }
-                Err(_) => unary::again_of(&bytes),
-            },
-            Err(again) => again,
-        };
-        self.kv.call(http::Request::from_parts(parts, odd)).await
+        self.routes.oneshot(request).await
     }
 }
 

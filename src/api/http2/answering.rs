@@ -46,12 +46,14 @@ impl<P> Answering<P> {
                 return Ok(());
             }
         }
-        let mut headers = HeaderMap::with_capacity(1);
-        let kind = http::HeaderValue::from_static("application/grpc");
-        headers.insert(http::header::CONTENT_TYPE, kind);
-        self.head(StatusCode::OK, &headers, false).await?;
+        self.room(0).await?;
+        self.shared.lock().put_well_head(self.stream);
         self.data(message, false).await?;
-        self.trailers(&crate::api::grpc::unary::well()).await
+        self.room(0).await?;
+        let mut state = self.shared.lock();
+        state.put_well_trailers(self.stream);
+        state.finish(self.stream);
+        Ok(())
     }
 
     /// Sends any answer.

@@ -283,18 +283,28 @@ impl<P> State<P> {
             return Ok(false);
         }
         self.window -= bytes;
-        self.spoke = true;
-        self.framed(id, frame::END_HEADERS, Encoder::put_well_head);
+        self.put_well_head(id);
         let out = self.out.small();
         frame::put_head(out, message.len(), frame::DATA, 0, id);
         out.extend_from_slice(message);
+        self.put_well_trailers(id);
+        Ok(true)
+    }
+
+    /// Appends the head of an answer to a call that is no error.
+    pub fn put_well_head(&mut self, id: u32) {
+        self.framed(id, frame::END_HEADERS, Encoder::put_well_head);
+    }
+
+    /// Appends the good end of an answer to a call.
+    pub fn put_well_trailers(&mut self, id: u32) {
         let flags = frame::END_HEADERS | frame::END_STREAM;
         self.framed(id, flags, Encoder::put_well_trailers);
-        Ok(true)
     }
 
     /// Appends a block of a few bytes, whose length is put in its place when it is known.
     fn framed(&mut self, id: u32, flags: u8, block: fn(&mut Encoder, &mut BytesMut)) {
+        self.spoke = true;
         let out = self.out.small();
         let start = out.len();
         frame::put_head(out, 0, frame::HEADERS, flags, id);
