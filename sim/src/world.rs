@@ -440,6 +440,8 @@ impl World {
         member.powered = true;
         member.boot += 1;
         member.terminating = false;
+        // What a life applied and did not keep, the next has to hear anew.
+        member.knows.clear();
         member.clock.on_boot(self.now);
         self.actions.push_back(Action::Spawn(at));
     }
