@@ -64,6 +64,8 @@ pub struct Observer {
     before: BTreeMap<EntryId, EntryId>,
     /// The committed log of the cluster.
     ledger: BTreeMap<LogIndex, EntryId>,
+    /// How far members of each term knew the log as committed: it was, in that term or before.
+    reached: BTreeMap<Term, LogIndex>,
     /// The entries of the committed log, for a replay, and when each was first known as committed.
     pub log: BTreeMap<LogIndex, (u64, Entry)>,
     /// Virtual time, as the world last told it.
@@ -132,6 +134,9 @@ impl Observer {
         let member = left.member;
         let behind = last.index.next();
         self.ledger.split_off(&behind);
+        for reached in self.reached.values_mut() {
+            *reached = last.index.min(*reached);
+        }
         self.log.split_off(&behind);
         self.states.split_off(&behind);
         self.roster.begin_anew(last.index);
@@ -281,7 +286,11 @@ impl Observer {
             );
             return Err(Violation::new("a leader has the votes of a quorum", story));
         }
-        if let Some((index, id)) = self.ledger.last_key_value()
+        // Votes that were held on their way may elect a leader whose term is long over: what was
+        // committed in a later one it need not have.
+        let earlier = self.reached.range(..raft.term()).map(|(_, index)| *index);
+        let must = earlier.max().unwrap_or_default();
+        if let Some((index, id)) = self.ledger.range(..=must).next_back()
             && *index > raft.first().index
             && raft.term_at(*index) != Some(id.term)
         {
@@ -317,6 +326,8 @@ impl Observer {
             }
             index = index.next();
         }
+        let reached = self.reached.entry(raft.term()).or_default();
+        *reached = commit.max(*reached);
         let from = known.max(raft.first().index).next();
         if from <= commit {
             for entry in raft.entries(from, commit, usize::MAX) {
