@@ -257,6 +257,12 @@ pub fn digest_effect(effect: &Effect) -> u64 {
             numbers(d, &[26, stream.get()]);
             match item {
                 StreamItem::Watch { response, .. } => encoded(d, response.as_ref()),
+                StreamItem::Alike {
+                    watch, response, ..
+                } => {
+                    d.number(watch.get().cast_unsigned());
+                    encoded(d, response.as_ref());
+                }
                 StreamItem::End(error) => d.number(u64::from(error.number())),
             }
         }

@@ -313,6 +313,8 @@ impl World {
 
     /// A member sends something on a stream. It arrives in order, and is read at the watcher's pace.
     pub fn on_stream_out(&mut self, stream: StreamId, item: StreamItem) {
+        // Whoever reads has a response of its own.
+        let item = item.alone();
         let Some(number) = self.watchers.open.get(&stream).copied() else {
             return;
         };

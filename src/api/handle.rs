@@ -4,26 +4,26 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::Stream;
-use tonic::Status;
 
-use super::{large::Turns, metrics::Instruments, slow::SlowLog, status, trace};
-use crate::{
-    kernel::{
-        ApiError, CallId, Credentials, Event, Request, Response, StreamId, StreamItem,
-        StreamRequest, effect::LogLevel, limits,
-    },
-    pb::etcdserverpb as rpc,
+use super::{
+    large::Turns,
+    metrics::Instruments,
+    slow::SlowLog,
+    status,
+    streams::{Alike, Lane, StreamItems, StreamRequests},
+    trace,
+};
+use crate::kernel::{
+    ApiError, CallId, Credentials, Event, Request, Response, StreamId, StreamItem,
+    effect::LogLevel, limits,
 };
 
 type Answer = Result<Response, ApiError>;
@@ -88,7 +88,7 @@ pub struct Handle {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     limits: EdgeLimits,
     events: mpsc::UnboundedSender<Event>,
     next: AtomicU64,
@@ -114,7 +114,9 @@ impl fmt::Debug for LogDial {
 struct Table {
     open: bool,
     calls: BTreeMap<CallId, oneshot::Sender<Answer>>,
-    streams: BTreeMap<StreamId, mpsc::UnboundedSender<Sent>>,
+    streams: BTreeMap<StreamId, Arc<Lane>>,
+    /// The response that many watches got last.
+    alike: Option<Arc<Alike>>,
 }
 
 impl Handle {
@@ -133,6 +135,7 @@ impl Handle {
             open: true,
             calls: BTreeMap::new(),
             streams: BTreeMap::new(),
+            alike: None,
         };
         let shared = Shared {
             limits,
@@ -217,13 +220,13 @@ impl Handle {
         credentials: Credentials,
     ) -> Result<(StreamRequests, StreamItems), ApiError> {
         let stream = StreamId::new(self.shared.next.fetch_add(1, Ordering::Relaxed));
-        let (sender, items) = mpsc::unbounded_channel();
+        let lane = Arc::new(Lane::new());
         {
             let mut table = self.shared.table();
             if !table.open {
                 return Err(ApiError::Stopped);
             }
-            table.streams.insert(stream, sender);
+            table.streams.insert(stream, Arc::clone(&lane));
         }
         self.shared.tell(Event::StreamOpened {
             stream,
@@ -232,11 +235,12 @@ impl Handle {
         let requests = StreamRequests {
             shared: Arc::clone(&self.shared),
             stream,
+            lane: Arc::clone(&lane),
         };
         let items = StreamItems {
             shared: Arc::clone(&self.shared),
             stream,
-            items,
+            lane,
             ended: false,
         };
         Ok((requests, items))
@@ -253,12 +257,15 @@ impl Handle {
 
     /// The core sends on a stream. Unknown streams are gone.
     pub fn stream_item(&self, stream: StreamId, item: StreamItem) {
-        if let Some(items) = self.shared.table().streams.get(&stream) {
-            if let StreamItem::Watch { response, .. } = &item {
-                self.instruments().watch().arrived(response);
+        let mut table = self.shared.table();
+        let table = &mut *table;
+        if let Some(lane) = table.streams.get(&stream) {
+            match &item {
+                StreamItem::Watch { response, .. } => self.instruments().watch().arrived(response),
+                StreamItem::Alike { response, .. } => self.instruments().watch().arrived(response),
+                StreamItem::End(_) => {}
             }
-            // The receiver leaves the table before it goes.
-            let _ = items.send(Sent::Item(item, Instant::now()));
+            lane.send(item, &mut table.alike);
         }
     }
 
@@ -290,9 +297,8 @@ impl Handle {
         for waiting in calls.into_values() {
             let _ = waiting.send(Err(ApiError::Stopped));
         }
-        for items in streams.into_values() {
-            let end = StreamItem::End(ApiError::Stopped);
-            let _ = items.send(Sent::Item(end, Instant::now()));
+        for lane in streams.into_values() {
+            lane.fail(status::of(ApiError::Stopped));
         }
         self.shared.ready.send_replace(false);
     }
@@ -326,9 +332,20 @@ impl Shared {
         self.table.lock().expect("no holder of the lock panics")
     }
 
-    fn tell(&self, event: Event) {
+    pub fn tell(&self, event: Event) {
         // The queue closes only when the process is about to end.
         let _ = self.events.send(event);
+    }
+
+    pub fn instruments(&self) -> &Instruments {
+        &self.instruments
+    }
+
+    /// Nobody takes what is sent on a stream any more.
+    pub fn close_stream(&self, stream: StreamId) {
+        if self.table().streams.remove(&stream).is_some() {
+            self.tell(Event::StreamClosed { stream });
+        }
     }
 }
 
@@ -356,86 +373,6 @@ impl Drop for Waiting {
         let waited = self.shared.table().calls.remove(&self.call);
         if waited.is_some() {
             self.shared.tell(Event::Cancel { call: self.call });
-        }
-    }
-}
-
-/// The requests of one watch stream.
-#[derive(Debug)]
-pub struct StreamRequests {
-    shared: Arc<Shared>,
-    stream: StreamId,
-}
-
-impl StreamRequests {
-    /// Hands a request to the core.
-    pub fn send(&self, request: rpc::WatchRequest) {
-        self.shared.tell(Event::StreamItem {
-            stream: self.stream,
-            item: StreamRequest::Watch(request),
-        });
-    }
-
-    /// Ends the stream with a status of the edge.
-    pub fn fail(&self, status: Status) {
-        if let Some(items) = self.shared.table().streams.get(&self.stream) {
-            let _ = items.send(Sent::Failure(status));
-        }
-    }
-}
-
-/// What a watch stream is sent: by the core, or by the edge when the client's half broke.
-#[derive(Debug)]
-enum Sent {
-    Item(StreamItem, Instant),
-    Failure(Status),
-}
-
-/// The items of one watch stream, as HTTP/2 takes them. Going away closes the stream.
-#[derive(Debug)]
-pub struct StreamItems {
-    shared: Arc<Shared>,
-    stream: StreamId,
-    items: mpsc::UnboundedReceiver<Sent>,
-    ended: bool,
-}
-
-impl Stream for StreamItems {
-    type Item = Result<rpc::WatchResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        match ready!(self.items.poll_recv(cx)) {
-            Some(Sent::Item(StreamItem::Watch { response, bytes }, since)) => {
-                let stream = self.stream;
-                let meter = self.shared.instruments.watch();
-                meter.taken(&response, since.elapsed());
-                self.shared.tell(Event::StreamCredit { stream, bytes });
-                Poll::Ready(Some(Ok(*response)))
-            }
-            Some(Sent::Item(StreamItem::End(error), _)) => {
-                self.ended = true;
-                Poll::Ready(Some(Err(status::of(error))))
-            }
-            Some(Sent::Failure(status)) => {
-                self.ended = true;
-                Poll::Ready(Some(Err(status)))
-            }
-            None => Poll::Ready(None),
-        }
-    }
-}
-
-impl Drop for StreamItems {
-    fn drop(&mut self) {
-        let stream = self.stream;
-        if self.shared.table().streams.remove(&stream).is_some() {
-            self.shared.tell(Event::StreamClosed { stream });
-        }
-        while let Ok(Sent::Item(StreamItem::Watch { response, .. }, _)) = self.items.try_recv() {
-            self.shared.instruments.watch().lost(&response);
         }
     }
 }
@@ -483,46 +420,6 @@ mod tests {
         assert!(matches!(events.recv().await, Some(Event::Cancel { call }) if call == id));
         handle.reply(id, Ok(Response::Health));
         assert!(events.try_recv().is_err());
-    }
-
-    #[tokio::test]
-    async fn a_stream_credits_what_it_takes_and_closes_when_dropped() {
-        let (handle, mut events) = handle();
-        let (requests, items) = handle.open_stream(Credentials::default()).unwrap();
-        let Some(Event::StreamOpened { stream, .. }) = events.recv().await else {
-            panic!("a stream begins with its opening");
-        };
-        requests.send(rpc::WatchRequest::default());
-        assert!(matches!(
-            events.recv().await,
-            Some(Event::StreamItem { .. })
-        ));
-        let response = Box::new(rpc::WatchResponse {
-            watch_id: 5,
-            ..Default::default()
-        });
-        handle.stream_item(
-            stream,
-            StreamItem::Watch {
-                response,
-                bytes: 77,
-            },
-        );
-        handle.stream_item(stream, StreamItem::End(ApiError::NoLeader));
-        let mut items = Box::pin(items);
-        let mut next = async || std::future::poll_fn(|cx| items.as_mut().poll_next(cx)).await;
-        assert_eq!(next().await.unwrap().unwrap().watch_id, 5);
-        let credit = events.recv().await;
-        assert!(matches!(
-            credit,
-            Some(Event::StreamCredit { bytes: 77, .. })
-        ));
-        let end = next().await.unwrap().unwrap_err();
-        assert_eq!(end.message(), "etcdserver: no leader");
-        assert!(next().await.is_none());
-        drop(items);
-        let closed = events.recv().await;
-        assert!(matches!(closed, Some(Event::StreamClosed { stream: id }) if id == stream));
     }
 
     #[tokio::test]

@@ -31,6 +31,7 @@ pub mod slow;
 #[cfg(feature = "server")]
 pub mod status;
 #[cfg(feature = "server")]
+pub mod streams;
 pub mod trace;
 
 #[cfg(feature = "server")]

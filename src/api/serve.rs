@@ -19,7 +19,13 @@ use tokio::{
 use tonic::{Status, body::Body};
 
 use super::{
-    EdgeLimits, Handle, grpc, http::router, http2, large::Large, resumed::Resumed, status,
+    EdgeLimits, Handle,
+    grpc::{self, unary::Instead},
+    http::router,
+    http2,
+    large::Large,
+    resumed::Resumed,
+    status,
 };
 use crate::kernel::ApiError;
 
@@ -203,6 +209,10 @@ impl Service {
         status::name_missing(response.headers_mut(), uri.path(), grpc::SERVED);
         let large = response.extensions_mut().remove::<Large>();
         if let Some(body) = large.and_then(Large::into_body) {
+            *response.body_mut() = body;
+        }
+        let instead = response.extensions_mut().remove::<Instead>();
+        if let Some(body) = instead.and_then(Instead::into_body) {
             *response.body_mut() = body;
         }
         response

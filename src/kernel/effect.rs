@@ -1,10 +1,12 @@
 //! Everything that can go out of the core.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{
     ApiError, CallId, DiskOp, Fault, LinkId, MemberId, PartedRange, PartedTxn, SnapshotId,
-    StoreCursor, StreamId, Ticket, figure::Metric,
+    StoreCursor, StreamId, Ticket, WatchId, figure::Metric,
 };
 use crate::pb::etcdserverpb as rpc;
 
@@ -118,8 +120,36 @@ pub enum StreamItem {
         response: Box<rpc::WatchResponse>,
         bytes: u64,
     },
+    /// The same for one of many watches that get the same: `response` stands for all of them and
+    /// names none.
+    Alike {
+        watch: WatchId,
+        response: Arc<rpc::WatchResponse>,
+        bytes: u64,
+    },
     /// The stream ends with this error.
     End(ApiError),
+}
+
+impl StreamItem {
+    /// The item with a response of its own.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        match self {
+            Self::Alike {
+                watch,
+                response,
+                bytes,
+            } => {
+                let response = Box::new(rpc::WatchResponse {
+                    watch_id: watch.get(),
+                    ..(*response).clone()
+                });
+                Self::Watch { response, bytes }
+            }
+            Self::Watch { .. } | Self::End(_) => self,
+        }
+    }
 }
 
 /// How serious a log line is.

@@ -210,6 +210,7 @@ impl World {
                 );
             }
             Effect::Stream { stream, item } => {
+                let item = item.alone();
                 if let StreamItem::Watch { bytes, .. } = &item {
                     let event = Event::StreamCredit {
                         stream,
@@ -631,7 +632,7 @@ fn watches_see_every_revision_once() {
         .iter()
         .filter_map(|(_, item)| match item {
             StreamItem::Watch { response, .. } => Some(response.events.clone()),
-            StreamItem::End(_) => None,
+            StreamItem::Alike { .. } | StreamItem::End(_) => None,
         })
         .flatten()
         .map(|event| event.kv.expect("events have keys").mod_revision)

@@ -5,7 +5,7 @@
 //! streams that demand a leader.
 //! Invariants: the hub's; every applied revision reaches the hub once and in order.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     NodeConfig,
@@ -16,7 +16,7 @@ use crate::{
         ApiError, ClusterId, Context, Effect, Fault, Instant, MemberId, StreamItem, StreamRequest,
         Term, limits,
     },
-    pb::etcdserverpb::ResponseHeader,
+    pb::etcdserverpb::{ResponseHeader, WatchResponse},
     raft::RoleChange,
     watch::{Counters, History, Hub, Settings},
 };
@@ -128,18 +128,38 @@ impl Watches {
 
     /// Sends what the hub has ready.
     fn send(&mut self, cx: &mut Context<'_, Mail>) {
+        // The last one that many watches get, before and after its header was filled in.
+        let mut alike: Option<(Arc<WatchResponse>, Arc<WatchResponse>)> = None;
         for (stream, mut item) in self.hub.take_output() {
-            if let StreamItem::Watch { response, .. } = &mut item {
-                let revision = response.header.as_ref().map_or(0, |header| header.revision);
-                response.header = Some(ResponseHeader {
-                    cluster_id: self.cluster.get(),
-                    member_id: self.member.get(),
-                    revision,
-                    raft_term: self.term.get(),
-                });
+            match &mut item {
+                StreamItem::Watch { response, .. } => response.header = self.header(response),
+                StreamItem::Alike { response, .. } => match &alike {
+                    Some((bare, filled)) if Arc::ptr_eq(bare, response) => {
+                        *response = Arc::clone(filled);
+                    }
+                    Some(_) | None => {
+                        let filled = Arc::new(WatchResponse {
+                            header: self.header(response),
+                            ..(**response).clone()
+                        });
+                        let bare = std::mem::replace(response, Arc::clone(&filled));
+                        alike = Some((bare, filled));
+                    }
+                },
+                StreamItem::End(_) => {}
             }
             cx.emit(Effect::Stream { stream, item });
         }
+    }
+
+    fn header(&self, response: &WatchResponse) -> Option<ResponseHeader> {
+        let revision = response.header.as_ref().map_or(0, |header| header.revision);
+        Some(ResponseHeader {
+            cluster_id: self.cluster.get(),
+            member_id: self.member.get(),
+            revision,
+            raft_term: self.term.get(),
+        })
     }
 
     /// When it wants `on_deadline`.

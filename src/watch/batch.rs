@@ -1,7 +1,9 @@
 //! Events on their way to many watches: made once, measured once, shared by clones of `Bytes`.
 
+use std::sync::Arc;
+
 use prost::Message;
-use prost::encoding::message::encoded_len;
+use prost::encoding::{int64, message::encoded_len};
 
 use super::History;
 use super::watcher::Watcher;
@@ -18,6 +20,8 @@ const RESPONSE_HELD_BYTES: usize = 256;
 const EVENT_HELD_BYTES: usize = 384;
 const _: () = assert!(size_of::<rpc::WatchResponse>() <= RESPONSE_HELD_BYTES);
 const _: () = assert!(size_of::<Event>() <= EVENT_HELD_BYTES);
+/// Field number of `WatchResponse.watch_id`.
+const WATCH_ID_TAG: u32 = 2;
 /// Field number of `WatchResponse.events`.
 const EVENTS_TAG: u32 = 11;
 
@@ -25,6 +29,17 @@ const EVENTS_TAG: u32 = 11;
 #[derive(Debug)]
 pub(super) struct Batch {
     items: Vec<Item>,
+    alike: Option<Alike>,
+}
+
+/// The response that was made last for many watches.
+#[derive(Debug)]
+struct Alike {
+    positions: Vec<usize>,
+    prev_kv: bool,
+    response: Arc<rpc::WatchResponse>,
+    /// Its size on the wire, but for the number of the watch.
+    bytes: usize,
 }
 
 /// One event.
@@ -50,7 +65,7 @@ impl Batch {
             );
             items.extend(events.iter().map(|event| Item::new(revision, event)));
         }
-        Self { items }
+        Self { items, alike: None }
     }
 
     /// The events.
@@ -75,6 +90,49 @@ impl Batch {
             }
         }
         Ok(taken)
+    }
+
+    /// The response with these events that every watch gets that wants what this one does, and its
+    /// size for this one; none where it is so large that this one wants it split.
+    pub fn alike(
+        &mut self,
+        (id, watcher): (WatchId, &Watcher),
+        positions: &[usize],
+        revision: i64,
+        fragment_bytes: usize,
+        store: &dyn History,
+    ) -> Result<Option<(Arc<rpc::WatchResponse>, u64)>, DiskError> {
+        let known = self.alike.as_ref().is_some_and(|known| {
+            let flavour =
+                known.prev_kv == watcher.prev_kv || mutant!("watch-gets-anothers-flavour");
+            flavour && known.positions == positions
+        });
+        if !known {
+            let events = self.take(positions, watcher, store)?;
+            let bytes: usize = events.iter().map(|(_, bytes)| bytes).sum();
+            let mut response = rpc::WatchResponse {
+                header: Some(header(revision)),
+                ..Default::default()
+            };
+            let bytes = bytes + response.encoded_len() + HEADER_FILL_BYTES;
+            response.events = events.into_iter().map(|(event, _)| event).collect();
+            self.alike = Some(Alike {
+                positions: positions.to_vec(),
+                prev_kv: watcher.prev_kv,
+                response: Arc::new(response),
+                bytes,
+            });
+        }
+        let known = self.alike.as_ref().expect("it was just made");
+        let bytes = known.bytes
+            + match id.get() {
+                0 => 0, // what is zero is not sent
+                id => int64::encoded_len(WATCH_ID_TAG, &id),
+            };
+        if watcher.fragment && bytes >= fragment_bytes {
+            return Ok(None);
+        }
+        Ok(Some((Arc::clone(&known.response), bytes as u64)))
     }
 }
 

@@ -189,9 +189,14 @@ impl Hub {
                 .visit(item.key(), &mut |watch| hits.push((watch, position)));
         }
         hits.sort_unstable();
+        // A watch that is alone gets a response of its own.
+        let many = hits.first().map(|hit| hit.0) != hits.last().map(|hit| hit.0)
+            && !mutant!("watch-splits-a-revision");
+        let mut positions = Vec::new();
         for hits in hits.chunk_by(|left, right| left.0 == right.0) {
-            let (watch, _) = hits[0];
-            self.deliver(watch, &mut batch, hits, store)?;
+            positions.clear();
+            positions.extend(hits.iter().map(|(_, position)| *position));
+            self.deliver(hits[0].0, &mut batch, (&mut positions, many), store)?;
         }
         Ok(())
     }
@@ -477,11 +482,12 @@ impl Hub {
     }
 
     /// Hands events of the hub's revision to the synced watch they hit, or lets it fall behind.
+    /// `many` if other watches are hit as well.
     fn deliver(
         &mut self,
         watch: WatchKey,
         batch: &mut Batch,
-        hits: &[(WatchKey, usize)],
+        (positions, many): (&mut Vec<usize>, bool),
         store: &dyn History,
     ) -> Result<(), DiskError> {
         let stream = self
@@ -496,9 +502,7 @@ impl Hub {
         let Position::Synced { from } = watcher.position else {
             unreachable!("the group holds synced watches");
         };
-        let positions = hits.iter().map(|(_, position)| *position);
-        let wanted = |position: &usize| watcher.wants(&batch.items()[*position].event);
-        let positions: Vec<usize> = positions.filter(wanted).collect();
+        positions.retain(|position| watcher.wants(&batch.items()[*position].event));
         if from > self.revision || positions.is_empty() {
             return Ok(());
         }
@@ -514,7 +518,20 @@ impl Hub {
             self.fell_behind += 1;
             return Ok(());
         }
-        self.send_events(watch, batch, &positions, store)?;
+        if many {
+            let like = (watch.id, &*watcher);
+            let limit = self.settings.fragment_bytes;
+            if let Some(response) = batch.alike(like, positions, self.revision, limit, store)? {
+                watcher.busy = true;
+                self.events_sent += positions.len() as u64;
+                stream.send_alike(watch.id, response, &self.settings, &mut self.output);
+                if stream.is_blocked() {
+                    self.settle(watch.stream);
+                }
+                return Ok(());
+            }
+        }
+        self.send_events(watch, batch, positions, store)?;
         self.settle(watch.stream);
         Ok(())
     }

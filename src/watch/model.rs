@@ -402,7 +402,8 @@ pub fn judge(
             .get_mut(&stream)
             .expect("output for open streams only");
         let others = all - client.in_flight;
-        match item {
+        match item.alone() {
+            StreamItem::Alike { .. } => unreachable!("it was made one of its own"),
             StreamItem::Watch { response, bytes } => {
                 client.on_response(&response, bytes, others, log, settings);
             }

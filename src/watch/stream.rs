@@ -4,6 +4,7 @@
 //! whose position is `Behind`, `notified` exactly those that want progress.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use super::Settings;
 use super::batch::{header, held_bytes, response_bytes};
@@ -222,12 +223,34 @@ impl Stream {
         output: &mut Output,
     ) {
         let bytes = bytes + held_bytes(&response);
-        self.in_flight += bytes;
-        output.in_flight += bytes;
-        self.blocked |= self.in_flight >= settings.window(output.in_flight);
+        self.count(bytes, settings, output);
         let response = Box::new(response);
         let item = StreamItem::Watch { response, bytes };
         output.items.push((self.id, item));
+    }
+
+    /// The same with a response that other watches get as well.
+    pub fn send_alike(
+        &mut self,
+        watch: WatchId,
+        (response, bytes): (Arc<rpc::WatchResponse>, u64),
+        settings: &Settings,
+        output: &mut Output,
+    ) {
+        let bytes = bytes + held_bytes(&response);
+        self.count(bytes, settings, output);
+        let item = StreamItem::Alike {
+            watch,
+            response,
+            bytes,
+        };
+        output.items.push((self.id, item));
+    }
+
+    fn count(&mut self, bytes: u64, settings: &Settings, output: &mut Output) {
+        self.in_flight += bytes;
+        output.in_flight += bytes;
+        self.blocked |= self.in_flight >= settings.window(output.in_flight);
     }
 
     /// Sends an answer, or keeps it for later. Fails when too many are kept.

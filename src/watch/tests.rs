@@ -122,8 +122,9 @@ impl Bench {
     fn take(&mut self) -> Vec<rpc::WatchResponse> {
         let output = self.hub.take_output().into_iter();
         output
-            .map(|(_, item)| match item {
+            .map(|(_, item)| match item.alone() {
                 StreamItem::Watch { response, .. } => *response,
+                StreamItem::Alike { .. } => unreachable!("it was made one of its own"),
                 StreamItem::End(error) => panic!("the stream ended: {error}"),
             })
             .collect()

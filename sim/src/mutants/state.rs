@@ -387,6 +387,15 @@ pub const TABLE: &[Planted] = &[
     ),
     guided(
         planted(
+            "watch-gets-anothers-flavour",
+            "second wave",
+            "Of watches with equal events all get the pair before, or none.",
+            &[PREV_KV],
+        ),
+        guides::watched,
+    ),
+    guided(
+        planted(
             "watch-shows-the-new-pair-as-old",
             "second wave",
             "The pair before an event is the one after it.",

@@ -1,9 +1,16 @@
 //! Lease: grants, revocations, keep-alives.
 
-use tokio::sync::mpsc;
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use tokio_stream::Empty;
 use tonic::{Code, Request as Incoming, Status, Streaming};
 
-use super::{Answer, Edge, Stream, answered, credentials, stream};
+use super::{
+    Answer, Edge, answered, credentials,
+    unary::{self, Instead},
+};
 use crate::{
     api::status,
     kernel::{ApiError, Credentials, Request, Response},
@@ -16,7 +23,7 @@ use crate::{
 
 #[tonic::async_trait]
 impl Lease for Edge {
-    type LeaseKeepAliveStream = Stream<LeaseKeepAliveResponse>;
+    type LeaseKeepAliveStream = Empty<Result<LeaseKeepAliveResponse, Status>>;
 
     async fn lease_grant(
         &self,
@@ -36,12 +43,15 @@ impl Lease for Edge {
         &self,
         incoming: Incoming<Streaming<LeaseKeepAliveRequest>>,
     ) -> Answer<Self::LeaseKeepAliveStream> {
-        let credentials = credentials(incoming.metadata())?;
-        let edge = self.clone();
-        Ok(stream(move |answers| async move {
-            let inbound = incoming.into_inner();
-            edge.keep_alive(credentials, inbound, answers).await
-        }))
+        let keeping = Keeping {
+            credentials: credentials(incoming.metadata())?,
+            edge: self.clone(),
+            inbound: incoming.into_inner(),
+            ended: false,
+        };
+        // The body itself asks: there is nothing to answer ahead of what the client takes.
+        let frames = unfold(keeping, Keeping::next);
+        Ok(Instead::answer(StreamBody::new(frames)))
     }
 
     async fn lease_time_to_live(
@@ -60,40 +70,56 @@ impl Lease for Edge {
     }
 }
 
-impl Edge {
-    /// One call per message, in order. A lease that is gone is an answer, not an error.
-    async fn keep_alive(
-        &self,
-        credentials: Credentials,
-        mut inbound: Streaming<LeaseKeepAliveRequest>,
-        answers: mpsc::Sender<Result<LeaseKeepAliveResponse, Status>>,
-    ) -> Result<(), Status> {
-        loop {
-            let received = inbound.message().await;
-            let received = received.map_err(|error| {
-                if error.code() != Code::Cancelled {
-                    let rpcs = self.handle.instruments().rpcs();
-                    rpcs.on_broken_stream("lease-keepalive");
-                }
-                status::of_inbound(&error)
-            });
-            let Some(request) = received? else {
-                return Ok(());
-            };
-            let id = request.id;
-            let call = Request::LeaseKeepAlive(request);
-            let answer = match self.handle.call(credentials.clone(), call).await {
-                Ok(Response::LeaseKeepAlive(answer)) => answer,
-                Ok(_) => return Err(status::mismatch()),
-                Err(ApiError::LeaseNotFound) => LeaseKeepAliveResponse {
-                    id,
-                    ..Default::default()
-                },
-                Err(error) => return Err(status::of(error)),
-            };
-            if answers.send(Ok(answer)).await.is_err() {
-                return Ok(());
+/// One stream of keep-alives.
+struct Keeping {
+    edge: Edge,
+    credentials: Credentials,
+    inbound: Streaming<LeaseKeepAliveRequest>,
+    ended: bool,
+}
+
+impl Keeping {
+    /// The answer to the next message, or the end. One call per message, in order.
+    async fn next(mut self) -> Option<(Result<Frame<Bytes>, Status>, Self)> {
+        if self.ended {
+            return None;
+        }
+        let frame = match self.answer().await {
+            Ok(Some(answer)) => Frame::data(unary::framed(&answer)),
+            Ok(None) => {
+                self.ended = true;
+                Frame::trailers(unary::well())
             }
+            Err(status) => {
+                self.ended = true;
+                Frame::trailers(unary::ended(&status))
+            }
+        };
+        Some((Ok(frame), self))
+    }
+
+    /// A lease that is gone is an answer, not an error.
+    async fn answer(&mut self) -> Result<Option<LeaseKeepAliveResponse>, Status> {
+        let received = self.inbound.message().await.map_err(|error| {
+            if error.code() != Code::Cancelled {
+                let rpcs = self.edge.handle.instruments().rpcs();
+                rpcs.on_broken_stream("lease-keepalive");
+            }
+            status::of_inbound(&error)
+        });
+        let Some(request) = received? else {
+            return Ok(None);
+        };
+        let id = request.id;
+        let call = Request::LeaseKeepAlive(request);
+        match self.edge.handle.call(self.credentials.clone(), call).await {
+            Ok(Response::LeaseKeepAlive(answer)) => Ok(Some(answer)),
+            Ok(_) => Err(status::mismatch()),
+            Err(ApiError::LeaseNotFound) => Ok(Some(LeaseKeepAliveResponse {
+                id,
+                ..Default::default()
+            })),
+            Err(error) => Err(status::of(error)),
         }
     }
 }

@@ -13,9 +13,8 @@ use tonic::{Code, Status};
 
 use crate::{
     api::{
-        Handle, check,
-        handle::{StreamItems, StreamRequests},
-        status,
+        Handle, check, status,
+        streams::{StreamItems, StreamRequests},
     },
     kernel::{ApiError, Credentials, Request, Response},
     pb::{

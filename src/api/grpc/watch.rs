@@ -1,31 +1,38 @@
 //! Watch: one stream of the core per stream of the client.
 
 use opentelemetry::Context;
-use tonic::{Code, Request as Incoming, Response as Outgoing, Streaming};
+use tokio_stream::Empty;
+use tonic::{Code, Request as Incoming, Status, Streaming};
 
-use super::{Answer, Edge, credentials};
+use super::{Answer, Edge, credentials, unary::Instead};
 use crate::{
     api::{
-        handle::{StreamItems, StreamRequests},
         metrics::Rpcs,
-        status, trace,
+        status,
+        streams::{StreamBody, StreamRequests},
+        trace,
     },
     kernel::ApiError,
-    pb::etcdserverpb::{WatchRequest, watch_request::RequestUnion, watch_server::Watch},
+    pb::etcdserverpb::{
+        WatchRequest, WatchResponse, watch_request::RequestUnion, watch_server::Watch,
+    },
 };
 
 #[tonic::async_trait]
 impl Watch for Edge {
-    type WatchStream = StreamItems;
+    type WatchStream = Empty<Result<WatchResponse, Status>>;
 
-    async fn watch(&self, incoming: Incoming<Streaming<WatchRequest>>) -> Answer<StreamItems> {
+    async fn watch(
+        &self,
+        incoming: Incoming<Streaming<WatchRequest>>,
+    ) -> Answer<Self::WatchStream> {
         let credentials = credentials(incoming.metadata())?;
         let opened = self.handle.open_stream(credentials);
         let (requests, items) = opened.map_err(status::of)?;
         let rpcs = self.handle.instruments().rpcs().clone();
         let within = Context::current();
         tokio::spawn(forward(incoming.into_inner(), requests, rpcs, within));
-        Ok(Outgoing::new(items))
+        Ok(Instead::answer(StreamBody::new(items)))
     }
 }
 

@@ -66,19 +66,60 @@ impl WatchMeter {
         self.pending.sub(events(response));
     }
 
-    /// The client's connection takes the response.
-    pub fn taken(&self, response: &WatchResponse, waited: Duration) {
+    /// The client's connection takes responses, the first of which has waited so long.
+    pub fn taking(&self, waited: Duration) -> Taking<'_> {
+        Taking {
+            meter: self,
+            waited: waited.as_secs_f64(),
+            events: 0,
+            single: 0,
+        }
+    }
+}
+
+/// Responses that are taken together. Each counts as having waited as long as the first.
+#[derive(Debug)]
+pub struct Taking<'a> {
+    meter: &'a WatchMeter,
+    waited: f64,
+    events: u64,
+    /// Responses with one event, which are most of many.
+    single: u32,
+}
+
+impl Taking<'_> {
+    /// One of them.
+    pub fn add(&mut self, response: &WatchResponse) {
         let count = response.events.len();
-        self.pending.sub(events(response));
-        self.events.inc_by(count as u64);
-        let waited = waited.as_secs_f64();
-        if count > 0 {
-            self.responses.observe(waited);
-            self.per_event.observe(waited / count as f64);
+        self.events += count as u64;
+        if count == 1 {
+            self.single += 1;
+        } else if count > 0 {
+            self.meter.responses.observe(self.waited);
+            self.meter.per_event.observe(self.waited / count as f64);
         } else if response.created || response.canceled {
-            self.control.observe(waited);
+            self.meter.control.observe(self.waited);
         } else {
-            self.progress.observe(waited);
+            self.meter.progress.observe(self.waited);
+        }
+    }
+
+    /// That was all.
+    pub fn end(self) {
+        let meter = self.meter;
+        meter
+            .pending
+            .sub(i64::try_from(self.events).unwrap_or(i64::MAX));
+        meter.events.inc_by(self.events);
+        for histogram in [&meter.responses, &meter.per_event] {
+            if self.single == 1 {
+                histogram.observe(self.waited);
+            } else if self.single > 1 {
+                // Counted apart and added at once.
+                let several = histogram.local();
+                (0..self.single).for_each(|_| several.observe(self.waited));
+                several.flush();
+            }
         }
     }
 }

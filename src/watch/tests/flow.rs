@@ -246,7 +246,7 @@ fn turns_pass_between_streams_and_between_watches() {
     }
     let mut near = BTreeMap::new();
     for (stream, item) in bench.hub.take_output() {
-        if let StreamItem::Watch { response, .. } = item {
+        if let StreamItem::Watch { response, .. } = item.alone() {
             let revision = told(&response).last().map_or(0, |(_, revision)| *revision);
             near.insert((stream, response.watch_id), revision);
         }
@@ -333,7 +333,7 @@ fn ten_thousand_watches_without_credit_hold_no_events() {
     }
     let (mut bytes_out, mut others) = (0, 0);
     for (stream, item) in bench.hub.take_output() {
-        let StreamItem::Watch { response, bytes } = item else {
+        let StreamItem::Watch { response, bytes } = item.alone() else {
             panic!("nothing ended")
         };
         if stream == A {
@@ -425,8 +425,9 @@ fn silent_streams_share_a_bound() {
     assert!(counters.in_flight < bound, "{} bytes", counters.in_flight);
     let mine = |output: Vec<(StreamId, StreamItem)>| -> (usize, u64) {
         let mine = output.into_iter().filter(|(stream, _)| *stream == A);
-        mine.fold((0, 0), |sum, (_, item)| match item {
+        mine.fold((0, 0), |sum, (_, item)| match item.alone() {
             StreamItem::Watch { response, bytes } => (sum.0 + response.events.len(), sum.1 + bytes),
+            StreamItem::Alike { .. } => unreachable!("it was made one of its own"),
             StreamItem::End(error) => panic!("{error:?}"),
         })
     };

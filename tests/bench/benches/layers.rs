@@ -306,9 +306,11 @@ fn deliver(hub: &mut Hub) -> u64 {
     let mut items = 0;
     for (stream, item) in hub.take_output() {
         items += 1;
-        if let StreamItem::Watch { bytes, response } = item {
-            black_box(response);
-            hub.credit(stream, bytes);
+        match black_box(item) {
+            StreamItem::Watch { bytes, .. } | StreamItem::Alike { bytes, .. } => {
+                hub.credit(stream, bytes);
+            }
+            StreamItem::End(_) => {}
         }
     }
     items
