@@ -32,6 +32,7 @@ pub mod slow;
 pub mod status;
 #[cfg(feature = "server")]
 pub mod streams;
+#[cfg(feature = "server")]
 pub mod trace;
 
 #[cfg(feature = "server")]
