@@ -392,7 +392,7 @@ pub const TABLE: &[Planted] = &[
             "Of watches with equal events all get the pair before, or none.",
             &[PREV_KV],
         ),
-        guides::watched,
+        guides::watched_in_pairs,
     ),
     guided(
         planted(

@@ -9,7 +9,7 @@ use crate::{
     mutants::strike_often,
     plan::{ClockPlan, Plan, WatchLimits},
     script::{LeaseStep, Naming, Part, Step, UpkeepStep, What, WideStep},
-    watching::{Scope, WatcherPlan},
+    watching::{Scope, WatchPlan, WatcherPlan},
 };
 
 fn dice(plan: &Plan) -> Entropy {
@@ -62,6 +62,21 @@ fn watcher() -> WatcherPlan {
         scope: Scope::Keys,
         more: Vec::new(),
         swaps_ms: 0,
+    }
+}
+
+/// Streams with two watches of the same keys, of which one wants the pairs before.
+pub fn watched_in_pairs(plan: &mut Plan) {
+    watched(plan);
+    for watcher in &mut plan.watchers {
+        watcher.fragment = false;
+        let [first] = &watcher.watches()[..] else {
+            unreachable!("the guide gives each stream one watch");
+        };
+        watcher.more = vec![WatchPlan {
+            prev_kv: !first.prev_kv,
+            ..first.clone()
+        }];
     }
 }
 
