@@ -33,7 +33,7 @@ use crate::{
     },
     lease::Lessor,
     membership::Cluster,
-    mvcc::Store,
+    mvcc::{SliceMax, Sliced, Store},
     pb::{
         etcdserverpb::AlarmType,
         fated::command::{Command, command::Body},
@@ -402,9 +402,9 @@ impl<B: Backend> StateMachine<B> {
         Ok(())
     }
 
-    /// Goes on with a running compaction; whether there is more to do.
-    pub fn compact_slice(&mut self, records_max: usize) -> bool {
-        self.store.compact_slice(&mut self.view, records_max)
+    /// Goes on with a running compaction.
+    pub fn compact_slice(&mut self, max: SliceMax) -> Sliced {
+        self.store.compact_slice(&mut self.view, max)
     }
 
     /// The leases.

@@ -44,7 +44,7 @@ pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const OVERLAY_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Records a compaction gathers before it removes them in order; what is beyond waits for the next
-/// turn.
+/// turn. Samples may bring half as many more.
 pub const COMPACTION_GATHERED_MAX: usize = 256 * 1024;
 /// Bytes that one part of a rewriting of the store copies, beside what was committed since the last
 /// part; commits wait for one part at most.

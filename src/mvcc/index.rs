@@ -9,13 +9,22 @@ use std::ops::ControlFlow;
 use super::key_index::Dump;
 use super::{
     key::{Key, KeyRange},
-    key_index::{KeyIndex, KeyMeta, Restored},
+    key_index::{KeyIndex, KeyMeta, Restored, Walk},
     revision::{RecordKey, Revision},
     tree::{Span, Tree},
 };
 
 /// Entries a compaction slice may look at for each record it may remove: looking is cheap.
 const VISITS_PER_REMOVAL: usize = 16;
+
+/// How far a slice of a compaction came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Visited {
+    /// Keys that are done with.
+    pub keys: usize,
+    /// Whether keys are left to visit.
+    pub more: bool,
+}
 
 /// The index.
 #[derive(Clone, Default, Debug)]
@@ -99,27 +108,28 @@ impl Index {
         self.keys.enter(key, at.main, again, first).unwrap_or(true)
     }
 
-    /// One slice of a compaction at `target`: goes on after `cursor`, moves it, and removes at most
-    /// `records_max` records. Whether keys are left to visit.
+    /// One slice of a walk of a compaction: goes on after `cursor`, moves it, and removes at most
+    /// `records_max` records.
     pub fn compact(
         &mut self,
         cursor: &mut Option<Key>,
-        target: i64,
+        walk: Walk,
         records_max: usize,
         mut remove: impl FnMut(RecordKey),
-    ) -> bool {
+    ) -> Visited {
         assert!(records_max > 0, "a slice that may do nothing never ends");
         let mut budget = records_max;
-        let mut visits = records_max.saturating_mul(VISITS_PER_REMOVAL);
+        let visits = records_max.saturating_mul(VISITS_PER_REMOVAL);
+        let mut keys = 0;
         let mut emptied = Vec::new();
         let mut more = false;
         let mut last = None;
         self.keys.visit_mut(cursor.as_ref(), |key, entry| {
-            if visits == 0 || !entry.compact(target, &mut budget, &mut remove) {
+            if keys == visits || !entry.compact(walk, &mut budget, &mut remove) {
                 more = true;
                 return ControlFlow::Break(());
             }
-            visits -= 1;
+            keys += 1;
             last = Some(key.clone());
             if entry.is_empty() {
                 emptied.push(key.clone());
@@ -132,7 +142,7 @@ impl Index {
         for key in emptied {
             self.keys.remove(key.as_slice());
         }
-        more
+        Visited { keys, more }
     }
 
     /// Whether a compaction at `target` keeps a record. A record the index does not know is gone.

@@ -22,6 +22,14 @@ const _: () = assert!(size_of::<Mark>() == 16);
 #[cfg(test)]
 pub(super) type Dump = Vec<(RecordKey, Option<KeyMeta>)>;
 
+/// What a walk of a compaction goes for: what a compaction at `target` does not keep, up to the
+/// revision `limit`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Walk {
+    pub target: i64,
+    pub limit: i64,
+}
+
 /// What the index knows of a key at some revision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyMeta {
@@ -186,21 +194,21 @@ impl KeyIndex {
         }
     }
 
-    /// Drops, oldest first, what a compaction at `target` does not keep, until `budget` is used up.
-    /// Whether nothing is left to drop.
+    /// Drops, oldest first, what a walk of a compaction goes for, until `budget` is used up.
+    /// Whether nothing of it is left to drop.
     ///
-    /// Kept are every record of `target` itself, tombstones too, because a watch may begin there;
-    /// and of the older ones the last, unless it is a tombstone or superseded at `target`.
+    /// A compaction keeps every record of its target itself, tombstones too, because a watch may
+    /// begin there; and of the older ones the last, unless it is a tombstone or superseded there.
     pub fn compact(
         &mut self,
-        target: i64,
+        walk: Walk,
         budget: &mut usize,
         mut remove: impl FnMut(RecordKey),
     ) -> bool {
         let Self::Many(history) = self else {
             return true;
         };
-        let mut doomed = history.doomed(target);
+        let mut doomed = history.doomed(walk.target).min(history.upto(walk.limit));
         while doomed > 0 && *budget > 0 {
             remove(history.pop_front());
             doomed -= 1;

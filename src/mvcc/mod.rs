@@ -30,7 +30,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use compact::CompactError;
+pub use compact::{CompactError, QUARTERS_PER_PAGE, SliceMax, Sliced};
 pub use hash::{HashKv, HashResult};
 pub use history::{History, HistoryQuery};
 pub use key::KeyRange;

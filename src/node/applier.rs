@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use self::{meter::Meter, ranges::Ranges, rewriting::Rewriting};
+use self::{compaction::Removals, meter::Meter, ranges::Ranges, rewriting::Rewriting};
 use super::{
     NodeConfig,
     log_bytes::LogBytes,
@@ -68,8 +68,7 @@ pub struct Applier<B: Backend> {
     commits: VecDeque<Commit>,
     /// Batches cut since boot.
     cuts: u64,
-    /// Records that compaction has removed in the open batch.
-    removed: usize,
+    removals: Removals,
     /// When the open batch is cut at the latest.
     cut_at: Option<Instant>,
     /// Reads that wait for an index.
@@ -105,6 +104,7 @@ struct Commit {
     cut: u64,
     /// What it puts.
     bytes: usize,
+    began: Instant,
 }
 
 #[derive(Debug)]
@@ -153,7 +153,7 @@ impl<B: Backend> Applier<B> {
             },
             commits: VecDeque::new(),
             cuts: 0,
-            removed: 0,
+            removals: Removals::default(),
             cut_at: None,
             waiting: BTreeMap::new(),
             installing: None,
@@ -508,7 +508,7 @@ impl<B: Backend> Applier<B> {
 
     fn cut(&mut self, cx: &mut Context<'_, Mail>) {
         self.cut_at = None;
-        self.removed = 0;
+        self.removals.quarters = 0;
         let meta = self.machine.snapshot_meta();
         if let Some(batch) = self.machine.cut() {
             if mutant!("mark-before-commit") {
@@ -521,6 +521,7 @@ impl<B: Backend> Applier<B> {
                 meta,
                 cut: self.cuts,
                 bytes: batch.bytes,
+                began: cx.now,
             });
             cx.emit(Effect::Disk {
                 ticket,
@@ -556,6 +557,8 @@ impl<B: Backend> Applier<B> {
             .expect("a commit completed that nobody submitted");
         assert_eq!(commit.ticket, ticket, "commits complete in order");
         self.machine.committed()?;
+        self.removals
+            .on_committed(cx.now.since(commit.began), cx.now);
         self.rewriting.waste.pay(commit.bytes);
         self.rewriting.waste.weigh(self.size, cx.now);
         self.after_commit(commit, cx);
@@ -610,7 +613,7 @@ impl<B: Backend> Applier<B> {
         let cut_at = self
             .cut_at
             .filter(|_| self.commits.len() < COMMITS_INFLIGHT_MAX);
-        let compaction = self.compaction_at.filter(|_| self.may_remove());
+        let compaction = self.slice_at();
         let rewriting = self.rewriting.deadline();
         let rewriting = rewriting.filter(|_| self.installing.is_none());
         [busy, cut_at, compaction, rewriting]

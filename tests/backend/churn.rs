@@ -8,9 +8,10 @@ use fated::{
     backend::{Backend, Bucket, Memory, ReadSnapshot},
     host::lmdb::Lmdb,
     kernel::{BackendSize, EntryId, Instant, LogIndex, Term},
+    mvcc::SliceMax,
     node::{
         RewriteRules,
-        applier::{compaction::removals_max, waste::Waste},
+        applier::{compaction::quarters_max, waste::Waste},
     },
     pb::{
         etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest},
@@ -76,7 +77,7 @@ struct Life<B: Backend> {
     backend: B,
     machine: StateMachine<B>,
     index: u64,
-    removals_max: usize,
+    quarters_max: usize,
     now: Instant,
     /// The member's own rule, and whether a rewriting goes on by it since when.
     waste: Waste,
@@ -92,7 +93,7 @@ impl<B: Backend> Life<B> {
             backend,
             machine,
             index: 0,
-            removals_max: removals_max(0),
+            quarters_max: quarters_max(0),
             now: Instant::ZERO,
             waste: Waste::new(RewriteRules::default()),
             rewriting: None,
@@ -121,7 +122,7 @@ impl<B: Backend> Life<B> {
         let (_, bytes) = self.machine.view().open_size();
         self.machine.commit_now().expect("committed");
         let size = self.backend.size().expect("a size");
-        self.removals_max = removals_max(size.used_bytes);
+        self.quarters_max = quarters_max(size.used_bytes);
         self.put_bytes += bytes as u64;
         self.waste.pay(bytes);
         self.waste.weigh(size, self.now);
@@ -146,9 +147,12 @@ impl<B: Backend> Life<B> {
 
     /// One slice of a compaction, in a batch of its own.
     fn slice(&mut self) -> bool {
-        let more = self.machine.compact_slice(self.removals_max);
+        let sliced = self.machine.compact_slice(SliceMax {
+            records: usize::MAX,
+            quarters: self.quarters_max,
+        });
         self.commit();
-        more
+        sliced.more
     }
 
     fn live(mut self, habit: &Habit, beside: Option<&mut Life<Memory>>) -> Self {

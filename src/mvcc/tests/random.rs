@@ -7,7 +7,8 @@ use proptest::{prelude::*, sample::Index};
 
 use super::{
     super::{
-        CompactError, HistoryQuery, KeyRange, RangeQuery, ReadError, Store,
+        CompactError, HistoryQuery, KeyRange, QUARTERS_PER_PAGE, RangeQuery, ReadError, SliceMax,
+        Sliced, Store,
         revision::{RecordKey, Revision},
     },
     hash::{hash, naive_hash},
@@ -124,7 +125,15 @@ impl World {
     pub fn slice(&mut self, records_max: usize) -> bool {
         let before = self.view.open_size().0;
         let running = self.store.compaction_running();
-        let more = self.store.compact_slice(&mut self.view, records_max);
+        let max = SliceMax {
+            records: records_max,
+            quarters: records_max * QUARTERS_PER_PAGE,
+        };
+        let Sliced { more, quarters } = self.store.compact_slice(&mut self.view, max);
+        assert!(
+            quarters <= max.quarters,
+            "a slice changes no more than it may"
+        );
         let marks = usize::from(running);
         assert!(self.view.open_size().0 - before <= records_max + marks);
         assert_eq!(more, self.store.compaction_running());

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 
 use super::{
-    super::{HistoryQuery, RangeQuery, Store, revision::Revision},
+    super::{
+        HistoryQuery, RangeQuery, Store,
+        revision::{RecordKey, Revision},
+    },
     model::Op,
     random::World,
 };
@@ -127,8 +130,43 @@ fn one_key_with_a_long_history_is_compacted_in_slices() {
     while world.slice(10) {
         slices += 1;
     }
-    assert_eq!((slices, world.records().len()), (10, 1));
+    // One slice looks how much there is, and one removes the few that are left over from that.
+    assert_eq!((slices, world.records().len()), (12, 1));
     assert_eq!(world.store.meta(b"a").unwrap().version, 100);
+}
+
+// Goal: a history that is longer than what may be gathered goes from its beginning on, and not some
+// records of all of it, then some more: each would change all its pages.
+#[test]
+fn a_long_history_is_removed_from_its_beginning_on() {
+    const KEYS: usize = 10;
+    let mut world = World::new();
+    for _ in 0..8 {
+        for key in 0..KEYS as u8 {
+            world.txn(&[Op::Put(Bytes::from(vec![key]), Bytes::new(), 0)]);
+        }
+    }
+    let all = world.records();
+    world.compact(world.store.revision());
+    let doomed = &all[..all.len() - KEYS];
+    loop {
+        let more = world.slice(1);
+        let left = world.records();
+        let is_left = |record: &&RecordKey| left.contains(record);
+        let last_gone = doomed.iter().rposition(|record| !left.contains(record));
+        let first_left = doomed.iter().position(|record| is_left(&record));
+        let Some((last_gone, first_left)) = last_gone.zip(first_left) else {
+            if more {
+                continue;
+            }
+            break;
+        };
+        assert!(
+            last_gone < first_left + 2 * KEYS,
+            "{last_gone} went before {first_left}"
+        );
+    }
+    assert_eq!(world.records(), all[doomed.len()..]);
 }
 
 // Keys without anything to remove cost a slice its time too.

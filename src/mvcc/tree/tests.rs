@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::mvcc::revision::Revision;
+use crate::mvcc::{key_index::Walk, revision::Revision};
 
 impl Tree {
     /// Asserts every invariant.
@@ -106,8 +106,12 @@ impl Pair {
         self.compacted = self.revision;
         let mut emptied = Vec::new();
         let mut budget = usize::MAX;
+        let walk = Walk {
+            target: self.compacted,
+            limit: self.compacted,
+        };
         self.tree.visit_mut(None, |key, entry| {
-            entry.compact(self.compacted, &mut budget, |_| {});
+            entry.compact(walk, &mut budget, |_| {});
             if entry.is_empty() {
                 emptied.push(key.clone());
             }
