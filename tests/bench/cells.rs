@@ -71,10 +71,15 @@ pub struct Subject<'a> {
 impl Subject<'_> {
     /// Starts it, with fresh data.
     pub async fn start(&self, members: usize) -> Result<Cluster, String> {
+        self.start_with(members, &[]).await
+    }
+
+    /// The same with flags.
+    pub async fn start_with(&self, members: usize, flags: &[String]) -> Result<Cluster, String> {
         match self.side {
             Side::Null => Cluster::start_null(self.directory).await,
             Side::Etcd | Side::Fated => {
-                Cluster::start(self.binary, self.directory, members, &[]).await
+                Cluster::start(self.binary, self.directory, members, flags).await
             }
         }
     }
