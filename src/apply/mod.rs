@@ -149,14 +149,15 @@ impl<B: Backend> StateMachine<B> {
             conf_change: None,
             notices: Vec::new(),
         };
-        let before = self.conf_state();
+        let changes = entry.kind == EntryKind::ConfChange;
+        let before = changes.then(|| self.conf_state());
         match entry.kind {
             EntryKind::Normal if entry.data.is_empty() => {}
             EntryKind::Normal => self.apply_command(&entry.data, now, &mut applied)?,
             EntryKind::ConfChange => self.apply_conf_change(&entry.data, &mut applied)?,
         }
-        if let Some(change) = &applied.conf_change {
-            self.reconfigure(&before, change);
+        if let (Some(change), Some(before)) = (&applied.conf_change, &before) {
+            self.reconfigure(before, change);
         }
         self.applied = entry.id;
         self.fold(&applied);

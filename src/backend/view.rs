@@ -5,18 +5,13 @@
 //! still are; reading those twice changes nothing, because every batch after them is in the
 //! overlay.
 
-use std::{
-    collections::{BTreeMap, VecDeque, btree_map},
-    iter::Peekable,
-    ops::{Bound, ControlFlow},
-    sync::Arc,
-};
+use std::{collections::VecDeque, iter::Peekable, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{Backend, Bucket, ReadSnapshot, Visit, WriteBatch};
 use crate::{
-    kernel::{DiskError, EntryId},
+    kernel::{DiskError, EntryId, Writes, writes},
     mutant,
 };
 
@@ -202,10 +197,9 @@ impl<B: Backend> View<B> {
     /// A planted bug: the index of the last entry is committed before the last of its writes.
     fn keep_last_write(&mut self, batch: &mut WriteBatch) {
         let keys = batch.writes.get_mut(&Bucket::Key);
-        if let Some((key, write)) = keys.and_then(BTreeMap::pop_last) {
-            self.open
-                .writes
-                .insert(Bucket::Key, BTreeMap::from([(key, write)]));
+        if let Some((key, write)) = keys.and_then(Writes::pop_last) {
+            let open = self.open.writes.entry(Bucket::Key).or_default();
+            open.insert(key, write);
             self.open.consistent = batch.consistent;
             self.open.state_hash = batch.state_hash;
         }
@@ -229,7 +223,7 @@ impl<B: Backend> View<B> {
 ///
 /// Invariant: no layer is exhausted; newer layers come first.
 struct Overlay<'a> {
-    layers: Vec<Peekable<btree_map::Range<'a, Bytes, Option<Bytes>>>>,
+    layers: Vec<Peekable<writes::Iter<'a>>>,
 }
 
 impl<'a> Overlay<'a> {
@@ -239,14 +233,9 @@ impl<'a> Overlay<'a> {
         from: &[u8],
         to: Option<&[u8]>,
     ) -> Self {
-        let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
         let layers = batches
             .filter_map(|batch| batch.writes.get(&bucket))
-            .map(|writes| {
-                writes
-                    .range::<[u8], _>((Bound::Included(from), upper))
-                    .peekable()
-            })
+            .map(|writes| writes.range(from, to).peekable())
             .filter_map(|mut layer| layer.peek().is_some().then_some(layer))
             .collect();
         Self { layers }

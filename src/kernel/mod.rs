@@ -18,6 +18,7 @@ mod parted_txn;
 pub mod store;
 pub mod time;
 pub mod trace;
+pub mod writes;
 
 pub use actor::{Context, Outbox};
 pub use digest::Digest;
@@ -34,3 +35,4 @@ pub use parted::PartedRange;
 pub use parted_txn::PartedTxn;
 pub use store::{Bucket, WriteBatch};
 pub use time::{Instant, WallTime};
+pub use writes::Writes;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{EntryId, LogIndex, Term};
+use super::{EntryId, LogIndex, Term, Writes};
 
 /// The ordered tables of the backend. The number is part of the stored format: never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -80,7 +80,7 @@ impl Bucket {
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct WriteBatch {
     /// The writes, ordered by bucket and key.
-    pub writes: BTreeMap<Bucket, BTreeMap<Bytes, Option<Bytes>>>,
+    pub writes: BTreeMap<Bucket, Writes>,
     /// The last entry whose effects are inside; stored in the same transaction.
     pub consistent: EntryId,
     /// Running hash of the state machine after that entry; stored beside it.

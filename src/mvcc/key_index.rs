@@ -60,10 +60,10 @@ pub(super) enum KeyIndex {
 /// The long form of a history.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Marks {
-    /// What the last mark says of the key.
+    /// What the last mark says of the key; nothing too while there is none.
     latest: Option<KeyMeta>,
-    /// Main revision of the last mark; of no meaning while there is none.
-    changed: i64,
+    /// The revision of the last mark; of no meaning while there is none.
+    last: Revision,
     marks: VecDeque<Mark>,
     /// Marks compacted away. A mark keeps its position, `dropped` + its place in `marks`, for life.
     dropped: u64,
@@ -141,7 +141,7 @@ impl KeyIndex {
     pub fn at(&self, main: i64) -> Option<KeyMeta> {
         match self {
             Self::One { main: at, .. } => (*at <= main).then(|| self.latest()).flatten(),
-            Self::Many(history) if history.changed <= main => history.latest,
+            Self::Many(history) if history.last.main <= main => history.latest,
             Self::Many(history) => history.meta(history.upto(main).checked_sub(1)?),
         }
     }
@@ -236,10 +236,8 @@ impl KeyIndex {
     fn last_revision(&self) -> Revision {
         match self {
             Self::One { main, sub, .. } => Revision::new(*main, *sub),
-            Self::Many(history) => history
-                .marks
-                .back()
-                .map_or(Revision::default(), Mark::revision),
+            Self::Many(history) if history.marks.is_empty() => Revision::default(),
+            Self::Many(history) => history.last,
         }
     }
 
@@ -346,7 +344,7 @@ impl Marks {
     }
 
     fn push(&mut self, at: Revision, tombstone: bool) {
-        if self.marks.back().is_none_or(|last| last.tombstone) {
+        if self.latest.is_none() {
             let (mut created, mut version) = if tombstone { (0, 0) } else { (at.main, 1) };
             let last = self.marks.len().checked_sub(2).and_then(|i| self.meta(i));
             if let Some(last) = last.filter(|_| !tombstone) {
@@ -373,8 +371,18 @@ impl Marks {
             sub: at.sub,
             tombstone,
         });
-        self.latest = self.meta(self.marks.len() - 1);
-        self.changed = at.main;
+        self.latest = match self.latest {
+            _ if tombstone => None,
+            // What a put adds is known without a look at the lists, which lie elsewhere.
+            Some(before) => Some(KeyMeta {
+                create: before.create,
+                modified: at.main,
+                sub: at.sub,
+                version: before.version + 1,
+            }),
+            None => self.meta(self.marks.len() - 1),
+        };
+        self.last = at;
     }
 
     /// How many of the oldest marks a compaction drops.

@@ -58,7 +58,7 @@ impl Wanted<'_> {
         let header = record::header(stored)?;
         let told = (header.created, header.modified, header.version);
         let known = (self.meta.create, self.meta.modified, self.meta.version);
-        match told == known && header.key == self.key {
+        match told == known && compare(header.key, self.key).is_eq() {
             true => Ok(()),
             false => Err(of_another(self.meta.revision())),
         }

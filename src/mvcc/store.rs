@@ -8,7 +8,7 @@ use super::{
     compact::{FINISHED_KEY, Pass, SCHEDULED_KEY},
     index::Index,
     key_index::{KeyMeta, Restored},
-    record,
+    record::{self, Sheet},
     revision::{RecordKey, Revision, corrupt},
 };
 use crate::{
@@ -37,6 +37,7 @@ pub struct Store {
     pub(super) writing: bool,
     /// Records that compactions removed since the store was loaded.
     pub(super) removed: u64,
+    pub(super) sheet: Sheet,
 }
 
 impl Store {
@@ -85,6 +86,7 @@ impl Store {
             pass: None,
             writing: false,
             removed: 0,
+            sheet: Sheet::default(),
         };
         store.start_pass();
         store.check();

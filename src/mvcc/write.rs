@@ -70,8 +70,8 @@ impl<B: Backend> WriteTxn<'_, B> {
             value,
             lease,
         };
-        let stored = RecordKey::put(at).encode().to_bytes();
-        self.view.put(Bucket::Key, stored, record::encode(&kv));
+        let (stored, record) = self.store.sheet.record(RecordKey::put(at), &kv);
+        self.view.put(Bucket::Key, stored, record);
         self.events.push(event(EventType::Put, kv));
     }
 

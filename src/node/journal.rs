@@ -147,6 +147,8 @@ impl Journal {
             return false;
         }
         let mut taken = 0;
+        let waiting = self.queue.iter().map(Item::bytes).sum();
+        self.encoder.expect(waiting);
         while self.encoder.batch_bytes() < limits::WAL_WRITE_BYTES_MAX as u64
             && let Some(item) = self.queue.front()
         {

@@ -21,7 +21,7 @@ use super::{
     segment::sector_ceil,
 };
 use crate::{
-    kernel::{ClusterId, EntryId, LogIndex, MemberId, SegmentId},
+    kernel::{ClusterId, EntryId, LogIndex, MemberId, SegmentId, limits},
     mutant,
 };
 
@@ -197,6 +197,16 @@ impl Encoder {
                 .is_some_and(|spare| {
                     spare.ready && spare.bytes >= self.spare_bytes_needed(upcoming)
                 })
+    }
+
+    /// So many bytes of records are about to be appended: makes room for them in one piece.
+    pub fn expect(&mut self, upcoming: u64) {
+        let bytes = usize::try_from(upcoming.min(limits::WAL_WRITE_BYTES_MAX as u64));
+        let bytes = bytes.expect("a bound of what is in memory");
+        if self.buffer.is_empty() && bytes > 0 {
+            self.buffer
+                .reserve(frame::write_bytes(bytes as u64) as usize);
+        }
     }
 
     /// Adds a record to the current batch. There must be room for it.

@@ -239,7 +239,7 @@ fn around_commit(batch: &WriteBatch) -> Places {
         after.push("compactAfterCommitScheduledCompact");
     }
     let revisions = batch.writes.get(&Bucket::Key);
-    if revisions.is_some_and(|writes| writes.values().any(Option::is_none)) {
+    if revisions.is_some_and(|writes| writes.removals() > 0) {
         before.extend([
             "compactAfterAcquiredBatchTxLock",
             "compactBeforeCommitBatch",

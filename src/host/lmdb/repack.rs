@@ -17,7 +17,8 @@ use std::{collections::VecDeque, iter::Peekable, ops::Bound};
 
 use heed::{RoTxn, RwTxn};
 
-use super::store::{Failure, Table, Writes};
+use super::store::{Failure, Table};
+use crate::kernel::Writes;
 
 /// Leaves of one window.
 const WINDOW_PAGES: usize = 16;

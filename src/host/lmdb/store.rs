@@ -23,13 +23,11 @@ use super::{
 };
 use crate::{
     backend::{Bucket, Extent, ReadSnapshot, Visit, WriteBatch},
-    kernel::{BackendSize, DiskError, DiskErrorKind, EntryId},
+    kernel::{BackendSize, DiskError, DiskErrorKind, EntryId, Writes, order::compare},
 };
 
 /// One database of the environment.
 pub type Table = Database<'static, types::Bytes, types::Bytes, ByteOrder>;
-/// What a batch writes to a table.
-pub type Writes = std::collections::BTreeMap<Bytes, Option<Bytes>>;
 
 const INTERNAL_NAME: &str = "internal";
 const STATE_KEY: &[u8] = b"state";
@@ -98,8 +96,7 @@ impl Store {
             Ok(self.tables.size(&self.env, txn, state)?)
         })?;
         if let Some(writes) = batch.writes.get(&Bucket::Key) {
-            let removals = writes.values().filter(|value| value.is_none()).count();
-            self.lock_sweep().pay(removals);
+            self.lock_sweep().pay(writes.removals());
         }
         size.file_bytes = self.file_bytes()?;
         Ok(size)
@@ -324,7 +321,7 @@ impl LmdbSnapshot {
         let bounds = (lower, Bound::Unbounded);
         for entry in self.tables.bucket(bucket).range(&self.txn, &bounds)? {
             let (key, value) = entry?;
-            if to.is_some_and(|to| key >= to) {
+            if to.is_some_and(|to| compare(key, to).is_ge()) {
                 return Ok(());
             }
             if key.len() < PREFIX_BYTES {
@@ -482,7 +479,7 @@ pub fn write_table<'a>(
     let mut appending = end.is_none();
     for (key, value) in writes {
         assert!(!key.is_empty(), "a write to the empty key");
-        appending = appending || end.as_ref().is_some_and(|end| key[..] > end[..]);
+        appending = appending || end.as_ref().is_some_and(|end| compare(key, end).is_gt());
         if key.len() >= PREFIX_BYTES {
             let long = write_long(txn, table, key, value.as_ref(), page_bytes)?;
             change.surplus += long.surplus;
