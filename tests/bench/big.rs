@@ -1,7 +1,7 @@
 //! Random puts into much data, against the same into little.
 
 use crate::{
-    cells::{Sizes, Subject},
+    cells::{Sizes, Subject, large_quota},
     fill,
     record::{Figures, rounded},
     workload::{self, Spec, Workload, connections, value},
@@ -9,9 +9,6 @@ use crate::{
 
 /// Bytes of a value; with its key and revision a record takes little more.
 const VALUE_BYTES: usize = 1024;
-
-/// Room for the most that is asked for, with what pages take beside records.
-const QUOTA_BYTES: u64 = 64 << 30;
 
 /// Measures both, the little first.
 pub async fn measure(subject: &Subject<'_>, sizes: &Sizes) -> Result<Figures, String> {
@@ -30,8 +27,7 @@ pub async fn measure(subject: &Subject<'_>, sizes: &Sizes) -> Result<Figures, St
 
 async fn at(subject: &Subject<'_>, sizes: &Sizes, megabytes: u64) -> Result<Figures, String> {
     // The default quota is less than what this row is about.
-    let flags = [format!("--quota-backend-bytes={QUOTA_BYTES}")];
-    let cluster = subject.start_with(1, &flags).await?;
+    let cluster = subject.start_with(1, &[large_quota()]).await?;
     let conns = connections(&cluster.endpoints(), 10).await?;
     let keys = megabytes * 1_000_000 / VALUE_BYTES as u64;
     fill::run(&conns[0], keys, &value(VALUE_BYTES)).await?;
