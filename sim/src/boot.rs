@@ -11,7 +11,10 @@ use fated::{
     kernel::{DiskError, DiskErrorKind, Entropy, Fault, SegmentId},
     mutant,
     node::{Node, boot::settle_image},
-    wal::{LogFault, Recovered, Recovery, parse_segment_name, segment_name},
+    wal::{
+        LogFault, Recovered, Recovery, SECTOR_BYTES, first_unsettled, parse_segment_name,
+        segment_name,
+    },
 };
 
 use crate::{
@@ -98,23 +101,26 @@ impl World {
 
     fn recover(&mut self, at: usize) -> Result<Option<Recovered>, Stop> {
         let mut recovery = Recovery::new();
-        let names = self.members[at].disk.names();
-        for (name, segment) in names
-            .iter()
-            .filter_map(|name| Some((name, parse_segment_name(name)?)))
-        {
+        let disk = &mut self.members[at].disk;
+        let mut segments = Vec::new();
+        for name in disk.names() {
+            if let Some(segment) = parse_segment_name(&name) {
+                let start = disk.read(&name)?;
+                let mut start = start.iter().take(SECTOR_BYTES as usize);
+                segments.push((segment, start.any(|byte| *byte != 0)));
+            }
+        }
+        let unsettled = first_unsettled(&segments);
+        for (segment, _) in segments {
+            let name = &segment_name(segment);
             let content = self.read_segment(at, name, segment)?;
-            let trusts = mutant!("boot-trusts-the-cache");
-            if !trusts {
-                self.members[at].disk.write(name, 0, &content)?;
+            // A server syncs those before, for lives without syncs. There are none here, so that
+            // what is durable is so by the journal's order.
+            if Some(segment) >= unsettled {
+                self.settle_segment(at, name, &content)?;
             }
-            self.boot_point(at, Point::BootLogWritten)?;
             let member = &mut self.members[at];
-            if !trusts {
-                member.disk.sync(name)?;
-            }
             member.must_refuse |= std::mem::take(&mut member.misplaced);
-            self.boot_point(at, Point::BootLogSynced)?;
             recovery.feed(segment, &content)?;
         }
         let member = &mut self.members[at];
@@ -122,6 +128,21 @@ impl World {
         let applied = settle_image(&member.store, recovery.mark())?;
         self.boot_point(at, Point::BootImageSettled)?;
         Ok(recovery.finish(applied)?)
+    }
+
+    /// Makes durable what was read.
+    fn settle_segment(&mut self, at: usize, name: &str, content: &[u8]) -> Result<(), Stop> {
+        let trusts = mutant!("boot-trusts-the-cache");
+        if !trusts {
+            self.members[at].disk.write(name, 0, content)?;
+        }
+        self.boot_point(at, Point::BootLogWritten)?;
+        let member = &mut self.members[at];
+        if !trusts {
+            member.disk.sync(name)?;
+        }
+        member.must_refuse |= std::mem::take(&mut member.misplaced);
+        self.boot_point(at, Point::BootLogSynced)
     }
 
     /// Reads a segment; a fault of the device may stand in the way.
@@ -151,7 +172,7 @@ impl World {
         {
             member.misreads = false;
             member.rotten = true;
-            // What was read goes back to the disk before anybody judges it.
+            // What was read of the last segments goes back to the disk before anybody judges it.
             member.misplaced = true;
             self.counters.hit("disk: misdirected read");
             let name = segment_name(segment);

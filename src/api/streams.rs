@@ -32,8 +32,9 @@ use crate::{
 
 /// Bytes of one piece, but for the last response in it.
 const PIECE_BYTES: usize = 32 * 1024;
-/// A longer response is encoded for each watch, so that none of it stays behind.
-const ALIKE_BYTES_MAX: usize = 16 * 1024;
+/// A longer response is encoded for each watch when its connection takes it, so that nothing of it
+/// is held twice, and no longer than the store's own values are.
+const ALIKE_BYTES_MAX: u64 = 16 * 1024;
 /// Field numbers of `WatchResponse`.
 const HEADER_TAG: u32 = 1;
 const WATCH_ID_TAG: u32 = 2;
@@ -162,6 +163,9 @@ impl Lane {
     /// The core sends. `alike` remembers the response that many watches got last.
     pub fn send(&self, item: StreamItem, alike: &mut Option<Arc<Alike>>) {
         let sent = match item {
+            StreamItem::Alike { bytes, .. } if bytes > ALIKE_BYTES_MAX => {
+                return self.send(item.alone(), alike);
+            }
             StreamItem::Watch { response, bytes } => Sent::Response(response, bytes),
             StreamItem::Alike {
                 watch,
@@ -173,12 +177,7 @@ impl Lane {
                     .filter(|known| Arc::ptr_eq(&known.response, &response));
                 let known = match known {
                     Some(known) => Arc::clone(known),
-                    None => {
-                        let made = Arc::new(Alike::new(&response));
-                        let small = made.rest.len() <= ALIKE_BYTES_MAX;
-                        *alike = small.then(|| Arc::clone(&made));
-                        made
-                    }
+                    None => Arc::clone(alike.insert(Arc::new(Alike::new(&response)))),
                 };
                 Sent::Alike(watch, known, bytes)
             }

@@ -206,7 +206,7 @@ impl Node {
         make: impl FnOnce() -> KeyIndex,
     ) -> Entered<R> {
         match self {
-            Self::Leaf(entries) => match place(entries, key) {
+            Self::Leaf(entries) => match place_in_order(entries, key, last) {
                 Ok(place) => {
                     let entry = &mut entries[place].1;
                     let before = exists(entry);
@@ -230,7 +230,7 @@ impl Node {
                 }
             },
             Self::Branch(children) => {
-                let place = child_of(children, key);
+                let place = child_in_order(children, key, last);
                 let is_last = last && place + 1 == children.len();
                 let child = &mut children[place];
                 if place == 0 && compare(key, child.first.as_slice()).is_lt() {
@@ -425,10 +425,26 @@ fn place(entries: &[(Key, KeyIndex)], key: &[u8]) -> Result<usize, usize> {
     entries.binary_search_by(|(at, _)| compare(at.as_slice(), key))
 }
 
+/// The same; at the end of the tree keys are likely to come in order, and one look may do.
+fn place_in_order(entries: &[(Key, KeyIndex)], key: &[u8], last: bool) -> Result<usize, usize> {
+    match entries.last() {
+        Some((end, _)) if last && compare(end.as_slice(), key).is_lt() => Err(entries.len()),
+        Some(_) | None => place(entries, key),
+    }
+}
+
 /// The child that has the key, or that would have it.
 fn child_of(children: &[Child], key: &[u8]) -> usize {
     let behind = children.partition_point(|child| compare(child.first.as_slice(), key).is_le());
     behind.saturating_sub(1)
+}
+
+/// The same; at the end of the tree keys are likely to come in order, and one look may do.
+fn child_in_order(children: &[Child], key: &[u8], last: bool) -> usize {
+    match children.last() {
+        Some(end) if last && compare(end.first.as_slice(), key).is_le() => children.len() - 1,
+        Some(_) | None => child_of(children, key),
+    }
 }
 
 /// Adds something at a place. A right neighbour, when the node had to be split.

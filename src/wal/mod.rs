@@ -77,7 +77,7 @@ pub use encode::{Encoder, Prepare, SegmentWrite};
 pub use fault::{Finding, LogFault};
 pub use outline::{Contradiction, Outline};
 pub use record::Record;
-pub use recover::{Recovered, Recovery, TornTail};
+pub use recover::{Recovered, Recovery, TornTail, first_unsettled};
 pub use segment::{
     FIRST_SEGMENT, Position, SECTOR_BYTES, SEGMENT_BYTES_MIN, parse_segment_name, segment_name,
 };

@@ -6,10 +6,11 @@
 //! covers all that came before: removing old segments may be interrupted, and names may survive in
 //! any order.
 //!
-//! The reader's duty: what is read of a segment file is written to it once more and synced, before
-//! recovery gets to see it. After a crash of the process alone the last write may be whole in the
-//! system's cache and nowhere else; what recovery returns counts as durable, so it has to be. A
-//! sync alone does not do: after one that failed, the system may show the lost bytes as clean.
+//! The reader's duty: what is read of a segment file from [`first_unsettled`] on is written to it
+//! once more and synced, before recovery gets to see it. After a crash of the process alone the
+//! last write may be whole in the system's cache and nowhere else; what recovery returns counts as
+//! durable, so it has to be. A sync alone does not do: after one that failed, the system may show
+//! the lost bytes as clean.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -81,6 +82,15 @@ pub(super) struct Resume {
     pub outline: Outline,
     pub table: BTreeMap<SegmentId, EntryId>,
     pub spares: BTreeMap<SegmentId, u64>,
+}
+
+/// The first segment of which something may not be durable, given for all segments in the order of
+/// ids whether their first sector holds anything. The journal begins a segment only after all that
+/// it wrote before is durable. Segments behind that one may hold a torn write without its head, or
+/// what is left of one that was being blanked.
+pub fn first_unsettled(segments: &[(SegmentId, bool)]) -> Option<SegmentId> {
+    let begun = segments.iter().rfind(|(_, begun)| *begun);
+    begun.or(segments.first()).map(|(segment, _)| *segment)
 }
 
 impl Recovery {

@@ -50,6 +50,9 @@ pub struct Sizes {
     /// Seconds of `steady`
     #[arg(long, default_value_t = 600.0)]
     pub steady_seconds: f64,
+    /// Seconds of a cell at 20 puts a second, at least
+    #[arg(long, default_value_t = 15.0)]
+    pub latency_seconds: f64,
     /// Megabytes of `big`
     #[arg(long, default_value_t = 10_000)]
     pub big_mb: u64,
@@ -98,7 +101,7 @@ pub async fn measure(row: &Row, subject: &Subject<'_>, sizes: &Sizes) -> Result<
     let mut figures = match &row.kind {
         Kind::Load(workload, spec) => {
             let spec = Spec {
-                seconds: sizes.seconds,
+                seconds: seconds(*workload, sizes),
                 ..spec.clone()
             };
             load(row, subject, *workload, &spec).await?
@@ -150,6 +153,15 @@ async fn load(
     Ok(figures)
 }
 
+/// Seconds that count in a cell of a load.
+fn seconds(workload: Workload, sizes: &Sizes) -> f64 {
+    match workload {
+        // Of a few puts, the p99 is the slowest one's.
+        Workload::WatchLatency => sizes.seconds.max(sizes.latency_seconds),
+        _ => sizes.seconds,
+    }
+}
+
 /// Room for the most that a row asks for, with what pages take beside records.
 pub fn large_quota() -> String {
     format!("--quota-backend-bytes={}", 64_u64 << 30)
@@ -159,7 +171,7 @@ pub fn large_quota() -> String {
 pub fn guess(row: &Row, sizes: &Sizes) -> f64 {
     let cells = row.sides().len() as f64;
     match row.kind {
-        Kind::Load(..) => cells * (sizes.seconds + 3.0),
+        Kind::Load(workload, _) => cells * (seconds(workload, sizes) + 3.0),
         Kind::Many => cells * 15.0 + sizes.keys as f64 / 10_000.0,
         Kind::ManyPuts => sizes.keys as f64 / 10_000.0,
         Kind::LeasesHeld => sizes.leases as f64 / 10_000.0,

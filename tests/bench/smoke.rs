@@ -51,6 +51,7 @@ fn sizes() -> Sizes {
         ending_seconds: 5,
         history: 2000,
         steady_seconds: 0.3,
+        latency_seconds: 0.3,
         big_mb: 2,
         small_mb: 1,
         ..defaults.expect("sound defaults")

@@ -15,7 +15,7 @@ use crate::{
     },
     kernel::{DiskError, DiskOp, DiskOutcome, Fault},
     node::boot::settle_image,
-    wal::{Recovered, Recovery},
+    wal::{Recovered, Recovery, first_unsettled},
 };
 
 /// The backend of the server.
@@ -29,12 +29,19 @@ pub(super) fn open_store(directory: &Path) -> Result<Store, Fault> {
 /// Reads the log, if there is one, and fits the backend to it.
 pub(super) fn recover(dir: &WalDir, store: &Store) -> Result<Option<Recovered>, Fault> {
     let mut recovery = Recovery::new();
+    let mut segments = Vec::new();
     for segment in dir.segments()? {
+        segments.push((segment, dir.is_begun(segment)?));
+    }
+    let unsettled = first_unsettled(&segments);
+    for (segment, _) in segments {
         // What a killed process wrote last may lie in the page cache only, yet whatever is read
         // back counts as durable from here on.
-        recovery
-            .feed(segment, &dir.read_durable(segment)?)
-            .map_err(Fault::from)?;
+        let content = match Some(segment) < unsettled {
+            true => dir.read_synced(segment)?,
+            false => dir.read_durable(segment)?,
+        };
+        recovery.feed(segment, &content).map_err(Fault::from)?;
     }
     let applied = settle_image(store, recovery.mark())?;
     recovery.finish(applied).map_err(Fault::from)

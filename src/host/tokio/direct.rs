@@ -23,6 +23,9 @@ const SECTOR_BYTES: usize = 512;
 /// What systems ask of the memory at most.
 const PAGE_BYTES: usize = 4096;
 
+/// Bytes of one read past the cache: enough that the device has several requests to work on.
+const READ_BYTES: usize = 2 * 1024 * 1024;
+
 /// How a file is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Way {
@@ -71,7 +74,7 @@ impl Way {
         let file = options.custom_flags(self.flags()).open(path)?;
         let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
         let mut memory = Vec::new();
-        let room = room(&mut memory, limits::WAL_PIECE_BYTES_MAX);
+        let room = room(&mut memory, READ_BYTES);
         loop {
             match file.read_at(room, content.len() as u64) {
                 Ok(0) => return Ok(content),
@@ -80,6 +83,14 @@ impl Way {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The first sector of a file, or what there is of it.
+    pub(super) fn read_start(self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = OpenOptions::new().read(true).open(path)?;
+        let mut start = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, SECTOR_BYTES as u64), &mut start)?;
+        Ok(start)
     }
 
     /// Makes a file, or empties it.

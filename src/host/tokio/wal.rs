@@ -95,6 +95,25 @@ impl WalDir {
         content.map_err(|error| disk_error(&file, &error))
     }
 
+    /// Whether the first sector of a segment holds anything.
+    pub fn is_begun(&self, segment: SegmentId) -> Result<bool, DiskError> {
+        let file = self.file(segment);
+        let start = self.way.read_start(&file);
+        let start = start.map_err(|error| disk_error(&file, &error))?;
+        Ok(start.iter().any(|byte| *byte != 0))
+    }
+
+    /// The whole content of one segment that was synced before: only a life that did without syncs
+    /// leaves something to do.
+    pub fn read_synced(&self, segment: SegmentId) -> Result<Vec<u8>, DiskError> {
+        if self.fsync {
+            let path = self.file(segment);
+            let sync = || File::open(&path)?.sync_data();
+            sync().map_err(|error| disk_error(&path, &error))?;
+        }
+        self.read(segment)
+    }
+
     /// The whole content of one segment, made durable: written once more and synced. A sync alone
     /// is not enough: after one that failed, the system shows what it could not write and takes it
     /// for clean.
@@ -354,6 +373,11 @@ mod tests {
         let mut expected = vec![0; 512 * 600];
         expected[1024..1536].fill(7);
         assert_eq!(content, expected);
+        let third = SegmentId::new(3);
+        assert_eq!(content, dir.read_synced(third).unwrap());
+        assert!(!dir.is_begun(third).unwrap(), "its first sector is blank");
+        writer.run(write(3, 0, &[7; 512])).unwrap();
+        assert!(dir.is_begun(third).unwrap());
         let before = SegmentId::new(3);
         keeper.run(DiskOp::WalRemove { before }).unwrap();
         let left: Vec<u64> = dir.segments().unwrap().iter().map(|id| id.get()).collect();
