@@ -18,6 +18,7 @@
 //! replaced stays open, and keeps its files, until no snapshot reads it: closing it and giving its
 //! space back take long, and who lets go of the last snapshot must not wait for that.
 
+mod ahead;
 mod layout;
 mod longkey;
 mod map;

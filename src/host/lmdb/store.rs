@@ -14,6 +14,7 @@ use heed::{
 };
 
 use super::{
+    ahead::Ahead,
     layout::{DATA_FILE, io_error},
     longkey::{self, PREFIX_BYTES},
     map,
@@ -319,8 +320,10 @@ impl LmdbSnapshot {
             Bound::Included(start)
         };
         let bounds = (lower, Bound::Unbounded);
+        let mut ahead = Ahead::default();
         for entry in self.tables.bucket(bucket).range(&self.txn, &bounds)? {
             let (key, value) = entry?;
+            ahead.on_record(key, value);
             if to.is_some_and(|to| compare(key, to).is_ge()) {
                 return Ok(());
             }
