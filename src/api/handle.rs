@@ -26,7 +26,8 @@ use crate::kernel::{
     effect::LogLevel, limits,
 };
 
-type Answer = Result<Response, ApiError>;
+/// What a call comes to.
+pub type Answer = Result<Response, ApiError>;
 
 /// What the edge refuses by itself, and how it treats connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -109,11 +110,34 @@ impl fmt::Debug for LogDial {
     }
 }
 
+/// Who is told of answers, without a task that waits for them.
+pub trait Listen: fmt::Debug + Send + Sync {
+    /// Called for each answer, with no lock of the handle held.
+    fn answered(&self, answer: Answer);
+}
+
+/// Who waits for one answer.
+#[derive(Debug)]
+enum Waiter {
+    Future(oneshot::Sender<Answer>),
+    Listener(Arc<dyn Listen>),
+}
+
+impl Waiter {
+    fn tell(self, answer: Answer) {
+        match self {
+            // The future may be gone without its cancel having reached the core yet.
+            Self::Future(waiting) => drop(waiting.send(answer)),
+            Self::Listener(listener) => listener.answered(answer),
+        }
+    }
+}
+
 /// Who waits. `open` becomes false when the core has stopped; then nothing waits any more.
 #[derive(Debug)]
 struct Table {
     open: bool,
-    calls: BTreeMap<CallId, oneshot::Sender<Answer>>,
+    calls: BTreeMap<CallId, Waiter>,
     streams: BTreeMap<StreamId, Arc<Lane>>,
     /// The response that many watches got last.
     alike: Option<Arc<Alike>>,
@@ -176,7 +200,7 @@ impl Handle {
     ) -> impl Future<Output = Answer> + Send + 'static {
         let begun = self.shared.slow.get().and_then(|log| log.begin(&request));
         let span = trace::ask(&request);
-        let waiting = self.begin_call(credentials, request);
+        let waiting = self.begin_waiting(credentials, request);
         async move {
             let Some(mut call) = waiting else {
                 return Err(ApiError::Stopped);
@@ -188,6 +212,23 @@ impl Handle {
             }
             answer
         }
+    }
+
+    /// Asks the core and has the listener told. What is asked so is neither traced nor told when
+    /// it is slow.
+    pub fn ask(
+        &self,
+        credentials: Credentials,
+        request: Request,
+        listener: Arc<dyn Listen>,
+    ) -> Result<CallId, ApiError> {
+        let begun = self.begin_call(credentials, request, Waiter::Listener(listener));
+        begun.ok_or(ApiError::Stopped)
+    }
+
+    /// Nobody wants the answer to a call any more; nothing if it was given.
+    pub fn cancel(&self, call: CallId) {
+        self.shared.cancel(call);
     }
 
     /// Has slow requests told from now on; the first to ask for it is heard.
@@ -209,7 +250,7 @@ impl Handle {
 
     /// Sends a request nobody waits for; its answer is thrown away.
     pub fn tell(&self, credentials: Credentials, request: Request) {
-        if let Some(mut call) = self.begin_call(credentials, request) {
+        if let Some(mut call) = self.begin_waiting(credentials, request) {
             call.answered = true; // not cancelled, just not waited for
         }
     }
@@ -250,8 +291,7 @@ impl Handle {
     pub fn reply(&self, call: CallId, result: Answer) {
         let waiting = self.shared.table().calls.remove(&call);
         if let Some(waiting) = waiting {
-            // The future may be gone without its cancel having reached the core yet.
-            let _ = waiting.send(result);
+            waiting.tell(result);
         }
     }
 
@@ -295,7 +335,7 @@ impl Handle {
             )
         };
         for waiting in calls.into_values() {
-            let _ = waiting.send(Err(ApiError::Stopped));
+            waiting.tell(Err(ApiError::Stopped));
         }
         for lane in streams.into_values() {
             lane.fail(status::of(ApiError::Stopped));
@@ -303,27 +343,37 @@ impl Handle {
         self.shared.ready.send_replace(false);
     }
 
-    fn begin_call(&self, credentials: Credentials, request: Request) -> Option<Waiting> {
-        let call = CallId::new(self.shared.next.fetch_add(1, Ordering::Relaxed));
+    fn begin_waiting(&self, credentials: Credentials, request: Request) -> Option<Waiting> {
         let (sender, answer) = oneshot::channel();
-        {
-            let mut table = self.shared.table();
-            if !table.open {
-                return None;
-            }
-            table.calls.insert(call, sender);
-        }
-        self.shared.tell(Event::Call {
-            call,
-            credentials,
-            request,
-        });
+        let call = self.begin_call(credentials, request, Waiter::Future(sender))?;
         Some(Waiting {
             shared: Arc::clone(&self.shared),
             call,
             answer,
             answered: false,
         })
+    }
+
+    fn begin_call(
+        &self,
+        credentials: Credentials,
+        request: Request,
+        waiter: Waiter,
+    ) -> Option<CallId> {
+        let call = CallId::new(self.shared.next.fetch_add(1, Ordering::Relaxed));
+        {
+            let mut table = self.shared.table();
+            if !table.open {
+                return None;
+            }
+            table.calls.insert(call, waiter);
+        }
+        self.shared.tell(Event::Call {
+            call,
+            credentials,
+            request,
+        });
+        Some(call)
     }
 }
 
@@ -339,6 +389,13 @@ impl Shared {
 
     pub fn instruments(&self) -> &Instruments {
         &self.instruments
+    }
+
+    fn cancel(&self, call: CallId) {
+        let waited = self.table().calls.remove(&call);
+        if waited.is_some() {
+            self.tell(Event::Cancel { call });
+        }
     }
 
     /// Nobody takes what is sent on a stream any more.
@@ -370,10 +427,7 @@ impl Drop for Waiting {
         if self.answered {
             return;
         }
-        let waited = self.shared.table().calls.remove(&self.call);
-        if waited.is_some() {
-            self.shared.tell(Event::Cancel { call: self.call });
-        }
+        self.shared.cancel(self.call);
     }
 }
 

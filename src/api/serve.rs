@@ -249,6 +249,10 @@ impl http2::Serve for Connection {
         self.0.0.services.begin(plan, message)
     }
 
+    fn talk(&self, plan: &grpc::Plan) -> Option<Box<dyn http2::Talk>> {
+        self.0.0.services.talk(plan)
+    }
+
     fn answer(
         &self,
         request: Request<Body>,

@@ -5,15 +5,14 @@ use futures_util::stream::unfold;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use tokio_stream::Empty;
-use tonic::{Code, Request as Incoming, Status, Streaming};
+use tonic::{Request as Incoming, Status, Streaming};
 
 use super::{
-    Answer, Edge, answered, credentials,
+    Answer, Edge, answered, credentials, keeping,
     unary::{self, Instead},
 };
 use crate::{
-    api::status,
-    kernel::{ApiError, Credentials, Request, Response},
+    kernel::{Credentials, Request},
     pb::etcdserverpb::{
         LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
         LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse,
@@ -70,7 +69,7 @@ impl Lease for Edge {
     }
 }
 
-/// One stream of keep-alives.
+/// One stream of keep-alives that comes the general way: from the JSON gateway, or traced.
 struct Keeping {
     edge: Edge,
     credentials: Credentials,
@@ -98,28 +97,15 @@ impl Keeping {
         Some((Ok(frame), self))
     }
 
-    /// A lease that is gone is an answer, not an error.
     async fn answer(&mut self) -> Result<Option<LeaseKeepAliveResponse>, Status> {
-        let received = self.inbound.message().await.map_err(|error| {
-            if error.code() != Code::Cancelled {
-                let rpcs = self.edge.handle.instruments().rpcs();
-                rpcs.on_broken_stream("lease-keepalive");
-            }
-            status::of_inbound(&error)
-        });
+        let received = self.inbound.message().await;
+        let received = received.map_err(|error| keeping::broken(&self.edge.handle, &error));
         let Some(request) = received? else {
             return Ok(None);
         };
         let id = request.id;
         let call = Request::LeaseKeepAlive(request);
-        match self.edge.handle.call(self.credentials.clone(), call).await {
-            Ok(Response::LeaseKeepAlive(answer)) => Ok(Some(answer)),
-            Ok(_) => Err(status::mismatch()),
-            Err(ApiError::LeaseNotFound) => Ok(Some(LeaseKeepAliveResponse {
-                id,
-                ..Default::default()
-            })),
-            Err(error) => Err(status::of(error)),
-        }
+        let answer = self.edge.handle.call(self.credentials.clone(), call).await;
+        keeping::answer_of(answer, id).map(Some)
     }
 }

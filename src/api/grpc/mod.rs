@@ -2,6 +2,7 @@
 
 mod cluster;
 mod election;
+mod keeping;
 mod kv;
 mod lease;
 mod lock;

@@ -1,5 +1,6 @@
-//! Calls of the KV service the short way: from the bytes of a message to the bytes of the answer,
-//! with no request or response of HTTP in between.
+//! Calls of the KV service, and of leases, the short way: from the bytes of a message to the bytes
+//! of the answer, with no request or response of HTTP in between. Streams of keep-alives go a way
+//! like it.
 
 use std::time::Duration;
 
@@ -8,16 +9,19 @@ use http::Method;
 use prost::Message;
 use tonic::Status;
 
-use super::{Edge, Services, credentials_of, kv::Sent, unary};
+use super::{Edge, Services, credentials_of, keeping::Keeping, kv::Sent, message, unary};
 use crate::{
     api::{
-        http2::{Head, Reply},
+        http2::{Head, Reply, Talk},
         metrics::{Counted, Short},
         serve::grpc_timeout,
         status,
     },
-    kernel::{ApiError, Credentials},
-    pb::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest},
+    kernel::{ApiError, Credentials, Request},
+    pb::etcdserverpb::{
+        DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+        TxnRequest,
+    },
 };
 
 /// What the head of such a call says.
@@ -35,6 +39,9 @@ enum Action {
     Put,
     Txn,
     DeleteRange,
+    LeaseGrant,
+    LeaseRevoke,
+    KeepAlive,
 }
 
 impl Services {
@@ -46,6 +53,9 @@ impl Services {
             "/etcdserverpb.KV/Put" => Action::Put,
             "/etcdserverpb.KV/Txn" => Action::Txn,
             "/etcdserverpb.KV/DeleteRange" => Action::DeleteRange,
+            "/etcdserverpb.Lease/LeaseGrant" => Action::LeaseGrant,
+            "/etcdserverpb.Lease/LeaseRevoke" => Action::LeaseRevoke,
+            "/etcdserverpb.Lease/LeaseKeepAlive" => Action::KeepAlive,
             _ => return None,
         };
         if head.method != Method::POST || head.headers.contains_key("grpc-encoding") {
@@ -57,6 +67,25 @@ impl Services {
             timeout: grpc_timeout(&head.headers),
             counts: self.rpcs().short(path, &head.headers)?,
         })
+    }
+
+    /// Begins such a call that is a stream. Its deadline is the client's affair, as it is in the
+    /// general way: it holds for the head of the answer, and that is there at once.
+    pub fn talk(&self, plan: &Plan) -> Option<Box<dyn Talk>> {
+        match plan.action {
+            Action::Range
+            | Action::Put
+            | Action::Txn
+            | Action::DeleteRange
+            | Action::LeaseGrant
+            | Action::LeaseRevoke => None,
+            Action::KeepAlive => Some(Box::new(Keeping::new(
+                self.edge.handle.clone(),
+                plan.credentials.clone(),
+                plan.counts.open(),
+                self.bytes_max,
+            ))),
+        }
     }
 
     /// Begins such a call; what is not sound goes back and the general way.
@@ -75,6 +104,11 @@ impl Services {
             Action::DeleteRange => {
                 DeleteRangeRequest::decode(message.clone()).map(Call::DeleteRange)
             }
+            Action::LeaseGrant => LeaseGrantRequest::decode(message.clone()).map(Call::LeaseGrant),
+            Action::LeaseRevoke => {
+                LeaseRevokeRequest::decode(message.clone()).map(Call::LeaseRevoke)
+            }
+            Action::KeepAlive => return Err(message), // a stream
         };
         let Ok(call) = call else { return Err(message) };
         let counted = plan.counts.begin(message.len());
@@ -98,6 +132,8 @@ enum Call {
     Put(PutRequest),
     Txn(TxnRequest),
     DeleteRange(DeleteRangeRequest),
+    LeaseGrant(LeaseGrantRequest),
+    LeaseRevoke(LeaseRevokeRequest),
 }
 
 impl Edge {
@@ -108,6 +144,14 @@ impl Edge {
             Call::Txn(request) => sent(self.txn_of(credentials, request).await?),
             Call::DeleteRange(request) => {
                 unary::reply(&self.delete_range_of(credentials, request).await?)
+            }
+            Call::LeaseGrant(request) => {
+                let answer = self.ask(credentials, Request::LeaseGrant(request)).await;
+                unary::reply(&message!(answer, LeaseGrant)?)
+            }
+            Call::LeaseRevoke(request) => {
+                let answer = self.ask(credentials, Request::LeaseRevoke(request)).await;
+                unary::reply(&message!(answer, LeaseRevoke)?)
             }
         }
     }

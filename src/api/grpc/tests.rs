@@ -29,6 +29,8 @@ use crate::{
     },
 };
 
+mod keeping;
+
 type Events = mpsc::UnboundedReceiver<Event>;
 
 struct Bench {

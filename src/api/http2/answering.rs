@@ -104,21 +104,8 @@ impl<P> Answering<P> {
         Ok(())
     }
 
-    async fn data(&self, mut data: Bytes, ends: bool) -> Result<(), Gone> {
-        loop {
-            let some = self.room(data.len()).await?;
-            let mut state = self.shared.lock();
-            let piece = data.split_to(some);
-            let last = data.is_empty();
-            state.put_data(self.stream, piece, ends && last);
-            if ends && last {
-                state.finish(self.stream);
-            }
-            state.wake_driver();
-            if last {
-                return Ok(());
-            }
-        }
+    async fn data(&self, data: Bytes, ends: bool) -> Result<(), Gone> {
+        send(&self.shared, self.stream, data, ends).await
     }
 
     async fn trailers(&self, trailers: &HeaderMap) -> Result<(), Gone> {
@@ -131,7 +118,34 @@ impl<P> Answering<P> {
 
     /// Waits until some of these bytes may be sent, and says how many.
     async fn room(&self, bytes: usize) -> Result<usize, Gone> {
-        poll_fn(|cx| self.shared.lock().poll_room(self.stream, bytes, cx)).await
+        room(&self.shared, self.stream, bytes).await
+    }
+}
+
+async fn room<P>(shared: &Shared<P>, stream: u32, bytes: usize) -> Result<usize, Gone> {
+    poll_fn(|cx| shared.lock().poll_room(stream, bytes, cx)).await
+}
+
+/// Sends data as the client takes them.
+pub(super) async fn send<P>(
+    shared: &Shared<P>,
+    stream: u32,
+    mut data: Bytes,
+    ends: bool,
+) -> Result<(), Gone> {
+    loop {
+        let some = room(shared, stream, data.len()).await?;
+        let mut state = shared.lock();
+        let piece = data.split_to(some);
+        let last = data.is_empty();
+        state.put_data(stream, piece, ends && last);
+        if ends && last {
+            state.finish(stream);
+        }
+        state.wake_driver();
+        if last {
+            return Ok(());
+        }
     }
 }
 

@@ -88,6 +88,12 @@ pub(super) fn put_head(out: &mut BytesMut, length: usize, kind: u8, flags: u8, s
     out.extend_from_slice(&[b, c, d, kind, flags, e, f, g, h]);
 }
 
+/// Puts the length of a short payload into the head of its frame.
+pub(super) fn put_length(head: &mut [u8], length: usize) {
+    let length = u16::try_from(length).expect("a short payload");
+    head[1..3].copy_from_slice(&length.to_be_bytes());
+}
+
 /// Appends what we want from clients.
 pub(super) fn put_settings(out: &mut BytesMut, settings: &[(u16, u32)]) {
     put_head(out, settings.len() * 6, SETTINGS, 0, 0);

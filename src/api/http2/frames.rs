@@ -16,12 +16,13 @@ use super::{
     inbound,
     police::{self, Police, Scene},
     state::{Inbound, Shared, State, Stream},
+    talk::Talking,
 };
 
 /// Bytes of a call that goes the short way, at most.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
 /// Bytes in front of a message.
-const MESSAGE_HEAD_BYTES: usize = 5;
+pub(super) const MESSAGE_HEAD_BYTES: usize = 5;
 const PRIORITY_BYTES: usize = 5;
 /// Settings that may come with one read: each may be a look at every stream.
 const SETTINGS_MAX: u32 = 100;
@@ -213,6 +214,10 @@ impl<V: Serve> Reading<V> {
                 stream.wake_reader();
             }
             Inbound::Ignored => state.take_of(head.stream, data.len()),
+            Inbound::Talk(talking) => {
+                let step = talking.take(data, ends);
+                state.on_step(head.stream, step);
+            }
             Inbound::Gathered(prepared, gathered) => {
                 gathered.extend_from_slice(data);
                 if ends || gathered.len() > GATHERED_BYTES_MAX {
@@ -342,14 +347,19 @@ impl<V: Serve> Reading<V> {
         if ends && length.is_some_and(|length| length > 0) {
             return state.reset(id, Reason::Protocol);
         }
-        let gathered = prepared.plan.is_some() && !ends;
-        let inbound = match gathered {
-            true => Inbound::Gathered(Arc::clone(&prepared), BytesMut::new()),
-            false => Inbound::Pieces(VecDeque::new(), None),
+        let plan = prepared.plan.as_ref().filter(|_| !ends);
+        let inbound = match plan.map(|plan| self.service.talk(plan)) {
+            Some(Some(talk)) => {
+                // Some clients wait for it before they say anything.
+                state.put_well_head(id);
+                Inbound::Talk(Talking::new(talk, self.shared.clone(), id))
+            }
+            Some(None) => Inbound::Gathered(Arc::clone(&prepared), BytesMut::new()),
+            None => Inbound::Pieces(VecDeque::new(), None),
         };
         let mut stream = Stream::new(inbound, state.stream_window, length);
         stream.ended = ends;
-        if !gathered {
+        if plan.is_none() {
             self.answer(&mut stream, id, &prepared);
         }
         state.streams.insert(id, stream);
@@ -413,6 +423,10 @@ impl<V: Serve> Reading<V> {
             Inbound::Gathered(prepared, _) => {
                 let prepared = Arc::clone(prepared);
                 self.on_gathered(state, id, &prepared);
+            }
+            Inbound::Talk(talking) => {
+                let step = talking.take(&[], true);
+                state.on_step(id, step);
             }
             Inbound::Pieces(..) | Inbound::Ignored => stream.wake_reader(),
         }

@@ -4,11 +4,13 @@
 //! maps of headers, a body as a stream, several tasks and buffers for each call. Here the frames
 //! of a connection are taken from one read as they lie; a header block that is the same as the one
 //! before is not decoded again; a call of one message each way (`Serve::plan`) is gathered, asked
-//! and answered without a request being made of it; and all answers that are ready leave with one
+//! and answered without a request being made of it; a stream of small messages that are answered in
+//! turn (`Serve::talk`) needs no task; and all answers that are ready leave with one
 //! write. Everything else becomes a `Request` with a body and is answered in the general way.
 //!
 //! `driver` reads frames and writes what is ready, `frames` says what each frame means, `state` is
-//! what driver and answering tasks share, `answering` sends, `inbound` is the body of a request.
+//! what driver and answering tasks share, `answering` sends, `inbound` is the body of a request,
+//! `talk` a stream that goes the short way.
 //!
 //! Invariants:
 //! - A frame that must not be there ends its stream or the connection with the reason that the
@@ -28,6 +30,7 @@ mod inbound;
 mod outbox;
 mod police;
 mod state;
+mod talk;
 
 use std::{future::Future, time::Duration};
 
@@ -39,7 +42,7 @@ use tokio::{
 };
 use tonic::body::Body;
 
-pub use self::head::Head;
+pub use self::{head::Head, talk::Talk};
 
 /// What a client says first.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -63,6 +66,9 @@ pub trait Serve: Clone + Send + 'static {
         plan: &Self::Plan,
         message: Bytes,
     ) -> Result<impl Future<Output = Reply> + Send + 'static, Bytes>;
+
+    /// Begins a planned call that is a stream, each message of which is answered in turn.
+    fn talk(&self, plan: &Self::Plan) -> Option<Box<dyn Talk>>;
 
     /// Answers any request.
     fn answer(

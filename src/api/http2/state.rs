@@ -19,6 +19,7 @@ use super::{
     frame::{self, Reason},
     hpack::Encoder,
     outbox::Outbox,
+    talk::Talking,
 };
 
 /// Bytes that may wait to be written before answers have to wait too.
@@ -105,6 +106,8 @@ pub(super) enum Inbound<P> {
     Gathered(Arc<Prepared<P>>, BytesMut),
     /// Pieces that wait for whoever reads the body, and who that is.
     Pieces(VecDeque<Bytes>, Option<Waker>),
+    /// Messages that are answered in turn.
+    Talk(Talking),
     /// Nobody reads the body any more.
     Ignored,
 }
@@ -364,6 +367,7 @@ impl<P> State<P> {
         self.take(match &stream.inbound {
             Inbound::Pieces(pieces, _) => pieces.iter().map(Bytes::len).sum(),
             Inbound::Gathered(_, gathered) => gathered.len(),
+            Inbound::Talk(talking) => talking.owed(),
             Inbound::Ignored => 0,
         });
         self.wake_driver();

@@ -2,6 +2,7 @@
 
 mod raw;
 mod rules;
+mod talking;
 mod whole;
 
 use std::{
@@ -27,9 +28,11 @@ struct Echo {
     general: Arc<AtomicUsize>,
     /// Calls that have neither ended nor been given up.
     waiting: Arc<AtomicUsize>,
+    asked: talking::Asked,
 }
 
 /// Counts for as long as it lives.
+#[derive(Debug)]
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -55,7 +58,8 @@ impl Serve for Echo {
 
     fn plan(&self, head: &Head) -> Option<String> {
         let path = head.uri.path();
-        path.starts_with("/short").then(|| path.to_owned())
+        let short = path.starts_with("/short") || path.starts_with("/talk");
+        short.then(|| path.to_owned())
     }
 
     fn begin(
@@ -79,6 +83,11 @@ impl Serve for Echo {
                 false => Reply::Message(framed(&message)),
             }
         })
+    }
+
+    fn talk(&self, plan: &String) -> Option<Box<dyn Talk>> {
+        let talk = || talking::Parrot::new(&self.waiting, &self.asked);
+        plan.starts_with("/talk").then(|| Box::new(talk()) as _)
     }
 
     fn answer(

@@ -203,7 +203,10 @@ impl Rpcs {
         }
         let method = Arc::clone(self.shared.methods.get(path)?);
         Some(Short {
-            client: self.shared.client(headers).map(|[_, unary]| unary),
+            client: self
+                .shared
+                .client(headers)
+                .map(|[stream, unary]| if method.unary { unary } else { stream }),
             shared: Arc::clone(&self.shared),
             method,
         })
@@ -255,9 +258,14 @@ pub struct Short {
 impl Short {
     /// A call begins with a message of so many bytes.
     pub fn begin(&self, bytes: usize) -> Counted {
+        let counted = self.open();
+        counted.received(bytes);
+        counted
+    }
+
+    /// A stream begins.
+    pub fn open(&self) -> Counted {
         self.method.started.inc();
-        self.method.received.inc();
-        self.shared.received_bytes.inc_by(bytes as u64);
         if let Some(client) = &self.client {
             client.inc();
         }
@@ -281,10 +289,26 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// It ends well with a message of so many bytes.
-    pub fn end_well(mut self, bytes: usize) {
+    /// The client said a message of so many bytes.
+    pub fn received(&self, bytes: usize) {
+        self.running.method.received.inc();
+        self.shared.received_bytes.inc_by(bytes as u64);
+    }
+
+    /// It was told one.
+    pub fn sent(&self, bytes: usize) {
         self.running.method.sent.inc();
         self.shared.sent_bytes.inc_by(bytes as u64);
+    }
+
+    /// It ends as these trailers say.
+    pub fn end(&mut self, trailers: &HeaderMap) {
+        self.running.end(code_of(trailers).unwrap_or(UNKNOWN));
+    }
+
+    /// It ends well with a message of so many bytes.
+    pub fn end_well(mut self, bytes: usize) {
+        self.sent(bytes);
         self.running.end(OK);
     }
 
