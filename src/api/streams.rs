@@ -32,8 +32,8 @@ use crate::{
 
 /// Bytes of one piece, but for the last response in it.
 const PIECE_BYTES: usize = 32 * 1024;
-/// A longer response is encoded for each watch when its connection takes it, so that nothing of it
-/// is held twice, and no longer than the store's own values are.
+/// A longer response is encoded for each watch when its connection takes it, so that its values do
+/// not wait there a second time.
 const ALIKE_BYTES_MAX: u64 = 16 * 1024;
 /// Field numbers of `WatchResponse`.
 const HEADER_TAG: u32 = 1;

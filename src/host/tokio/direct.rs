@@ -87,10 +87,13 @@ impl Way {
 
     /// The first sector of a file, or what there is of it.
     pub(super) fn read_start(self, path: &Path) -> io::Result<Vec<u8>> {
-        let file = OpenOptions::new().read(true).open(path)?;
-        let mut start = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(file, SECTOR_BYTES as u64), &mut start)?;
-        Ok(start)
+        let mut options = OpenOptions::new();
+        options.read(true);
+        let file = options.custom_flags(self.flags()).open(path)?;
+        let mut memory = Vec::new();
+        let room = room(&mut memory, SECTOR_BYTES);
+        let read = file.read_at(room, 0)?;
+        Ok(room[..read].to_vec())
     }
 
     /// Makes a file, or empties it.
@@ -205,6 +208,13 @@ mod tests {
         assert_eq!(way.read(&path).unwrap(), expected);
         fs::write(home.path().join("odd"), &source[..700]).unwrap();
         assert_eq!(way.read(&home.path().join("odd")).unwrap(), &source[..700]);
+        for (name, bytes) in [("odd", SECTOR_BYTES), ("small", 300), ("empty", 0)] {
+            let path = home.path().join(name);
+            if bytes < SECTOR_BYTES {
+                fs::write(&path, &source[..bytes]).unwrap();
+            }
+            assert_eq!(way.read_start(&path).unwrap(), &source[..bytes]);
+        }
         output.write_zeros(600 * SECTOR_BYTES as u64).unwrap();
         expected[..600 * SECTOR_BYTES].fill(0);
         assert_eq!(fs::read(&path).unwrap(), expected);
