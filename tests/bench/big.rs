@@ -35,7 +35,8 @@ async fn at(subject: &Subject<'_>, sizes: &Sizes, megabytes: u64) -> Result<Figu
         rate: sizes.big_rate,
         keys,
         value_bytes: VALUE_BYTES,
-        seconds: sizes.seconds,
+        // In two seconds one stall decides about the slowest of a hundred.
+        seconds: sizes.seconds.max(sizes.big_seconds),
         warm_up: 3.0,
         ..Spec::new(100, 10)
     };

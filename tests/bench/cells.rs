@@ -14,6 +14,7 @@ use crate::{
     record::{Figures, rounded},
     rows::{Kind, Row, Side},
     server::Cluster,
+    stolen::Ticks,
     workload::{self, Meter, Spec, Workload},
 };
 
@@ -62,6 +63,9 @@ pub struct Sizes {
     /// Puts a second of `big`
     #[arg(long, default_value_t = 1000)]
     pub big_rate: u64,
+    /// Seconds of each half of `big`, at least: filling it takes longer
+    #[arg(long, default_value_t = 20.0)]
+    pub big_seconds: f64,
 }
 
 /// What is measured and where.
@@ -96,7 +100,7 @@ impl Meter for Cluster {
 
 /// Measures a cell.
 pub async fn measure(row: &Row, subject: &Subject<'_>, sizes: &Sizes) -> Result<Figures, String> {
-    let begun = Instant::now();
+    let (begun, ticks) = (Instant::now(), Ticks::now());
     let sync = sync_millis(subject.directory).map_err(|error| error.to_string())?;
     let mut figures = match &row.kind {
         Kind::Load(workload, spec) => {
@@ -130,6 +134,8 @@ pub async fn measure(row: &Row, subject: &Subject<'_>, sizes: &Sizes) -> Result<
         figures.insert("p50_less_sync_ms".into(), rounded(p50 - sync));
     }
     figures.insert("wall_s".into(), rounded(begun.elapsed().as_secs_f64()));
+    let stolen = Ticks::now().percent_since(ticks);
+    figures.insert("stolen_percent".into(), rounded(stolen));
     Ok(figures)
 }
 
@@ -179,7 +185,7 @@ pub fn guess(row: &Row, sizes: &Sizes) -> f64 {
         Kind::Compaction => 2.0 * sizes.seconds + sizes.history as f64 / 20_000.0,
         Kind::Beside => 2.0 * sizes.seconds.max(BESIDE_SECONDS as f64) + 20.0,
         Kind::Steady => sizes.steady_seconds + 5.0,
-        Kind::Big => 2.0 * sizes.seconds + sizes.big_mb as f64 / 20.0 + 20.0,
+        Kind::Big => 2.0 * sizes.seconds.max(sizes.big_seconds) + sizes.big_mb as f64 / 20.0 + 20.0,
         Kind::Idle => cells * 5.0,
     }
 }

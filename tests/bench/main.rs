@@ -31,6 +31,7 @@ mod rows;
 mod server;
 #[cfg(test)]
 mod smoke;
+mod stolen;
 mod table;
 mod watching;
 mod workload;

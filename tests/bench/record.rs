@@ -15,6 +15,8 @@ use serde_json::{Map, Value};
 const DELAY_MAX: Duration = Duration::from_secs(60);
 /// Whole seconds from which on the worst of them says something.
 const SECONDS_MIN: usize = 3;
+/// Seconds of which less than so many percent of the processors' time was stolen are whole ones.
+const STOLEN_MAX: f64 = 1.0;
 
 /// Figures by name.
 pub type Figures = Map<String, Value>;
@@ -122,9 +124,10 @@ impl Record {
         figures.insert("max_ms".into(), rounded(inner.micros.max() as f64 / 1000.0));
         let whole = seconds as usize;
         if whole >= SECONDS_MIN {
-            let of = |second| inner.by_second.get(second).copied().unwrap_or(0);
-            let worst = (0..whole).map(of).min().unwrap_or(0);
+            let by_second = inner.by_second(whole);
+            let worst = by_second.iter().min().copied().unwrap_or(0);
             figures.insert("worst_second".into(), rounded(worst as f64 / rate));
+            figures.insert("by_second".into(), by_second.into());
         }
         figures.insert("errors".into(), inner.failed.into());
         if let Some(why) = &inner.first_failure {
@@ -133,8 +136,30 @@ impl Record {
         figures
     }
 
+    /// The worst second over the mean of those in which next to nothing of the processors' time was
+    /// stolen, and how many they are; nothing if they are few.
+    pub fn worst_whole_second(&self, stolen: &[f64]) -> Option<(f64, usize)> {
+        let by_second = self.lock().by_second(stolen.len());
+        let kept = by_second.iter().zip(stolen);
+        let kept: Vec<u64> = kept
+            .filter(|(_, percent)| **percent < STOLEN_MAX)
+            .map(|(done, _)| *done)
+            .collect();
+        let worst = *kept.iter().min()?;
+        let mean = kept.iter().sum::<u64>() as f64 / kept.len() as f64;
+        (kept.len() >= SECONDS_MIN && mean > 0.0).then(|| (worst as f64 / mean, kept.len()))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("nobody panics while holding it")
+    }
+}
+
+impl Inner {
+    /// What was done in each of the first seconds.
+    fn by_second(&self, seconds: usize) -> Vec<u64> {
+        let of = |second: usize| self.by_second.get(second).copied().unwrap_or(0);
+        (0..seconds).map(of).collect()
     }
 }
 
@@ -145,4 +170,19 @@ pub fn rounded(figure: f64) -> Value {
     }
     let scale = 10_f64.powi(4 - figure.abs().log10().floor() as i32);
     ((figure * scale).round() / scale).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_whole_second_is_one_of_which_nothing_was_stolen() {
+        let record = Record::new();
+        record.lock().by_second = vec![10, 2, 30, 20];
+        let of = |stolen: &[f64]| record.worst_whole_second(stolen);
+        assert_eq!(of(&[0.0, 5.0, 0.9, 0.0]), Some((0.5, 3)));
+        assert_eq!(of(&[0.0, 0.0, 0.0, 9.0]), Some((2.0 / 14.0, 3)));
+        assert_eq!(of(&[0.0, 5.0, 1.0, 0.0]), None, "two seconds say nothing");
+    }
 }

@@ -52,6 +52,7 @@ fn sizes() -> Sizes {
         history: 2000,
         steady_seconds: 0.3,
         latency_seconds: 0.3,
+        big_seconds: 0.3,
         big_mb: 2,
         small_mb: 1,
         ..defaults.expect("sound defaults")
@@ -91,6 +92,8 @@ async fn cells_work(wanted: impl Fn(&Kind) -> bool) {
     for row in rows::all().iter().filter(|row| wanted(&row.kind)) {
         let done = cells::measure(row, &subject, &sizes()).await;
         let figures = done.unwrap_or_else(|why| panic!("{}: {why}", row.name));
+        let stolen = figure(&figures, "stolen_percent").expect("each cell tells it");
+        assert!((0.0..=100.0).contains(&stolen), "{}: {stolen}", row.name);
         for target in &row.targets {
             let seen = figure(&figures, target.figure);
             // A run this short has no whole seconds.

@@ -169,13 +169,15 @@ pub fn document(rows: &[Row], results: &Results, binaries: &Binaries, sizes: &Si
     say("Medians. `CPU` is the server's processor time per operation, of all members together;");
     say("`own` is that of the load. `memory` is the greatest (`VmHWM`) of any member, `disk` the");
     say("blocks of the first one's data directory. `sync` is the median of small synced writes");
-    say("right before.\n");
+    say(
+        "right before. `stolen` is what others had of the machine's processors while a cell ran.\n",
+    );
     loads(&mut text, rows, results, binaries);
     others(&mut text, rows, results, binaries);
     text
 }
 
-const COLUMNS: [(&str, &str); 11] = [
+const COLUMNS: [(&str, &str); 12] = [
     ("rate", "ops/s"),
     ("p50_ms", "p50 ms"),
     ("p99_ms", "p99 ms"),
@@ -187,6 +189,7 @@ const COLUMNS: [(&str, &str); 11] = [
     ("peak_mib", "memory MiB"),
     ("disk_mib", "disk MiB"),
     ("sync_ms", "sync ms"),
+    ("stolen_percent", "stolen %"),
 ];
 
 /// The servers for which a row has figures, with the median of one of them.

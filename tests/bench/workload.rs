@@ -23,6 +23,7 @@ use crate::{
     operation::{Client, Shared},
     record::{Figures, Record, rounded},
     server::cpu_ticks,
+    stolen::BySecond,
     watching,
 };
 
@@ -219,10 +220,18 @@ pub async fn timed(spec: &Spec, record: &Record, meter: &impl Meter) -> Result<F
     let own = own_cpu();
     let before = meter.cpu_seconds()?;
     record.open();
+    let stolen = BySecond::begin();
     sleep(Duration::from_secs_f64(spec.seconds)).await;
     record.close();
+    let stolen = stolen.end();
     let cpu = meter.cpu_seconds()? - before;
     let mut figures = record.figures();
+    if let Some((worst, seconds)) = record.worst_whole_second(&stolen) {
+        figures.insert("worst_whole_second".into(), rounded(worst));
+        figures.insert("whole_seconds".into(), seconds.into());
+    }
+    let stolen: Vec<_> = stolen.into_iter().map(rounded).collect();
+    figures.insert("stolen_by_second".into(), stolen.into());
     let done = record.done().max(1) as f64;
     figures.insert("cpu_s".into(), rounded(cpu));
     figures.insert("cpu_us_per_op".into(), rounded(cpu * 1e6 / done));
