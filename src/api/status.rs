@@ -19,13 +19,6 @@ pub fn mismatch() -> Status {
     Status::internal("etcdserver: the answer does not belong to the request")
 }
 
-/// Not there yet, said the same way everywhere.
-pub fn not_yet(what: &str) -> Status {
-    Status::unimplemented(format!(
-        "etcdserver: {what} is not supported by this version"
-    ))
-}
-
 /// An action that no version knows.
 pub fn unknown_method() -> Status {
     Status::unknown("etcdserver: unknown method")

@@ -35,8 +35,7 @@ async fn at(subject: &Subject<'_>, sizes: &Sizes, megabytes: u64) -> Result<Figu
         rate: sizes.big_rate,
         keys,
         value_bytes: VALUE_BYTES,
-        // In two seconds one stall decides about the slowest of a hundred.
-        seconds: sizes.seconds.max(sizes.big_seconds),
+        seconds: sizes.seconds_of_big(),
         warm_up: 3.0,
         ..Spec::new(100, 10)
     };

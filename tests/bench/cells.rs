@@ -68,6 +68,14 @@ pub struct Sizes {
     pub big_seconds: f64,
 }
 
+impl Sizes {
+    /// Seconds that count in each half of `big`: in two, one stall decides about the slowest of a
+    /// hundred.
+    pub fn seconds_of_big(&self) -> f64 {
+        self.seconds.max(self.big_seconds)
+    }
+}
+
 /// What is measured and where.
 pub struct Subject<'a> {
     pub side: Side,
@@ -185,7 +193,7 @@ pub fn guess(row: &Row, sizes: &Sizes) -> f64 {
         Kind::Compaction => 2.0 * sizes.seconds + sizes.history as f64 / 20_000.0,
         Kind::Beside => 2.0 * sizes.seconds.max(BESIDE_SECONDS as f64) + 20.0,
         Kind::Steady => sizes.steady_seconds + 5.0,
-        Kind::Big => 2.0 * sizes.seconds.max(sizes.big_seconds) + sizes.big_mb as f64 / 20.0 + 20.0,
+        Kind::Big => 2.0 * sizes.seconds_of_big() + sizes.big_mb as f64 / 20.0 + 20.0,
         Kind::Idle => cells * 5.0,
     }
 }

@@ -4,16 +4,9 @@
 //! did not (`steal` in `/proc/stat`). Nothing that runs on it can make up for that, so each figure
 //! carries it; on a machine of one's own it is always zero.
 
-use std::{
-    fs,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
 /// The place of stolen time among the numbers of a processor's line.
 const STOLEN: usize = 7;
@@ -53,39 +46,19 @@ impl Ticks {
     }
 }
 
-/// What is stolen in each second from its beginning on.
-pub struct BySecond {
-    percents: Arc<Mutex<Vec<f64>>>,
-    task: JoinHandle<()>,
-}
-
-impl BySecond {
-    /// Looks once a second.
-    pub fn begin() -> Self {
-        let percents = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&percents);
-        let task = tokio::spawn(async move {
-            let (mut due, mut before) = (Instant::now(), Ticks::now());
-            loop {
-                due += Duration::from_secs(1);
-                sleep_until(due).await;
-                let now = Ticks::now();
-                let percent = now.percent_since(before);
-                seen.lock()
-                    .expect("nobody panics while holding it")
-                    .push(percent);
-                before = now;
-            }
-        });
-        Self { percents, task }
+/// Waits so many seconds, and gives what percentage was stolen in each whole one of them.
+pub async fn by_second(seconds: f64) -> Vec<f64> {
+    let begun = Instant::now();
+    let mut before = Ticks::now();
+    let mut percents = Vec::new();
+    for second in 1..=seconds as u64 {
+        sleep_until(begun + Duration::from_secs(second)).await;
+        let now = Ticks::now();
+        percents.push(now.percent_since(before));
+        before = now;
     }
-
-    /// Percents by second, of whole seconds.
-    pub fn end(self) -> Vec<f64> {
-        self.task.abort();
-        let mut percents = self.percents.lock();
-        std::mem::take(percents.as_mut().expect("nobody panics while holding it"))
-    }
+    sleep_until(begun + Duration::from_secs_f64(seconds)).await;
+    percents
 }
 
 #[cfg(test)]

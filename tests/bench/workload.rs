@@ -23,8 +23,7 @@ use crate::{
     operation::{Client, Shared},
     record::{Figures, Record, rounded},
     server::cpu_ticks,
-    stolen::BySecond,
-    watching,
+    stolen, watching,
 };
 
 /// How long clients may take to come to rest.
@@ -220,10 +219,8 @@ pub async fn timed(spec: &Spec, record: &Record, meter: &impl Meter) -> Result<F
     let own = own_cpu();
     let before = meter.cpu_seconds()?;
     record.open();
-    let stolen = BySecond::begin();
-    sleep(Duration::from_secs_f64(spec.seconds)).await;
+    let stolen = stolen::by_second(spec.seconds).await;
     record.close();
-    let stolen = stolen.end();
     let cpu = meter.cpu_seconds()? - before;
     let mut figures = record.figures();
     if let Some((worst, seconds)) = record.worst_whole_second(&stolen) {

@@ -69,9 +69,7 @@ impl Way {
         if self == Self::Cached || !bytes.is_multiple_of(SECTOR_BYTES as u64) {
             return fs::read(path);
         }
-        let mut options = OpenOptions::new();
-        options.read(true);
-        let file = options.custom_flags(self.flags()).open(path)?;
+        let file = self.open_to_read(path)?;
         let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
         let mut memory = Vec::new();
         let room = room(&mut memory, READ_BYTES);
@@ -87,9 +85,7 @@ impl Way {
 
     /// The first sector of a file, or what there is of it.
     pub(super) fn read_start(self, path: &Path) -> io::Result<Vec<u8>> {
-        let mut options = OpenOptions::new();
-        options.read(true);
-        let file = options.custom_flags(self.flags()).open(path)?;
+        let file = self.open_to_read(path)?;
         let mut memory = Vec::new();
         let room = room(&mut memory, SECTOR_BYTES);
         let read = file.read_at(room, 0)?;
@@ -112,6 +108,11 @@ impl Way {
             true => self.open(path),
             false => Self::Cached.open(path),
         }
+    }
+
+    fn open_to_read(self, path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(self.flags()).open(path)
     }
 
     fn flags(self) -> i32 {
